@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a bound update to module files, through an emitter plugin.
+
+An emitter is asked twice: `review` says early what it could never redirect, `emit` writes the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from kdiff.errors import Refusal
+
+if TYPE_CHECKING:
+    from kdiff.bind import Update
+    from kdiff.kernel import KernelFacts
+    from kdiff.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What an emitter may build with: prepared headers, make arguments, and a directory of its own."""
+
+    headers: Path
+    make_arguments: tuple[str, ...]
+    scratch: Path
+
+
+@dataclass(frozen=True, slots=True)
+class EmittedModule:
+    """One module file of an update."""
+
+    target: str
+    name: str
+    """The module's name in the kernel: `ksplice_abcd1234`."""
+    file: str
+    """Its file name in the package."""
+    data: bytes
+
+
+class Emitter(Protocol):
+    """One way to write an update."""
+
+    @property
+    def name(self) -> str: ...
+
+    def review(self, plan: Plan, facts: KernelFacts) -> tuple[Refusal, ...]:
+        """What this emitter cannot redirect, as refusals."""
+
+    def emit(self, update: Update, facts: KernelFacts, shop: Workshop) -> tuple[EmittedModule, ...]:
+        """Write the modules. KdiffError if the tools fail."""
+
+
+Emitters = Mapping[str, Emitter]

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a kernel: observed facts, its symbols, its special sections and its rewrites.
+
+Nothing here names a kernel feature. A plugin turns facts into `SpecialSection` rows; a row says how a
+table is laid out, who owns an entry, and through `sites` what run memory may hold at the place an entry
+names instead of the bytes the compiler wrote. Such a permission is a set of forms made of five parts, so
+that the engine, the proof and the machine that is updated compare without knowing any feature by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from types import MappingProxyType
+from typing import Protocol
+
+from kdiff.arch import Architecture, Howto
+
+
+@dataclass(frozen=True, slots=True)
+class BookEntry:
+    """One line of kallsyms. `position` counts equal names of one owner in table order, from 1."""
+
+    name: str
+    address: int
+    kind: str
+    """The letter nm prints: `T`, `t`, `D`, `A` ..."""
+    owner: str = "vmlinux"
+    position: int = 1
+
+
+class AddressBook:
+    """Names to addresses and back, for one kernel.
+
+    Entries keep the order of the kernel's table, because livepatch counts equal names in that order
+    (kernel/livepatch/core.c, klp_find_callback).
+    """
+
+    def __init__(self, lines: Iterable[tuple[str, int, str, str]]) -> None:
+        """`lines`: (name, address, kind, owner) in table order."""
+        counts: dict[tuple[str, str], int] = {}
+        entries = []
+        for name, address, kind, owner in lines:
+            position = counts[owner, name] = counts.get((owner, name), 0) + 1
+            entries.append(BookEntry(name, address, kind, owner, position))
+        self.entries = tuple(entries)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, tuple[BookEntry, ...]]:
+        found: dict[str, list[BookEntry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.name, []).append(entry)
+        return {name: tuple(entries) for name, entries in found.items()}
+
+    @cached_property
+    def _by_address(self) -> Mapping[int, tuple[BookEntry, ...]]:
+        found: dict[int, list[BookEntry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.address, []).append(entry)
+        return {address: tuple(entries) for address, entries in found.items()}
+
+    def named(self, name: str, owner: str = "vmlinux") -> tuple[BookEntry, ...]:
+        """All entries of that name and owner, in table order."""
+        return tuple(entry for entry in self._by_name.get(name, ()) if entry.owner == owner)
+
+    def at(self, address: int) -> tuple[BookEntry, ...]:
+        """All entries at exactly that address."""
+        return self._by_address.get(address, ())
+
+    def address(self, name: str) -> int | None:
+        """The address of a name that is unique in vmlinux, else None."""
+        entries = self.named(name)
+        return entries[0].address if len(entries) == 1 else None
+
+    def sympos(self, entry: BookEntry) -> int:
+        """The position livepatch wants: 0 for a unique name, else counted from 1."""
+        return entry.position if len(self.named(entry.name, entry.owner)) > 1 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """Size and member offsets, in bytes, of a kernel structure as its own type information gives them."""
+
+    size: int
+    members: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """What was observed of a kernel; an empty value means that nothing was found, never a default."""
+
+    release: str = ""
+    version: str = ""
+    """The text of /proc/version or linux_banner, without the newline."""
+    machine: str = ""
+    build_id: str = ""
+    """GNU build id, lower-case hex."""
+    config: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """`CONFIG_` names to values as written in .config (`y`, `m`, `"text"`, `42`); unset names are absent."""
+    structures: Mapping[str, Structure] = field(default_factory=lambda: MappingProxyType({}))
+
+
+# What run memory may hold at a site ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A destination: `offset` bytes into a node of the graph, or into a kernel symbol known by name."""
+
+    node: int | None
+    name: str
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """Exactly these bytes."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A relocated field: it must hold the value of `place` (+ insn_addend) as `howto` stores it.
+
+    `background` holds the container's bits outside the field, which must be equal.
+    """
+
+    howto: Howto
+    place: Place
+    insn_addend: int
+    background: bytes
+
+    @property
+    def size(self) -> int:
+        return self.howto.size
+
+
+@dataclass(frozen=True, slots=True)
+class Through:
+    """A field like `Field`, whose destination is the pointer that run memory holds at `place`.
+
+    `forbidden`: symbols the pointer must not name for this form to be allowed.
+    """
+
+    howto: Howto
+    place: Place
+    insn_addend: int
+
+    @property
+    def size(self) -> int:
+        return self.howto.size
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A field like `Field`, whose destination is any of the kernel symbols in `names` (at offset 0)."""
+
+    howto: Howto
+    names: tuple[str, ...]
+    insn_addend: int
+
+    @property
+    def size(self) -> int:
+        return self.howto.size
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """`size` bytes of whole no-op instructions of any shape."""
+
+    size: int
+
+
+Part = Literal | Field | Through | OneOf | Pad
+Form = tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """`size` pre bytes at `offset` in a node, and the forms run memory may show instead of them.
+
+    The bytes the compiler wrote are always allowed too. All forms of a site have its size.
+    """
+
+    offset: int
+    size: int
+    rewrite: str
+    """The cause, for people and for the proof: `alternative`, `jump_label` ..."""
+    forms: tuple[Form, ...]
+
+
+# Special sections ------------------------------------------------------------------------------------
+
+
+class EntryView(Protocol):
+    """One entry of a special section as its row's functions see it."""
+
+    @property
+    def architecture(self) -> Architecture: ...
+
+    @property
+    def name(self) -> str:
+        """The symbol at the entry's start, empty where there is none."""
+
+    @property
+    def data(self) -> bytes:
+        """The entry's bytes, fields zero on RELA architectures."""
+
+    def place(self, offset: int) -> Place | None:
+        """Where the relocation at `offset` of the entry points, or None if there is none."""
+
+    def code(self, place: Place, size: int) -> bytes:
+        """`size` pre bytes at a place inside a node of the graph."""
+
+    def parts(self, place: Place, size: int) -> Form:
+        """The same bytes as literals and fields, ready to be used in a form."""
+
+    def next_instruction(self, place: Place) -> int:
+        """The length of the instruction at a place in code."""
+
+
+class Keep(Enum):
+    """When an entry travels with an update."""
+
+    OWNER = "owner"
+    """If the node that its owner field points into is carried."""
+    REFERENCED = "referenced"
+    """If a carried node refers to it."""
+    NEVER = "never"
+    """The module loader makes its own, or nobody reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialSection:
+    """A table the kernel reads, one row per entry.
+
+    `entry_size` and offsets are bytes, from the facts of the kernel at hand. `owner` is the offset of
+    the field that names the code an entry is about. `parallel` names another special section whose
+    entry of the same index owns this one's. `pieces`: sections that are cut where entries point to.
+    `compared`: whether a difference in an entry makes its owner a changed function.
+    """
+
+    name: str
+    entry_size: int
+    """0: unknown, take it from the object."""
+    keep: Keep
+    owner: int | None = None
+    parallel: str = ""
+    pieces: tuple[str, ...] = ()
+    compared: bool = True
+    prefix: bool = False
+    """`name` stands for every section whose name begins with it (`.discard.`, `___ksymtab`)."""
+    ignored: tuple[tuple[int, int], ...] = ()
+    """(offset, size) of fields whose contents are never a difference: line numbers."""
+    code: bool = False
+    """No table but code that the kernel rewrites as a whole: each function is its own entry and owner."""
+    sites: Callable[[EntryView], Iterable[Site]] | None = None

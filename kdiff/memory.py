@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where run code and run data are read from.
+
+A `MemorySource` answers for one kernel: bytes at an address, and the symbols that kernel itself lists.
+Sources are opened by scheme (`image:/boot/vmlinuz`, `kcore:`) through `MemoryScheme` values of plugins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from kdiff.kernel import AddressBook, KernelFacts
+
+
+class MemorySource(Protocol):
+    """The memory of one kernel, on disk or alive."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: `image:/boot/vmlinuz-6.1.0-56-amd64`."""
+
+    @property
+    def pristine(self) -> bool:
+        """True where nothing has run yet, so that writable data still holds its initial values."""
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """Return exactly `size` bytes, or None where that memory does not exist in this source."""
+
+    def address_book(self) -> AddressBook:
+        """The kernel's own list of symbols (kallsyms), at the addresses `read` uses."""
+
+    def facts(self) -> KernelFacts:
+        """What can be observed of this kernel here."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryScheme:
+    """One kind of source; `open` takes what follows the colon and raises KdiffError if it cannot."""
+
+    scheme: str
+    summary: str
+    open: Callable[[str], MemorySource]
