@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 3: which post node is which pre node.
+
+In: two graphs. Out: a `Pairing`, one to one. Names that mean something pair first; compilers number the
+rest (`count.3`, `__UNIQUE_ID_ddebug512.8`), so those are paired by who refers to them: two nodes that
+paired functions reach through corresponding references are the same thing. Strings and unnamed constants
+have no identity but their contents.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+
+from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.split import Kind
+
+_STATIC_LOCAL = re.compile(r"\.\d+$|^__UNIQUE_ID_|^\.L")
+_CODE_PART = re.compile(r"\.(cold|part|isra|constprop)\b")
+
+_ANONYMOUS = frozenset(
+    ("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__", "__warned", "__already_done", "___done", "__key", "_rs")
+)
+"""Statics that macros make anew at each use (linux/once_lite.h, linux/ratelimit.h, linux/lockdep.h, C11 6.4.2.2):
+a fresh copy is as good as the old one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One correlation; `how` is one of the passes below, `sure` false where several nodes would fit."""
+
+    pre: int
+    post: int
+    how: str
+    sure: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """All pairs, by either end."""
+
+    by_pre: Mapping[int, Pair]
+    by_post: Mapping[int, Pair]
+
+    def to_post(self, pre: int) -> int | None:
+        pair = self.by_pre.get(pre)
+        return None if pair is None else pair.post
+
+    def to_pre(self, post: int) -> int | None:
+        pair = self.by_post.get(post)
+        return None if pair is None else pair.pre
+
+
+def stem(name: str) -> str:
+    """A name without the numbers compilers add."""
+    if name.startswith("__UNIQUE_ID_"):
+        return re.sub(r"\d+(\.\d+)*$", "", name)
+    return re.sub(r"(\.\d+)+$", "", name)
+
+
+def is_static_local(node: Node) -> bool:
+    """Whether the node's name carries a compiler's number, so that an equal name proves nothing."""
+    return bool(node.local and node.kind is not Kind.FUNCTION and _STATIC_LOCAL.search(node.name))
+
+
+def is_anonymous_static(node: Node) -> bool:
+    """Whether the node is one of the statics that macros make anew at each use."""
+    return stem(node.name) in _ANONYMOUS or node.section_name.startswith(".data.once")
+
+
+def is_fragment(node: Node) -> bool:
+    """Whether the compiler split this function off another (`foo.cold`), so that it cannot be entered alone."""
+    return node.kind is Kind.FUNCTION and ".cold" in node.name
+
+
+def correlate(pre: SectionGraph, post: SectionGraph) -> Pairing:
+    """Pair the nodes of two graphs."""
+    work = _Work(pre, post)
+    work.pair_unique("name", lambda n: (n.kind is Kind.EXTERN, n.name) if not n.local else None)
+    work.pair_unique("name", _local_key)
+    work.pair_in_order("content", lambda g, n: g.contents(n) if n.kind is Kind.STRING else None)
+    work.pair_in_order("content", _constant_key)
+    work.pair_unique("section", _section_key)
+    for _ in range(2):
+        work.follow_references()
+        work.pair_entries()
+    work.follow_references()
+    return Pairing(work.by_pre, work.by_post)
+
+
+def _local_key(node: Node) -> Hashable | None:
+    if not node.name or not node.local or is_static_local(node) or node.table is not None:
+        return None
+    return (node.kind is Kind.FUNCTION, node.name)
+
+
+def _constant_key(graph: SectionGraph, node: Node) -> Hashable | None:
+    if node.kind is not Kind.CONSTANT or node.names or graph.references[node.id]:
+        return None
+    return graph.contents(node)
+
+
+def _section_key(node: Node) -> Hashable | None:
+    if node.names or node.table is not None or node.kind in (Kind.STRING, Kind.EXTERN):
+        return None
+    return (node.kind, node.section_name)
+
+
+class _Work:
+    """The pairs found so far, while the passes run."""
+
+    def __init__(self, pre: SectionGraph, post: SectionGraph) -> None:
+        self.pre, self.post = pre, post
+        self.by_pre: dict[int, Pair] = {}
+        self.by_post: dict[int, Pair] = {}
+        self._fresh: deque[Pair] = deque()
+
+    def add(self, pre: int, post: int, how: str, sure: bool = True) -> None:
+        if pre in self.by_pre or post in self.by_post:
+            return
+        pair = Pair(pre, post, how, sure)
+        self.by_pre[pre] = self.by_post[post] = pair
+        self._fresh.append(pair)
+
+    def pair_unique(self, how: str, key: Callable[[Node], Hashable | None]) -> None:
+        """Pair nodes whose key exists once on either side."""
+        ours, theirs = (_group(g.nodes, key, seen) for g, seen in self._sides())
+        for value, nodes in ours.items():
+            partners = theirs.get(value, [])
+            if len(nodes) == len(partners) == 1:
+                self.add(nodes[0].id, partners[0].id, how)
+
+    def pair_in_order(self, how: str, key: Callable[[SectionGraph, Node], Hashable | None]) -> None:
+        """Pair nodes of equal key in the order in which they stand; for nodes without identity."""
+        ours, theirs = (
+            _group(g.nodes, lambda n, g=g: key(g, n), seen)  # type: ignore[misc]  # mypy cannot infer the default
+            for g, seen in self._sides()
+        )
+        for value, nodes in ours.items():
+            for node, partner in zip(nodes, theirs.get(value, []), strict=False):
+                self.add(node.id, partner.id, how)
+
+    def _sides(self) -> tuple[tuple[SectionGraph, Mapping[int, Pair]], ...]:
+        return (self.pre, self.by_pre), (self.post, self.by_post)
+
+    def follow_references(self) -> None:
+        """Pair static locals and unnamed nodes by the references of nodes that are paired already.
+
+        First where both referrers look alike, reference by reference; then, in referrers that changed, by
+        the order of first use among nodes of one stem.
+        """
+        for exact in (True, False):
+            self._fresh = deque(self.by_pre.values())
+            while self._fresh:
+                pair = self._fresh.popleft()
+                ours, theirs = self._all_references(pair)
+                if _alike(ours, theirs):
+                    for one, other in zip(ours, theirs, strict=True):
+                        if self._plausible(one.target, other.target):
+                            self.add(one.target, other.target, "reference")
+                elif not exact:
+                    self._by_stem(ours, theirs)
+
+    def _all_references(self, pair: Pair) -> tuple[tuple[Reference, ...], tuple[Reference, ...]]:
+        return self.pre.references[pair.pre], self.post.references[pair.post]
+
+    def _plausible(self, pre: int, post: int) -> bool:
+        one, other = self.pre.nodes[pre], self.post.nodes[post]
+        if one.kind is not other.kind or one.kind in (Kind.STRING, Kind.EXTERN):
+            return False
+        if one.table is not None or other.table is not None:
+            return one.section_name == other.section_name
+        return stem(one.name) == stem(other.name) and (bool(one.name) or _same_section(one, other))
+
+    def _by_stem(self, ours: Iterable[Reference], theirs: Iterable[Reference]) -> None:
+        mine = self._open_targets(self.pre, self.by_pre, ours)
+        others = self._open_targets(self.post, self.by_post, theirs)
+        for key, nodes in mine.items():
+            partners = others.get(key, [])
+            if len(nodes) == len(partners):
+                for one, other in zip(nodes, partners, strict=True):
+                    self.add(one, other, "order of use", sure=len(nodes) == 1)
+
+    def _open_targets(
+        self, graph: SectionGraph, paired: Mapping[int, Pair], references: Iterable[Reference]
+    ) -> dict[Hashable, list[int]]:
+        found: dict[Hashable, list[int]] = {}
+        for reference in references:
+            node = graph.nodes[reference.target]
+            if node.id in paired or node.kind in (Kind.STRING, Kind.EXTERN) or is_fragment(node):
+                continue
+            if node.kind is Kind.FUNCTION and not _CODE_PART.search(node.name):
+                continue
+            key = (node.kind, stem(node.name) or node.section_name)
+            if node.id not in found.setdefault(key, []):
+                found[key].append(node.id)
+        return found
+
+    def pair_entries(self) -> None:
+        """Pair the table entries that paired owners hold, by table and order."""
+        for pair in list(self.by_pre.values()):
+            ours = _group((self.pre.nodes[e] for e in self.pre.entries.get(pair.pre, ())), _table_key, self.by_pre)
+            theirs = _group(
+                (self.post.nodes[e] for e in self.post.entries.get(pair.post, ())), _table_key, self.by_post
+            )
+            for table, nodes in ours.items():
+                for one, other in zip(nodes, theirs.get(table, []), strict=False):
+                    self.add(one.id, other.id, "owner")
+
+
+def _table_key(node: Node) -> Hashable:
+    return node.section_name
+
+
+def _same_section(one: Node, other: Node) -> bool:
+    return stem(one.section_name) == stem(other.section_name)
+
+
+def _alike(ours: tuple[Reference, ...], theirs: tuple[Reference, ...]) -> bool:
+    return len(ours) == len(theirs) and all(
+        (one.offset, one.howto.size, one.addend) == (other.offset, other.howto.size, other.addend)
+        for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+def _group(
+    nodes: Iterable[Node], key: Callable[[Node], Hashable | None], seen: Mapping[int, Pair]
+) -> dict[Hashable, list[Node]]:
+    found: dict[Hashable, list[Node]] = {}
+    for node in nodes:
+        value = None if node.id in seen else key(node)
+        if value is not None:
+            found.setdefault(value, []).append(node)
+    return found

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 4: what changed between two graphs, and why.
+
+In: two graphs and their pairing. Out: a `Delta` that puts every node into exactly one bucket: same,
+changed, added or removed. Numbers do not count, meanings do: a reference is equal if it reaches the paired
+node at the same offset, however either object happens to spell it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kdiff.correlate import Pair, Pairing, is_anonymous_static, is_fragment
+from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.split import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a node counts as changed: one step of a chain. `via` is the post node whose change it follows from."""
+
+    key: str
+    text: str
+    offset: int | None = None
+    via: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A paired node that differs."""
+
+    pre: int
+    post: int
+    causes: tuple[Cause, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The result. Node ids: `same` pairs (pre, post); `removed` in the pre, `added` in the post graph."""
+
+    same: tuple[tuple[int, int], ...]
+    changed: tuple[Change, ...]
+    added: tuple[int, ...]
+    removed: tuple[int, ...]
+
+
+def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
+    """Compare all pairs, then let changes spread to whatever cannot stay as it is because of them."""
+    work = _Comparison(pre, post, pairing)
+    causes: dict[int, tuple[Cause, ...]] = {}
+    for pair in pairing.by_pre.values():
+        found = tuple(work.differences(pair))
+        if found:
+            causes[pair.post] = found
+    _spread(work, causes)
+    changed = sorted(causes)
+    return Delta(
+        same=tuple((p.pre, p.post) for p in sorted(pairing.by_pre.values(), key=_by_pre) if p.post not in causes),
+        changed=tuple(Change(pairing.by_post[post].pre, post, causes[post]) for post in changed),
+        added=tuple(node.id for node in post.nodes if node.id not in pairing.by_post),
+        removed=tuple(node.id for node in pre.nodes if node.id not in pairing.by_pre),
+    )
+
+
+def _by_pre(pair: Pair) -> int:
+    return pair.pre
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    pre: SectionGraph
+    post: SectionGraph
+    pairing: Pairing
+
+    def differences(self, pair: Pair) -> Iterator[Cause]:
+        """Every way in which a pair differs by itself."""
+        one, other = self.pre.nodes[pair.pre], self.post.nodes[pair.post]
+        if one.kind is not other.kind:
+            yield Cause("kind", f"was {one.kind.value}, is {other.kind.value}")
+            return
+        if one.kind in (Kind.DATA, Kind.CONSTANT) and one.align != other.align and one.names:
+            yield Cause("alignment", f"alignment was {one.align}, is {other.align}")
+        if _class(one) != _class(other):
+            yield Cause("section", f"moved from {one.section_name} to {other.section_name}")
+        if one.size != other.size:
+            yield Cause("size", f"size was {one.size}, is {other.size}", min(one.size, other.size))
+        ours, theirs = _plain(self.pre, one), _plain(self.post, other)
+        if ours != theirs and one.size == other.size:
+            at = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+            yield Cause("content", f"byte was {ours[at]:#04x}, is {theirs[at]:#04x}", at)
+        yield from self._references(one, other)
+        yield from self._entries(one, other)
+
+    def _references(self, one: Node, other: Node) -> Iterator[Cause]:
+        ours, theirs = self.pre.references[one.id], self.post.references[other.id]
+        for mine, yours in zip(ours, theirs, strict=False):
+            if mine.offset != yours.offset or mine.insn_addend != yours.insn_addend:
+                yield Cause("reference", "references stand at other places", mine.offset)
+                return
+            if (mine.howto.size, mine.howto.pc_relative, mine.howto.fields) != (
+                yours.howto.size, yours.howto.pc_relative, yours.howto.fields,
+            ):  # fmt: skip
+                yield Cause("reference", f"{mine.howto.name} became {yours.howto.name}", mine.offset)
+            elif not self.equivalent(mine, yours):
+                before, after = (
+                    _show(graph, reference) for graph, reference in ((self.pre, mine), (self.post, yours))
+                )
+                yield Cause("reference", f"referred to {before}, refers to {after}", mine.offset)
+        if len(ours) != len(theirs):
+            yield Cause("reference", f"had {len(ours)} references, has {len(theirs)}")
+
+    def equivalent(self, mine: Reference, yours: Reference) -> bool:
+        """Whether two references mean the same."""
+        one, other = self.pre.nodes[mine.target], self.post.nodes[yours.target]
+        if one.kind is Kind.STRING and other.kind is Kind.STRING:
+            ours, theirs = self.pre.contents(one)[mine.addend :], self.post.contents(other)[yours.addend :]
+            return ours == theirs and 0 <= mine.addend < max(one.size, 1)
+        if mine.addend != yours.addend:
+            return False
+        if self.pairing.to_post(mine.target) == yours.target:
+            return True
+        if _is_pool(self.pre, one) and _is_pool(self.post, other):
+            return self.pre.contents(one) == self.post.contents(other)
+        return Kind.EXTERN in (one.kind, other.kind) and one.name == other.name != ""
+
+    def _entries(self, one: Node, other: Node) -> Iterator[Cause]:
+        ours, theirs = (
+            [graph.nodes[e] for e in graph.entries.get(node.id, ()) if _compared(graph.nodes[e])]
+            for graph, node in ((self.pre, one), (self.post, other))
+        )
+        tables = sorted({entry.section_name for entry in (*ours, *theirs)})
+        for table in tables:
+            mine = [entry for entry in ours if entry.section_name == table]
+            yours = [entry for entry in theirs if entry.section_name == table]
+            if len(mine) != len(yours):
+                yield Cause("entry", f"owned {len(mine)} entries of {table}, owns {len(yours)}")
+                continue
+            for a, b in zip(mine, yours, strict=True):
+                if _plain(self.pre, a) != _plain(self.post, b) or any(self._references(a, b)):
+                    yield Cause("entry", f"its entry {a.row} of {table} differs")
+
+
+def _spread(work: _Comparison, causes: dict[int, tuple[Cause, ...]]) -> None:
+    """Repeat until nothing is added: whoever cannot go on using the pre version of a changed node changes too."""
+    progress = True
+    while progress:
+        progress = False
+        for pair in work.pairing.by_pre.values():
+            if pair.post in causes:
+                continue
+            node = work.post.nodes[pair.post]
+            if node.kind is Kind.EXTERN or (node.table is not None and node.id in work.post.owners):
+                continue
+            for reference in _needs(work.post, node):
+                cause = _forced(work, reference, causes)
+                if cause is not None:
+                    causes[pair.post] = (cause,)
+                    progress = True
+                    break
+
+
+def _needs(graph: SectionGraph, node: Node) -> Iterator[Reference]:
+    """A node's references and those of its entries to their payload."""
+    yield from graph.references[node.id]
+    for entry in graph.entries.get(node.id, ()):
+        for reference in graph.references[entry]:
+            if graph.is_piece(graph.nodes[reference.target]):
+                yield reference
+
+
+def _forced(work: _Comparison, reference: Reference, causes: dict[int, tuple[Cause, ...]]) -> Cause | None:
+    if reference.target not in causes:
+        return None
+    target = work.post.nodes[reference.target]
+    if target.kind is Kind.CONSTANT or work.post.is_piece(target):
+        return Cause("target", f"refers to {target.label}, which changed", reference.offset, target.id)
+    if target.kind is Kind.FUNCTION and is_fragment(target):
+        return Cause("target", f"continues in {target.label}, which changed", reference.offset, target.id)
+    if target.kind is Kind.FUNCTION and reference.addend:
+        return Cause("target", f"refers to the inside of {target.label}, which changed", reference.offset, target.id)
+    return None
+
+
+def _compared(entry: Node) -> bool:
+    return entry.table is not None and entry.table.compared
+
+
+def _class(node: Node) -> tuple[bool, bool, bool]:
+    """What of a section's name has a meaning: init code is not ordinary code, per-cpu data not ordinary data."""
+    name = node.section_name
+    return (name.startswith((".init", ".exit")), "percpu" in name, is_anonymous_static(node))
+
+
+def _is_pool(graph: SectionGraph, node: Node) -> bool:
+    return node.kind is Kind.CONSTANT and not node.names and not graph.references[node.id]
+
+
+def _plain(graph: SectionGraph, node: Node) -> bytes:
+    """A node's bytes with the fields of its references zeroed."""
+    data = graph.contents(node)
+    references = graph.references[node.id]
+    if not any(data[r.offset : r.offset + r.howto.size].strip(b"\0") for r in references):
+        return data
+    plain = bytearray(data)
+    order = graph.arch.byte_order
+    for reference in references:
+        field = slice(reference.offset, reference.offset + reference.howto.size)
+        word = int.from_bytes(plain[field], order) & ~reference.howto.mask
+        plain[field] = word.to_bytes(reference.howto.size, order)
+    return bytes(plain)
+
+
+def _show(graph: SectionGraph, reference: Reference) -> str:
+    node = graph.nodes[reference.target]
+    if node.kind is Kind.STRING:
+        text = graph.contents(node)[max(reference.addend, 0) :].rstrip(b"\0")[:60]
+        return repr(text.decode("utf-8", "backslashreplace"))
+    return f"{node.label}+{reference.addend:#x}" if reference.addend else node.label

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 2: an object as a graph.
+
+In: an `Object`, its `Architecture`, the rows of special sections. Out: a `SectionGraph`. Its nodes are
+the pieces of all allocated sections plus one node for each symbol of another unit; its edges are the
+relocations, freed of how symbols happen to be written: a reference names the node it reaches and the
+offset in that node, and what the instruction's encoding adds is kept apart (`insn_addend`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import networkx as nx
+import numpy as np
+
+from kdiff.arch import Architecture, Howto
+from kdiff.elf.read import (
+    RESERVED,
+    SHF_EXECINSTR,
+    STB_LOCAL,
+    STB_WEAK,
+    STT_SECTION,
+    Object,
+)
+from kdiff.errors import KdiffError
+from kdiff.insn import Instruction, insn_addend, instructions
+from kdiff.kernel import SpecialSection
+from kdiff.split import Kind, Piece, split
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node. `names`: the symbols at its start, preferred first; `label` is unique within the graph.
+
+    `start` and `size` are bytes in section `section` (index; 0 for externs). `table` and `row` are set for
+    entries of special sections only.
+    """
+
+    id: int
+    label: str
+    kind: Kind
+    section: int = 0
+    section_name: str = ""
+    start: int = 0
+    size: int = 0
+    align: int = 1
+    names: tuple[str, ...] = ()
+    local: bool = True
+    weak: bool = False
+    table: SpecialSection | None = None
+    row: int = -1
+
+    @property
+    def name(self) -> str:
+        """The preferred symbol name, empty where there is none."""
+        return self.names[0] if self.names else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A relocation seen from the graph: the field at `offset` of its node reaches `target` + `addend`.
+
+    The stored value is target + addend + insn_addend (- the field's address). `branch`: the field is the
+    displacement of a jump or call.
+    """
+
+    offset: int
+    howto: Howto
+    target: int
+    addend: int
+    insn_addend: int
+    branch: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SectionGraph:
+    """All nodes and references of one object. `entries[n]` are the table entries node n owns, in order."""
+
+    obj: Object
+    arch: Architecture
+    special: Mapping[str, SpecialSection]
+    nodes: tuple[Node, ...]
+    references: tuple[tuple[Reference, ...], ...]
+    entries: Mapping[int, tuple[int, ...]]
+    owners: Mapping[int, int]
+    """Owner of a table entry."""
+    inner: Mapping[int, tuple[tuple[int, str], ...]]
+    """Symbols inside a node (offset > 0): (offset, name)."""
+    pieces: frozenset[str]
+    """Names of the sections that hold code for table entries only (`SpecialSection.pieces`)."""
+
+    def is_piece(self, node: Node) -> bool:
+        """Whether a node is part of a table entry's payload, never called by itself."""
+        return node.section_name in self.pieces
+
+    def contents(self, node: Node) -> bytes:
+        """The node's raw bytes; zeros for SHT_NOBITS."""
+        raw = bytes(self.obj.contents(node.section)[node.start : node.start + node.size]) if node.section else b""
+        return raw or bytes(node.size)
+
+    def where(self, node: Node, offset: int | None = None) -> str:
+        """A place for messages: `tcp_ipv4.o: .text.tcp_v4_rcv+0x1c`."""
+        name = node.section_name or node.label
+        at = "" if offset is None else f"+{node.start + offset:#x}"
+        return f"{self.obj.path}: {name}{at}" if self.obj.path else f"{name}{at}"
+
+    def code(self, node: Node) -> tuple[Instruction, ...]:
+        """The instructions of a function node."""
+        return _decoded(self.arch, self.contents(node))
+
+    def topology(self) -> nx.DiGraph[int]:
+        """The graph of node ids for networkx: references, and owner -> entry."""
+        graph: nx.DiGraph[int] = nx.DiGraph()
+        graph.add_nodes_from(range(len(self.nodes)))
+        for source, references in enumerate(self.references):
+            graph.add_edges_from((source, reference.target) for reference in references)
+        for owner, entries in self.entries.items():
+            graph.add_edges_from((owner, entry) for entry in entries)
+        return graph
+
+
+@lru_cache(maxsize=4096)
+def _decoded(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
+    return instructions(arch, code)
+
+
+def build(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> SectionGraph:
+    """Make the graph of an object; KdiffError for relocations kdiff does not know."""
+    pieces = split(obj, arch, special)
+    nodes = [_node(obj, index, piece) for index, piece in enumerate(pieces)]
+    nodes = _unique(nodes)
+    lookup = _Lookup(obj, nodes)
+    references = _references(obj, arch, nodes, lookup)
+    nodes += lookup.externs
+    references += [()] * len(lookup.externs)
+    owners = _owners(nodes, references)
+    entries: dict[int, list[int]] = {}
+    for entry, owner in owners.items():
+        entries.setdefault(owner, []).append(entry)
+    return SectionGraph(
+        obj,
+        arch,
+        special,
+        tuple(nodes),
+        tuple(references),
+        {owner: tuple(found) for owner, found in entries.items()},
+        owners,
+        lookup.inner,
+        frozenset(name for row in special.values() for name in row.pieces),
+    )
+
+
+def _node(obj: Object, index: int, piece: Piece) -> Node:
+    section = obj.section_name(piece.section)
+    names = tuple(dict.fromkeys(obj.symbol_name(s) for s in piece.symbols if obj.symbol_name(s)))
+    label = names[0] if names else f"{section}+{piece.start:#x}" if piece.start or piece.row >= 0 else section
+    align = max(int(obj.sections["align"][piece.section]), 1)
+    while piece.start % align:
+        align //= 2
+    return Node(
+        id=index,
+        label=label,
+        kind=piece.kind,
+        section=piece.section,
+        section_name=section,
+        start=piece.start,
+        size=piece.size,
+        align=align,
+        names=names,
+        local=all(obj.symbols["binding"][s] == STB_LOCAL for s in piece.symbols),
+        weak=any(obj.symbols["binding"][s] == STB_WEAK for s in piece.symbols),
+        table=piece.table,
+        row=piece.row,
+    )
+
+
+def _unique(nodes: Iterable[Node]) -> list[Node]:
+    """Tell nodes of one label apart by their place."""
+    nodes = list(nodes)
+    seen: dict[str, int] = {}
+    for node in nodes:
+        seen[node.label] = seen.get(node.label, 0) + 1
+    return [
+        node
+        if seen[node.label] == 1
+        else replace(node, label=f"{node.label}@{node.section_name}+{node.start:#x}")
+        for node in nodes
+    ]
+
+
+class _Lookup:
+    """Finds the node for (section, offset) and for symbols; collects externs while the graph is built."""
+
+    def __init__(self, obj: Object, nodes: list[Node]) -> None:
+        self.obj = obj
+        self.symbols = obj.symbols.tolist()
+        self.externs: list[Node] = []
+        self._first_extern = len(nodes)
+        self._by_name: dict[str, int] = {}
+        self._sections: dict[int, tuple[list[int], list[Node]]] = {}
+        for node in nodes:
+            starts, found = self._sections.setdefault(node.section, ([], []))
+            starts.append(node.start)
+            found.append(node)
+        self.inner = self._inner_symbols()
+
+    def at(self, section: int, offset: int) -> Node | None:
+        """The node that holds `offset`, or ends there, or begins behind it (in a section's padding)."""
+        starts, found = self._sections.get(section, ([], []))
+        index = bisect_right(starts, offset) - 1
+        return found[max(index, 0)] if found else None
+
+    def extern(self, name: str) -> int:
+        if name not in self._by_name:
+            self._by_name[name] = self._first_extern + len(self.externs)
+            self.externs.append(Node(self._by_name[name], name, Kind.EXTERN, names=(name,), local=False))
+        return self._by_name[name]
+
+    def _inner_symbols(self) -> dict[int, tuple[tuple[int, str], ...]]:
+        found: dict[int, list[tuple[int, str]]] = {}
+        for index, (_, value, _, kind, _, _, section) in enumerate(self.symbols):
+            if not 0 < section < len(self.obj.sections) or kind == STT_SECTION:
+                continue
+            node = self.at(section, value)
+            if node is not None and value > node.start:
+                found.setdefault(node.id, []).append((value - node.start, self.obj.symbol_name(index)))
+        return {node: tuple(sorted(names)) for node, names in found.items()}
+
+
+def _references(
+    obj: Object, arch: Architecture, nodes: list[Node], lookup: _Lookup
+) -> list[tuple[Reference, ...]]:
+    result: list[tuple[Reference, ...]] = []
+    for node in nodes:
+        low, high = (int(obj.relocation_bounds[node.section + step]) for step in (0, 1))
+        first, last = np.searchsorted(obj.relocations["offset"][low:high], (node.start, node.start + node.size))
+        records = [each for each in obj.relocations[low + first : low + last].tolist() if each[2]]
+        if not records:
+            result.append(())
+            continue
+        fields = _instruction_fields(obj, arch, node) if _is_code(obj, node) else None
+        result.append(tuple(_reference(obj, arch, node, record, fields, lookup) for record in records))
+    return result
+
+
+def _is_code(obj: Object, node: Node) -> bool:
+    return bool(obj.sections["flags"][node.section] & SHF_EXECINSTR) and node.kind is Kind.FUNCTION
+
+
+def _instruction_fields(obj: Object, arch: Architecture, node: Node) -> tuple[list[int], list[Instruction]]:
+    code = bytes(obj.contents(node.section)[node.start : node.start + node.size])
+    found = _decoded(arch, code)
+    return [each.offset for each in found], list(found)
+
+
+def _reference(
+    obj: Object,
+    arch: Architecture,
+    node: Node,
+    record: tuple[int, int, int, int, int, bool],
+    code: tuple[list[int], list[Instruction]] | None,
+    lookup: _Lookup,
+) -> Reference:
+    _, place, kind, symbol, addend, implicit = record
+    howto = arch.howtos.get(kind)
+    offset = place - node.start
+    where = f"{obj.path}: {node.section_name}+{place:#x}"
+    if howto is None:
+        raise KdiffError("arch.relocation", f"{arch.name} relocation type {kind} is not known", place=where)
+    if offset + howto.size > node.size:
+        raise KdiffError("elf.relocations", f"{howto.name} reaches beyond its node {node.label}", place=where)
+    if implicit:
+        raw = bytes(obj.contents(node.section)[place : place + howto.size])
+        addend = howto.extract(raw, arch.byte_order)
+    share, branch = 0, False
+    if code is not None:
+        starts, found = code
+        instruction = found[bisect_right(starts, offset) - 1]
+        share = insn_addend(howto, offset, instruction.offset + instruction.size)
+        raw = bytes(obj.contents(node.section)[node.start + instruction.offset : node.start + node.size])
+        decoded = arch.branch(raw[: instruction.size])
+        branch = decoded is not None and instruction.offset + decoded.field_offset == offset
+    target, inner = _target(obj, symbol, addend - share, where, lookup)
+    return Reference(offset, howto, target, inner, share, branch)
+
+
+def _target(obj: Object, index: int, addend: int, where: str, lookup: _Lookup) -> tuple[int, int]:
+    _, value, _, kind, _, _, section = lookup.symbols[index]
+    if section == 0 or section >= RESERVED:
+        return lookup.extern(obj.symbol_name(index)), addend
+    at = value + addend if kind == STT_SECTION else value
+    node = lookup.at(section, at)
+    if node is None:
+        return lookup.extern(f"{obj.section_name(section)}:{obj.symbol_name(index)}"), addend
+    return node.id, value + addend - node.start
+
+
+def _owners(nodes: list[Node], references: list[tuple[Reference, ...]]) -> dict[int, int]:
+    """Entry -> owner, through the row's owner field or through the parallel table's entry of equal index."""
+    owners: dict[int, int] = {}
+    parallel: dict[tuple[str, int], int] = {}
+    for node in nodes:
+        if node.table is None:
+            continue
+        parallel[node.section_name, node.row] = node.id
+        if node.table.owner is not None:
+            for reference in references[node.id]:
+                if reference.offset == node.table.owner:
+                    owners[node.id] = reference.target
+    for node in nodes:
+        if node.table is not None and node.table.parallel:
+            leader = parallel.get((node.table.parallel, node.row))
+            if leader is not None and leader in owners:
+                owners[node.id] = owners[leader]
+    return owners

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 6: what must not be patched into a running kernel.
+
+In: a plan. Out: refusals, each with a key, a place and a remedy. Every rule here is about what a source
+patch means for a kernel that has been running for a while: data that exists keeps its values, code that
+ran at boot does not run again, and other units were compiled against what this one exports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kdiff.correlate import is_anonymous_static, is_fragment, stem
+from kdiff.errors import Refusal
+from kdiff.graph import Node, SectionGraph
+from kdiff.kernel import Keep
+from kdiff.plan import Plan
+from kdiff.split import Kind
+
+CALLBACK = "write a callback that changes the data at run time, or reboot into a fixed kernel"
+
+
+def review(plan: Plan) -> tuple[Refusal, ...]:
+    """Apply every rule to a plan."""
+    return (
+        *_changed_data(plan),
+        *_boot_code(plan),
+        *_tables(plan),
+        *_lost_state(plan),
+        *_per_cpu(plan),
+        *_entries_inside(plan),
+        *_unsure(plan),
+    )
+
+
+def _changed_data(plan: Plan) -> Iterator[Refusal]:
+    """Data that exists keeps its value and its size; only unnamed or unit-local constants can be carried anew."""
+    for change in plan.delta.changed:
+        before, node = plan.pre.nodes[change.pre], plan.post.nodes[change.post]
+        if node.table is not None or is_anonymous_static(node):
+            continue
+        what = change.causes[0].text
+        if node.kind is Kind.DATA:
+            yield Refusal(
+                "review.data_changed", plan.post.where(node),
+                f"the initial value or size of variable {before.label} changes ({what});"
+                " the running kernel already has this variable", CALLBACK,
+            )  # fmt: skip
+        elif node.kind is Kind.CONSTANT and not node.local:
+            yield Refusal(
+                "review.constant_changed", plan.post.where(node),
+                f"the global constant {before.label} changes ({what}) and other units use it", CALLBACK,
+            )  # fmt: skip
+        elif node.kind is Kind.CONSTANT and not _only_replaced_users(plan, node):
+            yield Refusal(
+                "review.constant_changed", plan.post.where(node),
+                f"the constant {before.label} changes ({what}) and data that stays in the kernel refers to it",
+                CALLBACK,
+            )  # fmt: skip
+
+
+def _only_replaced_users(plan: Plan, node: Node) -> bool:
+    carried = set(plan.carried)
+    return all(
+        source in carried or plan.post.nodes[source].table is not None
+        for source, references in enumerate(plan.post.references)
+        if any(reference.target == node.id for reference in references)
+    )
+
+
+def _boot_code(plan: Plan) -> Iterator[Refusal]:
+    for _, post in plan.replaced:
+        node = plan.post.nodes[post]
+        if node.section_name.startswith((".init", ".exit")):
+            phase = "boot" if node.section_name.startswith(".init") else "exit"
+            yield Refusal(
+                "review.init_code", plan.post.where(node),
+                f"{node.label} is {phase} code: the running kernel will not execute it again",
+                "drop this function from the patch, or move what must still happen into code that runs",
+            )  # fmt: skip
+
+
+def _tables(plan: Plan) -> Iterator[Refusal]:
+    """Entries that the kernel reads at boot or at load and that no update can add: exports, parameters, initcalls."""
+    carried = set(plan.carried)
+    for change, ids, graph in (("adds", plan.delta.added, plan.post), ("removes", plan.delta.removed, plan.pre)):
+        for index in ids:
+            node = graph.nodes[index]
+            if node.table is None or index in carried or not node.table.compared or index in graph.owners:
+                continue
+            if node.table.keep is Keep.NEVER:
+                yield Refusal(
+                    "review.table_changed", graph.where(node),
+                    f"the patch {change} an entry of {node.section_name}, which is only read at boot or build time",
+                    "leave exports, module parameters and initcalls as they are",
+                )  # fmt: skip
+    for each in plan.delta.changed:
+        node = plan.post.nodes[each.post]
+        if node.table is not None and node.table.compared and node.id not in plan.post.owners:
+            if node.id not in carried:
+                yield Refusal(
+                    "review.table_changed", plan.post.where(node),
+                    f"the patch changes an entry of {node.section_name} ({each.causes[0].text})",
+                    "leave exports, module parameters and initcalls as they are",
+                )  # fmt: skip
+
+
+def _lost_state(plan: Plan) -> Iterator[Refusal]:
+    """A carried variable whose namesake exists in the kernel would start again from its initial value."""
+    removed: dict[str, list[Node]] = {}
+    for index in plan.delta.removed:
+        node = plan.pre.nodes[index]
+        if node.kind is Kind.DATA and node.table is None and node.name:
+            removed.setdefault(stem(node.name), []).append(node)
+    for index in plan.carried:
+        node = plan.post.nodes[index]
+        if node.kind is not Kind.DATA or node.table is not None or is_anonymous_static(node):
+            continue
+        for lost in removed.get(stem(node.name), ()):
+            yield Refusal(
+                "correlate.ambiguous", plan.post.where(node),
+                f"cannot tell whether variable {node.label} is the {lost.label} of the running kernel",
+                "keep the patched function's static variables in their order and number",
+            )  # fmt: skip
+
+
+def _per_cpu(plan: Plan) -> Iterator[Refusal]:
+    for index in plan.carried:
+        node = plan.post.nodes[index]
+        if "percpu" in node.section_name and node.section:
+            yield Refusal(
+                "review.per_cpu", plan.post.where(node), f"the patch adds per-cpu variable {node.label}",
+                "use a variable that is not per-cpu",
+            )  # fmt: skip
+
+
+def _entries_inside(plan: Plan) -> Iterator[Refusal]:
+    """Nobody may keep a pointer to the inside of a function that is redirected at its start."""
+    replaced = {pre for pre, _ in plan.replaced}
+    for source, references in enumerate(plan.pre.references):
+        node = plan.pre.nodes[source]
+        if node.table is not None or source in replaced or is_fragment(node) or plan.pre.is_piece(node):
+            continue
+        for reference in references:
+            if reference.target in replaced and reference.addend:
+                name = plan.pre.nodes[reference.target].label
+                yield Refusal(
+                    "review.entered_inside", plan.pre.where(node, reference.offset),
+                    f"{node.label} refers to {name}+{reference.addend:#x}, the inside of a function to be replaced",
+                )  # fmt: skip
+
+
+def _unsure(plan: Plan) -> Iterator[Refusal]:
+    for index in (*plan.borrowed, *plan.carried):
+        pair = plan.pairing.by_post.get(index)
+        node = plan.post.nodes[index]
+        if pair is not None and not pair.sure and node.kind is Kind.DATA and not is_anonymous_static(node):
+            yield Refusal(
+                "correlate.ambiguous", plan.post.where(node),
+                f"several variables of the same name fit {node.label} ({_names(plan.pre, node)})",
+                "rename the variable in the patch, or leave the function's static variables as they are",
+            )  # fmt: skip
+
+
+def _names(pre: SectionGraph, node: Node) -> str:
+    found = [each.label for each in pre.nodes if each.name and stem(each.name) == stem(node.name)]
+    return ", ".join(sorted(found))

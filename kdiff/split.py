@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cut sections into the pieces that become graph nodes.
+
+In: an `Object` and the rows of special sections. Out: `Piece`s, none of which overlap. A piece is a
+(section, symbol range), because linkers and assemblers put many functions into one section; tables are
+cut into entries, string sections into strings, constant pools into constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from kdiff.arch import Architecture
+from kdiff.elf.read import (
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    SHF_MERGE,
+    SHF_STRINGS,
+    SHF_WRITE,
+    SHT_GROUP,
+    SHT_NOTE,
+    STB_LOCAL,
+    STT_FUNC,
+    STT_NOTYPE,
+    STT_OBJECT,
+    Object,
+)
+from kdiff.kernel import SpecialSection
+from kdiff.tables import entry_size, row_of
+
+
+class Kind(Enum):
+    """What a node is, as far as every later stage must know."""
+
+    FUNCTION = "function"
+    DATA = "data"
+    """Writable: its run contents may have changed since boot."""
+    CONSTANT = "constant"
+    """Read-only and not a string."""
+    STRING = "string"
+    ENTRY = "entry"
+    """One row of a special section."""
+    EXTERN = "extern"
+    """Defined in another unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`size` bytes at `start` of a section. `symbols`: indices of those at its start, preferred first."""
+
+    section: int
+    start: int
+    size: int
+    kind: Kind
+    symbols: tuple[int, ...] = ()
+    table: SpecialSection | None = None
+    row: int = -1
+    """Index of the entry in its table."""
+
+
+def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> list[Piece]:
+    """Cut all allocated sections, in section order and by offset."""
+    companions = _cuts(obj, arch, special)
+    by_section = _symbols_by_section(obj)
+    pieces: list[Piece] = []
+    for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC):
+        section = obj.sections[index]
+        size, flags = int(section["size"]), int(section["flags"])
+        if not size or section["type"] in (SHT_GROUP, SHT_NOTE):
+            continue
+        row = row_of(obj.section_name(int(index)), special)
+        kind = _kind(flags)
+        index = int(index)
+        if row is not None:
+            step = entry_size(obj, index, row) or size
+            pieces += [
+                Piece(index, start, min(step, size - start), Kind.ENTRY, (), row, number)
+                for number, start in enumerate(range(0, size, step))
+            ]
+        elif index in companions:
+            starts = sorted({0, *companions[index]})
+            pieces += [
+                Piece(index, start, stop - start, kind)
+                for start, stop in zip(starts, [*starts[1:], size], strict=True)
+            ]
+        elif flags & SHF_MERGE and flags & SHF_STRINGS and section["entsize"] == 1:
+            pieces += [Piece(index, a, b - a, Kind.STRING) for a, b in _strings(bytes(obj.contents(index)))]
+        elif flags & SHF_MERGE and section["entsize"] and size % int(section["entsize"]) == 0:
+            step = int(section["entsize"])
+            pieces += [Piece(index, start, step, Kind.CONSTANT) for start in range(0, size, step)]
+        else:
+            pieces += _by_symbols(obj, arch, index, kind, by_section.get(index, []))
+    return pieces
+
+
+def _kind(flags: int) -> Kind:
+    if flags & SHF_EXECINSTR:
+        return Kind.FUNCTION
+    return Kind.DATA if flags & SHF_WRITE else Kind.CONSTANT
+
+
+def _strings(data: bytes) -> list[tuple[int, int]]:
+    ranges = []
+    start = 0
+    while start < len(data):
+        end = data.find(b"\0", start)
+        stop = len(data) if end < 0 else end + 1
+        ranges.append((start, stop))
+        start = stop
+    return ranges
+
+
+def _symbols_by_section(obj: Object) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    kinds = (STT_FUNC, STT_OBJECT, STT_NOTYPE)
+    named = np.isin(obj.symbols["type"], kinds) & (obj.symbols["section"] > 0)
+    for index in np.flatnonzero(named & (obj.symbols["section"] < len(obj.sections))):
+        found.setdefault(int(obj.symbols["section"][index]), []).append(int(index))
+    return found
+
+
+def _by_symbols(obj: Object, arch: Architecture, section: int, kind: Kind, symbols: list[int]) -> list[Piece]:
+    """Cut at every sized symbol that does not lie inside an earlier one; what is left over stays a piece."""
+    size = int(obj.sections["size"][section])
+    at: dict[int, list[int]] = {}
+    for index in symbols:
+        at.setdefault(int(obj.symbols["value"][index]), []).append(index)
+    ranges: list[tuple[int, int]] = []
+    for start in sorted(at):
+        extent = max(int(obj.symbols["size"][index]) for index in at[start])
+        stop = min(start + extent, size)
+        if extent and (not ranges or start >= ranges[-1][1]):
+            ranges.append((start, stop))
+    pieces: list[Piece] = []
+    position = 0
+    for start, stop in [*ranges, (size, size)]:
+        if position < start and not _is_padding(obj, arch, section, position, start):
+            pieces.append(Piece(section, position, start - position, kind, _ranked(obj, at.get(position, []))))
+        if stop > start:
+            pieces.append(Piece(section, start, stop - start, kind, _ranked(obj, at[start])))
+        position = stop
+    return pieces
+
+
+def _ranked(obj: Object, symbols: list[int]) -> tuple[int, ...]:
+    """Globals before locals, sized before bare labels: the name a person knows comes first."""
+    return tuple(
+        sorted(
+            symbols,
+            key=lambda i: (
+                obj.symbols["size"][i] == 0,
+                obj.symbols["binding"][i] == STB_LOCAL,
+                obj.symbols["type"][i] == STT_NOTYPE,
+                i,
+            ),
+        )
+    )
+
+
+def _is_padding(obj: Object, arch: Architecture, section: int, start: int, stop: int) -> bool:
+    low, high = obj.relocation_bounds[section], obj.relocation_bounds[section + 1]
+    offsets = obj.relocations["offset"][low:high]
+    if np.any((offsets >= start) & (offsets < stop)):
+        return False
+    if obj.sections["flags"][section] & SHF_EXECINSTR:
+        return only_nops(arch, bytes(obj.contents(section)[start:stop]))
+    return not any(obj.contents(section)[start:stop]) and bool(start)
+
+
+def only_nops(arch: Architecture, code: bytes) -> bool:
+    """Whether `code` is nothing but no-ops and padding bytes."""
+    at = 0
+    while at < len(code):
+        step = next((len(nop) for nop in arch.nops if code.startswith(nop, at)), 0)
+        if not step and code[at] not in arch.padding:
+            return False
+        at += step or 1
+    return True
+
+
+def _cuts(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> dict[int, set[int]]:
+    """For sections that table rows point into (`SpecialSection.pieces`): the offsets at which pieces begin."""
+    names = {name for row in special.values() for name in row.pieces}
+    sections = {i for i in range(1, len(obj.sections)) if obj.section_name(i) in names}
+    cuts: dict[int, set[int]] = {index: set() for index in sections}
+    if not sections:
+        return cuts
+    for relocation in obj.relocations:
+        symbol = obj.symbols[relocation["symbol"]]
+        target = int(symbol["section"])
+        source = int(relocation["section"])
+        if target in cuts and not obj.sections["flags"][source] & SHF_EXECINSTR:
+            if obj.sections["flags"][source] & SHF_ALLOC and row_of(obj.section_name(source), special):
+                at = int(symbol["value"]) + int(relocation["addend"])
+                if 0 <= at < obj.sections["size"][target]:
+                    cuts[target].add(at)
+    return cuts
