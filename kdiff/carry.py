@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The carried object: nodes of one or more graphs laid out as sections, symbols and relocations.
+
+Each function and datum keeps a section of its own, entries of one table share one section, strings share
+one; a table's entries stay in the order of their table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kdiff.elf.read import (
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    SHF_WRITE,
+    SHT_NOBITS,
+    SHT_PROGBITS,
+    STB_GLOBAL,
+    STT_FUNC,
+    STT_NOTYPE,
+    STT_OBJECT,
+)
+from kdiff.elf.write import Relocatable, Relocation, Section, Symbol
+from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.split import Kind
+
+STRINGS = ".rodata.str"
+
+
+@dataclass(slots=True)
+class _Growing:
+    """A section while it is filled."""
+
+    name: str
+    type: int
+    flags: int
+    align: int
+    entry_size: int
+    data: bytearray = field(default_factory=bytearray)
+    relocations: list[Relocation] = field(default_factory=list)
+
+
+class Carrier:
+    """Collects nodes, then references, then is finished once."""
+
+    def __init__(self) -> None:
+        self._sections: list[_Growing] = []
+        self._shared: dict[str, int] = {}
+        self._symbols: list[Symbol] = []
+        self._undefined: dict[str, int] = {}
+        self._places: dict[tuple[int, int], tuple[int, int, int]] = {}
+        self._members: dict[int, set[int]] = {}
+
+    def members(self, unit: int) -> set[int]:
+        """The ids of the nodes of a unit that are carried."""
+        return self._members.setdefault(unit, set())
+
+    def place(self, graph: SectionGraph, unit: int, node: Node) -> None:
+        """Lay out one node and give it a local symbol."""
+        index, offset = self._room(graph, node)
+        kind = {Kind.FUNCTION: STT_FUNC, Kind.ENTRY: STT_NOTYPE}.get(node.kind, STT_OBJECT)
+        self._symbols.append(
+            Symbol(self._symbol_name(graph, node), index, offset, node.size, kind)
+        )
+        self._places[unit, node.id] = index, offset, len(self._symbols) - 1
+        self.members(unit).add(node.id)
+
+    def publish(self, unit: int, node: int, name: str) -> str:
+        """Give a carried node a global name of its own, derived from `name`, and return it."""
+        index, offset, local = self._places[unit, node]
+        symbol = f"{name}.ksplice{unit}_{node}"
+        self._symbols.append(
+            Symbol(symbol, index, offset, self._symbols[local].size, STT_FUNC, STB_GLOBAL)
+        )
+        return symbol
+
+    def refer(self, unit: int, source: int, reference: Reference, symbol: str) -> None:
+        """Let a carried node's reference go to an undefined symbol."""
+        if symbol not in self._undefined:
+            self._undefined[symbol] = len(self._symbols)
+            self._symbols.append(Symbol(symbol, None, binding=STB_GLOBAL))
+        self._relocate(unit, source, reference, self._undefined[symbol])
+
+    def join(self, unit: int, source: int, reference: Reference) -> None:
+        """Let a carried node's reference go to another carried node of the same unit."""
+        self._relocate(unit, source, reference, self._places[unit, reference.target][2])
+
+    def finish(self, graph: SectionGraph) -> Relocatable:
+        """Return the object; `graph` gives class, byte order, machine and flags."""
+        sections = tuple(
+            Section(
+                each.name, each.type, each.flags, each.align,
+                b"" if each.type == SHT_NOBITS else bytes(each.data), len(each.data), each.entry_size,
+                tuple(sorted(each.relocations, key=lambda r: r.offset)),
+            )
+            for each in self._sections
+        )  # fmt: skip
+        obj = graph.obj
+        return Relocatable(
+            obj.elf_class, obj.byte_order, obj.machine, obj.flags, sections, tuple(self._symbols)
+        )
+
+    def _relocate(self, unit: int, source: int, reference: Reference, symbol: int) -> None:
+        index, offset, _ = self._places[unit, source]
+        self._sections[index].relocations.append(
+            Relocation(
+                offset + reference.offset, reference.howto.type, symbol, reference.addend + reference.insn_addend
+            )
+        )
+
+    def _room(self, graph: SectionGraph, node: Node) -> tuple[int, int]:
+        """The section and offset for a node, made or found."""
+        obj = graph.obj
+        flags = int(obj.sections["flags"][node.section]) & (SHF_ALLOC | SHF_WRITE | SHF_EXECINSTR)
+        kind = SHT_NOBITS if obj.sections["type"][node.section] == SHT_NOBITS else SHT_PROGBITS
+        shared = STRINGS if node.kind is Kind.STRING else node.section_name if node.table else ""
+        if shared and shared in self._shared:
+            index = self._shared[shared]
+        else:
+            entry_size = int(obj.sections["entsize"][node.section]) if node.table else 0
+            name = shared or self._section_name(obj.section_name(node.section), node)
+            self._sections.append(_Growing(name, kind, flags, node.align, entry_size))
+            index = len(self._sections) - 1
+            if shared:
+                self._shared[shared] = index
+        section = self._sections[index]
+        section.align = max(section.align, node.align)
+        if node.table is None:
+            section.data += bytes(-len(section.data) % node.align)
+        offset = len(section.data)
+        section.data += graph.contents(node)
+        return index, offset
+
+    def _section_name(self, name: str, node: Node) -> str:
+        """The original section's name, made particular where that section held more than the node."""
+        return name if not node.name or name.endswith(node.name) else f"{name}.{node.name}"
+
+    def _symbol_name(self, graph: SectionGraph, node: Node) -> str:
+        return node.name or f".L{node.kind.value}.{node.section_name.lstrip('.')}.{node.start:x}"

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 10: what the machine that is updated compares, without decoding anything.
+
+In: the run matches of the units and the functions that will be replaced. Out: the `proof.json` value that
+`kdiff.target.verify` checks: for each replaced function every byte of its run copy as a literal, a field
+(howto, symbol, addend) or a site with its allowed forms; and each symbol with its address at link time and
+how kallsyms must list it. `docs/package.md` describes the format.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kdiff.arch import Howto
+from kdiff.bind import Bound, Borrowed, Replacement
+from kdiff.errors import KdiffError
+from kdiff.kernel import AddressBook, BookEntry, Field, Form, KernelFacts, Literal, OneOf, Pad, Part, Place, Through
+from kdiff.runpre import Allowed
+from kdiff.sites import parts as pre_parts
+from kdiff.split import Kind
+
+FORMAT = 1
+Json = dict[str, Any]
+
+
+def prove(
+    units: tuple[Bound, ...],
+    replacements: Iterable[Replacement],
+    borrowed: Iterable[Borrowed],
+    book: AddressBook,
+    facts: KernelFacts,
+    anchor: str,
+) -> Json:
+    """Write down the proof. `anchor`: a symbol that moves with the kernel's text, listed once."""
+    work = _Writer(units, book, facts)
+    base = book.address(anchor)
+    if base is None:
+        raise KdiffError("proof.anchor", f"kallsyms does not list {anchor} exactly once")
+    work.named(BookEntry(anchor, base, "T"))
+    nodes = [work.node(each) for each in replacements]
+    for each in borrowed:
+        work.named(next(e for e in book.named(each.name, each.owner) if e.address == each.address))
+    arch = units[0].plan.pre.arch
+    return {
+        "format": FORMAT,
+        "release": facts.release,
+        "version": facts.version,
+        "build_id": facts.build_id,
+        "byte_order": arch.byte_order,
+        "word_size": arch.elf_class // 8,
+        "anchor": anchor,
+        "nops": [nop.hex() for nop in sorted(arch.nops, key=len, reverse=True)],
+        "howtos": work.howtos,
+        "symbols": work.symbols,
+        "nodes": nodes,
+    }
+
+
+class _Writer:
+    """Numbers howtos and symbols as they are used."""
+
+    def __init__(self, units: tuple[Bound, ...], book: AddressBook, facts: KernelFacts) -> None:
+        self.units, self.book = units, book
+        self.howtos: list[Json] = []
+        self.symbols: list[Json] = []
+        self._howto_numbers: dict[int, int] = {}
+        self._symbol_numbers: dict[tuple[str, int], int] = {}
+        self._fixed = _fixed_range(book)
+
+    def node(self, replacement: Replacement) -> Json:
+        """One replaced function."""
+        unit = self.units[replacement.unit]
+        match = unit.run.matches[replacement.node]
+        written: list[Any] = []
+        for part in match.parts:
+            if isinstance(part, Allowed):
+                site = part.site
+                pre = unit.plan.pre
+                original = pre_parts(pre, pre.nodes[replacement.node], site.offset, site.offset + site.size)
+                forms = [self.form(unit, form) for form in (original, *site.forms)]
+                usable = [form for form in forms if form is not None]
+                written.append(["site", site.rewrite, site.size, usable])
+            else:
+                one = self.part(unit, part)
+                if one is None:
+                    raise KdiffError("proof.unknown_symbol", f"{replacement.name} refers to an unknown address")
+                written.append(one)
+        entry = next(e for e in self.book.named(replacement.name) if e.address == replacement.address)
+        return {
+            "name": replacement.name,
+            "symbol": self.named(entry),
+            "offset": 0,
+            "size": match.size,
+            "role": "replaced",
+            "parts": _joined(written),
+        }
+
+    def form(self, unit: Bound, form: Form) -> list[Any] | None:
+        """A form, or None if it needs a symbol this kernel does not have: then it cannot be there."""
+        written = [self.part(unit, part) for part in form]
+        return None if any(each is None for each in written) else _joined(written)
+
+    def part(self, unit: Bound, part: Part) -> list[Any] | None:
+        if isinstance(part, Literal):
+            return ["lit", part.data.hex()]
+        if isinstance(part, Pad):
+            return ["pad", part.size]
+        howto = self.howto(part.howto)
+        if isinstance(part, OneOf):
+            known = [entry for name in part.names for entry in self.book.named(name)]
+            return ["oneof", howto, [self.named(each) for each in known], part.insn_addend] if known else None
+        found = self.place(unit, part.place)
+        if found is None:
+            return None
+        symbol, offset = found
+        if isinstance(part, Through):
+            return ["through", howto, symbol, offset, part.insn_addend]
+        return ["field", howto, symbol, offset + part.insn_addend, part.background.hex()]
+
+    def place(self, unit: Bound, place: Place) -> tuple[int, int] | None:
+        """(symbol number, offset) of a destination."""
+        if place.node is None:
+            entries = self.book.named(place.name)
+            return (self.named(entries[0]), place.offset) if len(entries) == 1 else None
+        node = unit.plan.pre.nodes[place.node]
+        address = unit.run.addresses.get(place.node)
+        if address is None:
+            listed = [e for name in node.names for e in self.book.named(name)]
+            return (self.named(listed[0]), place.offset) if len(listed) == 1 else None
+        offset: int | None = place.offset
+        if node.kind is Kind.FUNCTION and place.node in unit.run.matches:
+            offset = unit.run.matches[place.node].run_offset(place.offset)
+        if offset is None:
+            return None
+        for name in node.names:
+            for entry in self.book.named(name):
+                if entry.address == address:
+                    return self.named(entry), offset
+        return self._symbol("", address, 0, 0, self._slides(address)), offset
+
+    def named(self, entry: BookEntry) -> int:
+        """The number of a symbol that kallsyms lists."""
+        count = len(self.book.named(entry.name, entry.owner))
+        return self._symbol(entry.name, entry.address, entry.position, count, self._slides(entry.address))
+
+    def _symbol(self, name: str, address: int, position: int, count: int, slides: bool) -> int:
+        key = (name, address)
+        if key not in self._symbol_numbers:
+            self._symbol_numbers[key] = len(self.symbols)
+            self.symbols.append(
+                {"name": name, "position": position, "count": count, "address": address, "slides": slides}
+            )
+        return self._symbol_numbers[key]
+
+    def _slides(self, address: int) -> bool:
+        return self._fixed[0] <= address < self._fixed[1]
+
+    def howto(self, howto: Howto) -> int:
+        if howto.type not in self._howto_numbers:
+            self._howto_numbers[howto.type] = len(self.howtos)
+            self.howtos.append(
+                {
+                    "name": howto.name,
+                    "size": howto.size,
+                    "fields": [[b.field_lsb, b.value_lsb, b.width] for b in howto.fields],
+                    "overflow": howto.overflow.value,
+                    "pc_relative": howto.pc_relative,
+                }
+            )
+        return self._howto_numbers[howto.type]
+
+
+def _fixed_range(book: AddressBook) -> tuple[int, int]:
+    """The addresses that move with the kernel's base: from `_text` to `_end` (include/asm-generic/sections.h).
+
+    Everything else that kallsyms lists for vmlinux is absolute or an offset into per-cpu areas.
+    """
+    start, stop = book.address("_text"), book.address("_end")
+    if start is None or stop is None:
+        raise KdiffError("proof.range", "kallsyms does not list _text and _end")
+    return start, stop + 1
+
+
+def _joined(parts: list[Any]) -> list[Any]:
+    """Neighbouring literals as one."""
+    result: list[Any] = []
+    for part in parts:
+        if part[0] == "lit" and result and result[-1][0] == "lit":
+            result[-1] = ["lit", result[-1][1] + part[1]]
+        elif part != ["lit", ""]:
+            result.append(part)
+    return result
+
+
+def borrowed_summary(borrowed: Iterable[Borrowed]) -> list[Mapping[str, Any]]:
+    """For the manifest: every borrowed symbol with how it was resolved."""
+    return [
+        {
+            "name": each.name,
+            "owner": each.owner,
+            "position": each.position,
+            "address": f"{each.address:#x}",
+            "how": each.how.value,
+            "learned": each.learned,
+        }
+        for each in borrowed
+    ]
+
+
+def dump(proof: Json) -> bytes:
+    """The text of proof.json."""
+    return (json.dumps(proof, sort_keys=True, separators=(",", ":")) + "\n").encode()

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 8: one consistent address per node of a unit, and one value per symbol.
+
+In: the pre graph of one unit and a memory. Out: a `RunMatch`. One node matched by itself proves little,
+because nothing contradicts what its fields teach; so all nodes of the unit are solved together. The flood
+starts from names that kallsyms lists once; every match teaches where its targets are; exactly one candidate
+must survive; whatever is learned twice must agree, with kallsyms too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from kdiff.errors import Refusal
+from kdiff.graph import Node, SectionGraph
+from kdiff.insn import around
+from kdiff.kernel import AddressBook, Site
+from kdiff.memory import MemorySource
+from kdiff.runpre import Fact, Match, Matcher, Mismatch
+from kdiff.split import Kind
+
+BOOT_SECTIONS = (".init", ".exit")
+
+
+@dataclass(frozen=True, slots=True)
+class RunMatch:
+    """What run memory proved about one unit.
+
+    `addresses`: node id -> run address, of nodes matched themselves and of those only referred to.
+    `learned`: node id -> how its address is known. `open`: nodes without an address, with the reason.
+    """
+
+    graph: SectionGraph
+    owner: str
+    addresses: Mapping[int, int]
+    matches: Mapping[int, Match]
+    learned: Mapping[int, str]
+    open: Mapping[int, Refusal]
+    refusals: tuple[Refusal, ...]
+    """Contradictions and mismatches that forbid an update whatever it needs."""
+
+
+def solve(
+    graph: SectionGraph,
+    sites: Mapping[int, tuple[Site, ...]],
+    memory: MemorySource,
+    book: AddressBook,
+    owner: str = "vmlinux",
+) -> RunMatch:
+    """Match every node of a unit that can be matched."""
+    work = _Flood(graph, Matcher(graph, dict(sites), memory, book, owner), memory, book, owner)
+    work.run()
+    contradictions = tuple(work.contradictions())
+    unmatched = {node.id: work.explain(node) for node in graph.nodes if work.is_wanted(node)}
+    refusals = [unmatched[index] for index in unmatched if work.is_fatal(graph.nodes[index])]
+    return RunMatch(
+        graph,
+        owner,
+        work.addresses,
+        work.matches,
+        work.learned,
+        unmatched,
+        (*contradictions, *refusals),
+    )
+
+
+class _Flood:
+    """The addresses found so far."""
+
+    def __init__(
+        self, graph: SectionGraph, matcher: Matcher, memory: MemorySource, book: AddressBook, owner: str
+    ) -> None:
+        self.graph, self.matcher, self.memory, self.book, self.owner = graph, matcher, memory, book, owner
+        self.addresses: dict[int, int] = {}
+        self.matches: dict[int, Match] = {}
+        self.learned: dict[int, str] = {}
+        self.facts: dict[int, list[Fact]] = {}
+        self.failures: dict[int, tuple[Mismatch, ...]] = {}
+        self.ambiguous: dict[int, tuple[int, ...]] = {}
+        self._tried: dict[tuple[int, int], Match | Mismatch] = {}
+        self._waiting: deque[int] = deque()
+        self._queued: set[int] = set()
+
+    # Which nodes take part ---------------------------------------------------------------------------
+
+    def can_match(self, node: Node) -> bool:
+        """Contents of code, constants and strings are compared; writable data and tables are not."""
+        if node.table is not None or self.graph.is_piece(node):
+            return False
+        return node.kind in (Kind.FUNCTION, Kind.CONSTANT, Kind.STRING)
+
+    def is_wanted(self, node: Node) -> bool:
+        """Whether a node without a match deserves an explanation."""
+        if node.id in self.matches or not self.can_match(node):
+            return False
+        return node.kind is Kind.FUNCTION or (node.kind is Kind.CONSTANT and bool(node.name))
+
+    def is_fatal(self, node: Node) -> bool:
+        """A function that kallsyms lists or run code calls, and that is not there, is somebody else's code."""
+        if node.kind is not Kind.FUNCTION or node.id in self.ambiguous:
+            return False
+        if node.section_name.startswith(BOOT_SECTIONS) and not self.memory.pristine:
+            return False
+        return not node.weak and (node.id in self.addresses or bool(self.failures.get(node.id)))
+
+    # The flood ---------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Match until a whole round teaches nothing new."""
+        for node in self.graph.nodes:
+            self._wait(node.id)
+        progress = True
+        while progress:
+            progress = False
+            for _ in range(len(self._waiting)):
+                index = self._waiting.popleft()
+                self._queued.discard(index)
+                if self._try(self.graph.nodes[index]):
+                    progress = True
+                elif index not in self.matches:
+                    self._wait(index)
+
+    def _wait(self, index: int) -> None:
+        if index not in self._queued:
+            self._queued.add(index)
+            self._waiting.append(index)
+
+    def _try(self, node: Node) -> bool:
+        if node.id in self.matches:
+            return False
+        if not self.can_match(node):
+            return self._try_data(node)
+        candidates = self._candidates(node)
+        if not candidates:
+            return False
+        results = [self._checked(node, address) for address in candidates]
+        survivors = [each for each in results if isinstance(each, Match)]
+        self.failures[node.id] = tuple(each for each in results if isinstance(each, Mismatch))
+        if len(survivors) > 1:
+            self.ambiguous[node.id] = tuple(each.address for each in survivors)
+            return False
+        if not survivors:
+            return False
+        self.ambiguous.pop(node.id, None)
+        self._commit(node, survivors[0], "run-pre")
+        return True
+
+    def _checked(self, node: Node, address: int) -> Match | Mismatch:
+        """Match a node at an address, once, and hold the result against what is known by now."""
+        if (node.id, address) not in self._tried:
+            self._tried[node.id, address] = self.matcher.match(node, address)
+        found = self._tried[node.id, address]
+        if isinstance(found, Match) and not self._agrees(found):
+            return Mismatch(node.id, address, 0, 0, "its references contradict those of matched code")
+        return found
+
+    def _try_data(self, node: Node) -> bool:
+        """Initial values in pristine memory teach where the functions they name are."""
+        if node.kind is not Kind.DATA or not self.memory.pristine or node.table is not None:
+            return False
+        candidates = self._candidates(node)
+        if len(candidates) != 1 or not self.graph.references[node.id]:
+            return False
+        found = self.matcher.references(node, candidates[0])
+        if not isinstance(found, Match) or not self._agrees(found):
+            return False
+        self._commit(node, found, "initial value")
+        return True
+
+    def _candidates(self, node: Node) -> tuple[int, ...]:
+        known = self.addresses.get(node.id)
+        if known is not None:
+            return (known,)
+        if not node.names:
+            return ()
+        listed = [{e.address for e in self.book.named(name, self.owner)} for name in node.names]
+        listed = [each for each in listed if each]
+        return tuple(sorted(set.intersection(*listed))) if listed else ()
+
+    def _agrees(self, match: Match) -> bool:
+        """Whether a match contradicts nothing that has been learned so far."""
+        for fact in match.facts:
+            base = self._base(fact)
+            if base is not None and fact.node is not None and self.addresses.get(fact.node, base) != base:
+                return False
+        return True
+
+    def _base(self, fact: Fact) -> int | None:
+        """The address of the target's start, where the fact tells it."""
+        if fact.node is None:
+            return None
+        found = self.matches.get(fact.node)
+        if fact.offset and self.graph.nodes[fact.node].kind is Kind.FUNCTION:
+            run_offset = found.run_offset(fact.offset) if found is not None else None
+            return None if run_offset is None else fact.address - run_offset
+        return fact.address - fact.offset
+
+    def _commit(self, node: Node, match: Match, how: str) -> None:
+        self.matches[node.id] = match
+        self.addresses[node.id] = match.address
+        self.learned[node.id] = how
+        for fact in match.facts:
+            if fact.node is None:
+                continue
+            self.facts.setdefault(fact.node, []).append(fact)
+            base = self._base(fact)
+            if base is not None and fact.node not in self.addresses:
+                self.addresses[fact.node] = base
+                self.learned.setdefault(fact.node, f"reference at {fact.source}")
+                self._wait(fact.node)
+
+    # What is left ------------------------------------------------------------------------------------
+
+    def contradictions(self) -> Iterator[Refusal]:
+        """Everything that was learned twice must agree: each fact with the final addresses and with kallsyms."""
+        for index, facts in sorted(self.facts.items()):
+            node = self.graph.nodes[index]
+            for fact in facts:
+                base = self._base(fact)
+                if base is None:
+                    continue
+                if self.addresses.get(index, base) != base:
+                    yield Refusal(
+                        "solve.contradiction", fact.source,
+                        f"places {node.label} at {base:#x}, but it is at {self.addresses[index]:#x}"
+                        f" ({self.learned.get(index, 'learned')})",
+                        "the running code is not what this source compiles to",
+                    )  # fmt: skip
+                elif not self.matcher.names_allow(node, base):
+                    yield Refusal(
+                        "solve.kallsyms", fact.source,
+                        f"places {node.label} at {base:#x}, where kallsyms does not list it",
+                        "the running code is not what this source compiles to",
+                    )  # fmt: skip
+
+    def explain(self, node: Node) -> Refusal:
+        """Why a node has no match."""
+        where = self.graph.where(node)
+        if node.id in self.ambiguous:
+            places = ", ".join(f"{address:#x}" for address in self.ambiguous[node.id])
+            return Refusal(
+                "solve.ambiguous", where, f"{node.label} matches at {places} and nothing tells which it is"
+            )  # fmt: skip
+        failures = self.failures.get(node.id, ())
+        if not failures:
+            reason = "kallsyms does not list it and no matched code refers to it"
+            return Refusal("solve.no_candidate", where, f"{node.label} is not in the kernel: {reason}")
+        best = max(failures, key=lambda each: each.offset)
+        return Refusal(
+            "runpre.content",
+            self.graph.where(node, best.offset),
+            f"{node.label} is not what runs at {best.address:#x}+{best.run_offset:#x}: {best.reason}",
+            "use the exact source, configuration and compiler of the running kernel",
+            tuple(self._both_sides(node, best)),
+        )
+
+    def _both_sides(self, node: Node, mismatch: Mismatch) -> Iterable[str]:
+        if node.kind is not Kind.FUNCTION:
+            return
+        yield "pre:"
+        yield from around(self.graph.arch, self.graph.contents(node), mismatch.offset)
+        run = self.memory.read(mismatch.address, node.size)
+        if run is not None:
+            yield "run:"
+            yield from around(self.graph.arch, run, mismatch.run_offset, mismatch.address)
