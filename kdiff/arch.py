@@ -117,7 +117,9 @@ class Branch:
 
 
 class Architecture(Protocol):
-    """One instruction set and its psABI. Satisfied structurally; all values are frozen."""
+    """One instruction set and its psABI. Satisfied structurally; frozen, compared by identity."""
+
+    def __hash__(self) -> int: ...
 
     @property
     def name(self) -> str:

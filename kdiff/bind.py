@@ -19,6 +19,7 @@ from kdiff.exports import Export
 from kdiff.graph import Node, Reference
 from kdiff.kernel import AddressBook, BookEntry
 from kdiff.plan import Plan
+from kdiff.runpre import Match
 from kdiff.solve import RunMatch
 from kdiff.split import Kind
 
@@ -49,7 +50,7 @@ class Borrowed:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """A function in the kernel (`name`, `position` as in kallsyms) and its successor `symbol` in `Update.carried`.
+    """A function in the kernel (`name`, `position` as in kallsyms) and its successor `symbol` in `carried`.
 
     `node` is its id in the pre graph of the unit at index `unit`.
     """
@@ -139,9 +140,12 @@ class _Binder:
         if match is None:
             self.refusals.append(
                 unit.run.open.get(pre)
-                or Refusal("bind.unmatched", plan.pre.where(node), f"{node.label} was not found in the kernel")
+                or Refusal(
+                    "bind.unmatched", plan.pre.where(node), f"{node.label} was not found in the kernel"
+                )
             )
             return
+        self.refusals += _unverified(unit, match)
         entry = self._entry(node, match.address, plan.target)
         if entry is None:
             self.refusals.append(
@@ -153,9 +157,7 @@ class _Binder:
             return
         symbol = self.carrier.publish(number, post, entry.name)
         self.replacements.append(
-            Replacement(
-                entry.name, self.book.sympos(entry), match.address, match.size, symbol, number, pre
-            )
+            Replacement(entry.name, self.book.sympos(entry), match.address, match.size, symbol, number, pre)
         )
 
     def _goes_along(self, number: int, plan: Plan, source: Node, reference: Reference) -> bool:
@@ -245,3 +247,15 @@ class _Binder:
                 if entry.address == address:
                     return entry
         return None
+
+
+def _unverified(unit: Bound, match: Match) -> list[Refusal]:
+    """Fields of a replaced function whose value nothing confirms: a flipped bit there would go unseen."""
+    return [
+        Refusal(
+            "solve.unverified", fact.source,
+            f"refers to {unit.plan.pre.nodes[fact.node].label} at {fact.address:#x}, which nothing confirms",
+        )
+        for fact in match.facts
+        if fact.node is not None and fact.node in unit.run.unverified
+    ]  # fmt: skip

@@ -59,9 +59,7 @@ class Carrier:
         """Lay out one node and give it a local symbol."""
         index, offset = self._room(graph, node)
         kind = {Kind.FUNCTION: STT_FUNC, Kind.ENTRY: STT_NOTYPE}.get(node.kind, STT_OBJECT)
-        self._symbols.append(
-            Symbol(self._symbol_name(graph, node), index, offset, node.size, kind)
-        )
+        self._symbols.append(Symbol(self._symbol_name(graph, node), index, offset, node.size, kind))
         self._places[unit, node.id] = index, offset, len(self._symbols) - 1
         self.members(unit).add(node.id)
 
@@ -69,9 +67,7 @@ class Carrier:
         """Give a carried node a global name of its own, derived from `name`, and return it."""
         index, offset, local = self._places[unit, node]
         symbol = f"{name}.ksplice{unit}_{node}"
-        self._symbols.append(
-            Symbol(symbol, index, offset, self._symbols[local].size, STT_FUNC, STB_GLOBAL)
-        )
+        self._symbols.append(Symbol(symbol, index, offset, self._symbols[local].size, STT_FUNC, STB_GLOBAL))
         return symbol
 
     def refer(self, unit: int, source: int, reference: Reference, symbol: str) -> None:
@@ -104,7 +100,10 @@ class Carrier:
         index, offset, _ = self._places[unit, source]
         self._sections[index].relocations.append(
             Relocation(
-                offset + reference.offset, reference.howto.type, symbol, reference.addend + reference.insn_addend
+                offset + reference.offset,
+                reference.howto.type,
+                symbol,
+                reference.addend + reference.insn_addend,
             )
         )
 
@@ -118,7 +117,8 @@ class Carrier:
             index = self._shared[shared]
         else:
             entry_size = int(obj.sections["entsize"][node.section]) if node.table else 0
-            name = shared or self._section_name(obj.section_name(node.section), node)
+            whole = node.size == int(obj.sections["size"][node.section])
+            name = shared or (node.section_name if whole else f"{node.section_name}.{node.label}")
             self._sections.append(_Growing(name, kind, flags, node.align, entry_size))
             index = len(self._sections) - 1
             if shared:
@@ -130,10 +130,6 @@ class Carrier:
         offset = len(section.data)
         section.data += graph.contents(node)
         return index, offset
-
-    def _section_name(self, name: str, node: Node) -> str:
-        """The original section's name, made particular where that section held more than the node."""
-        return name if not node.name or name.endswith(node.name) else f"{name}.{node.name}"
 
     def _symbol_name(self, graph: SectionGraph, node: Node) -> str:
         return node.name or f".L{node.kind.value}.{node.section_name.lstrip('.')}.{node.start:x}"

@@ -13,17 +13,28 @@ import re
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.kernel import Keep
 from kdiff.split import Kind
 
 _STATIC_LOCAL = re.compile(r"\.\d+$|^__UNIQUE_ID_|^\.L")
 _CODE_PART = re.compile(r"\.(cold|part|isra|constprop)\b")
 
 _ANONYMOUS = frozenset(
-    ("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__", "__warned", "__already_done", "___done", "__key", "_rs")
+    (
+        "__func__",
+        "__FUNCTION__",
+        "__PRETTY_FUNCTION__",
+        "__warned",
+        "__already_done",
+        "___done",
+        "__key",
+        "_rs",
+    )
 )
-"""Statics that macros make anew at each use (linux/once_lite.h, linux/ratelimit.h, linux/lockdep.h, C11 6.4.2.2):
+"""Statics that macros make anew at each use (linux/once_lite.h, ratelimit.h, lockdep.h; C11 6.4.2.2):
 a fresh copy is as good as the old one."""
 
 
@@ -71,7 +82,7 @@ def is_anonymous_static(node: Node) -> bool:
 
 
 def is_fragment(node: Node) -> bool:
-    """Whether the compiler split this function off another (`foo.cold`), so that it cannot be entered alone."""
+    """Whether the compiler split this function off another (`foo.cold`): it is never entered by itself."""
     return node.kind is Kind.FUNCTION and ".cold" in node.name
 
 
@@ -83,6 +94,7 @@ def correlate(pre: SectionGraph, post: SectionGraph) -> Pairing:
     work.pair_in_order("content", lambda g, n: g.contents(n) if n.kind is Kind.STRING else None)
     work.pair_in_order("content", _constant_key)
     work.pair_unique("section", _section_key)
+    work.pair_in_order("row", _ownerless_key)
     for _ in range(2):
         work.follow_references()
         work.pair_entries()
@@ -106,6 +118,13 @@ def _section_key(node: Node) -> Hashable | None:
     if node.names or node.table is not None or node.kind in (Kind.STRING, Kind.EXTERN):
         return None
     return (node.kind, node.section_name)
+
+
+def _ownerless_key(graph: SectionGraph, node: Node) -> Hashable | None:
+    """Entries without an owner that no code refers to have nothing but their place in the table."""
+    if node.table is None or node.id in graph.owners or node.table.keep is Keep.REFERENCED:
+        return None
+    return node.section_name
 
 
 class _Work:
@@ -134,10 +153,7 @@ class _Work:
 
     def pair_in_order(self, how: str, key: Callable[[SectionGraph, Node], Hashable | None]) -> None:
         """Pair nodes of equal key in the order in which they stand; for nodes without identity."""
-        ours, theirs = (
-            _group(g.nodes, lambda n, g=g: key(g, n), seen)  # type: ignore[misc]  # mypy cannot infer the default
-            for g, seen in self._sides()
-        )
+        ours, theirs = (_group(g.nodes, partial(key, g), seen) for g, seen in self._sides())
         for value, nodes in ours.items():
             for node, partner in zip(nodes, theirs.get(value, []), strict=False):
                 self.add(node.id, partner.id, how)
@@ -201,7 +217,9 @@ class _Work:
     def pair_entries(self) -> None:
         """Pair the table entries that paired owners hold, by table and order."""
         for pair in list(self.by_pre.values()):
-            ours = _group((self.pre.nodes[e] for e in self.pre.entries.get(pair.pre, ())), _table_key, self.by_pre)
+            ours = _group(
+                (self.pre.nodes[e] for e in self.pre.entries.get(pair.pre, ())), _table_key, self.by_pre
+            )
             theirs = _group(
                 (self.post.nodes[e] for e in self.post.entries.get(pair.post, ())), _table_key, self.by_post
             )

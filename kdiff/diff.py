@@ -18,7 +18,7 @@ from kdiff.split import Kind
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a node counts as changed: one step of a chain. `via` is the post node whose change it follows from."""
+    """Why a node counts as changed: one step of a chain. `via`: the post node whose change it follows."""
 
     key: str
     text: str
@@ -56,7 +56,9 @@ def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
     _spread(work, causes)
     changed = sorted(causes)
     return Delta(
-        same=tuple((p.pre, p.post) for p in sorted(pairing.by_pre.values(), key=_by_pre) if p.post not in causes),
+        same=tuple(
+            (p.pre, p.post) for p in sorted(pairing.by_pre.values(), key=_by_pre) if p.post not in causes
+        ),
         changed=tuple(Change(pairing.by_post[post].pre, post, causes[post]) for post in changed),
         added=tuple(node.id for node in post.nodes if node.id not in pairing.by_post),
         removed=tuple(node.id for node in pre.nodes if node.id not in pairing.by_pre),
@@ -142,7 +144,7 @@ class _Comparison:
 
 
 def _spread(work: _Comparison, causes: dict[int, tuple[Cause, ...]]) -> None:
-    """Repeat until nothing is added: whoever cannot go on using the pre version of a changed node changes too."""
+    """Repeat until nothing is added: who cannot go on using the pre version of a changed node changes too."""
     progress = True
     while progress:
         progress = False
@@ -178,7 +180,9 @@ def _forced(work: _Comparison, reference: Reference, causes: dict[int, tuple[Cau
     if target.kind is Kind.FUNCTION and is_fragment(target):
         return Cause("target", f"continues in {target.label}, which changed", reference.offset, target.id)
     if target.kind is Kind.FUNCTION and reference.addend:
-        return Cause("target", f"refers to the inside of {target.label}, which changed", reference.offset, target.id)
+        return Cause(
+            "target", f"refers to the inside of {target.label}, which changed", reference.offset, target.id
+        )
     return None
 
 
@@ -187,7 +191,7 @@ def _compared(entry: Node) -> bool:
 
 
 def _class(node: Node) -> tuple[bool, bool, bool]:
-    """What of a section's name has a meaning: init code is not ordinary code, per-cpu data not ordinary data."""
+    """What of a section's name has a meaning: init code is not plain code, per-cpu data not plain data."""
     name = node.section_name
     return (name.startswith((".init", ".exit")), "percpu" in name, is_anonymous_static(node))
 
@@ -197,9 +201,11 @@ def _is_pool(graph: SectionGraph, node: Node) -> bool:
 
 
 def _plain(graph: SectionGraph, node: Node) -> bytes:
-    """A node's bytes with the fields of its references zeroed."""
+    """A node's bytes with the fields of its references zeroed, and those its table's row ignores."""
     data = graph.contents(node)
     references = graph.references[node.id]
+    for offset, size in node.table.ignored if node.table is not None else ():
+        data = data[:offset] + bytes(size) + data[offset + size :]
     if not any(data[r.offset : r.offset + r.howto.size].strip(b"\0") for r in references):
         return data
     plain = bytearray(data)

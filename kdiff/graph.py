@@ -99,7 +99,11 @@ class SectionGraph:
 
     def contents(self, node: Node) -> bytes:
         """The node's raw bytes; zeros for SHT_NOBITS."""
-        raw = bytes(self.obj.contents(node.section)[node.start : node.start + node.size]) if node.section else b""
+        raw = (
+            bytes(self.obj.contents(node.section)[node.start : node.start + node.size])
+            if node.section
+            else b""
+        )
         return raw or bytes(node.size)
 
     def where(self, node: Node, offset: int | None = None) -> str:
@@ -237,7 +241,9 @@ def _references(
     result: list[tuple[Reference, ...]] = []
     for node in nodes:
         low, high = (int(obj.relocation_bounds[node.section + step]) for step in (0, 1))
-        first, last = np.searchsorted(obj.relocations["offset"][low:high], (node.start, node.start + node.size))
+        first, last = np.searchsorted(
+            obj.relocations["offset"][low:high], (node.start, node.start + node.size)
+        )
         records = [each for each in obj.relocations[low + first : low + last].tolist() if each[2]]
         if not records:
             result.append(())

@@ -19,12 +19,14 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def kdiff_architectures() -> Iterable[Architecture]:  # type: ignore[empty-body]  # a specification has no body
+def kdiff_architectures() -> Iterable[Architecture]:  # type: ignore[empty-body]  # no body
     """Return instruction sets, keyed by `elf_machine` and byte order."""
 
 
 @hookspec
-def kdiff_special_sections(facts: KernelFacts) -> Iterable[SpecialSection]:  # type: ignore[empty-body]  # same
+def kdiff_special_sections(  # type: ignore[empty-body]  # no body
+    facts: KernelFacts,
+) -> Iterable[SpecialSection]:
     """Return the special sections of the kernel these facts describe, keyed by section name."""
 
 

@@ -14,9 +14,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kdiff.arch import Howto
-from kdiff.bind import Bound, Borrowed, Replacement
+from kdiff.bind import Borrowed, Bound, Replacement
 from kdiff.errors import KdiffError
-from kdiff.kernel import AddressBook, BookEntry, Field, Form, KernelFacts, Literal, OneOf, Pad, Part, Place, Through
+from kdiff.kernel import (
+    AddressBook,
+    BookEntry,
+    Form,
+    KernelFacts,
+    Literal,
+    OneOf,
+    Pad,
+    Part,
+    Place,
+    Through,
+)
 from kdiff.runpre import Allowed
 from kdiff.sites import parts as pre_parts
 from kdiff.split import Kind
@@ -85,7 +96,9 @@ class _Writer:
             else:
                 one = self.part(unit, part)
                 if one is None:
-                    raise KdiffError("proof.unknown_symbol", f"{replacement.name} refers to an unknown address")
+                    raise KdiffError(
+                        "proof.unknown_symbol", f"{replacement.name} refers to an unknown address"
+                    )
                 written.append(one)
         entry = next(e for e in self.book.named(replacement.name) if e.address == replacement.address)
         return {
@@ -173,7 +186,7 @@ class _Writer:
 
 
 def _fixed_range(book: AddressBook) -> tuple[int, int]:
-    """The addresses that move with the kernel's base: from `_text` to `_end` (include/asm-generic/sections.h).
+    """The addresses that move with the kernel: from `_text` to `_end` (include/asm-generic/sections.h).
 
     Everything else that kallsyms lists for vmlinux is absolute or an offset into per-cpu areas.
     """

@@ -34,7 +34,7 @@ def review(plan: Plan) -> tuple[Refusal, ...]:
 
 
 def _changed_data(plan: Plan) -> Iterator[Refusal]:
-    """Data that exists keeps its value and its size; only unnamed or unit-local constants can be carried anew."""
+    """Data that exists keeps its value and size; only unnamed or unit-local constants can be carried anew."""
     for change in plan.delta.changed:
         before, node = plan.pre.nodes[change.pre], plan.post.nodes[change.post]
         if node.table is not None or is_anonymous_static(node):
@@ -54,7 +54,7 @@ def _changed_data(plan: Plan) -> Iterator[Refusal]:
         elif node.kind is Kind.CONSTANT and not _only_replaced_users(plan, node):
             yield Refusal(
                 "review.constant_changed", plan.post.where(node),
-                f"the constant {before.label} changes ({what}) and data that stays in the kernel refers to it",
+                f"the constant {before.label} changes ({what}), and data that stays refers to it",
                 CALLBACK,
             )  # fmt: skip
 
@@ -81,9 +81,12 @@ def _boot_code(plan: Plan) -> Iterator[Refusal]:
 
 
 def _tables(plan: Plan) -> Iterator[Refusal]:
-    """Entries that the kernel reads at boot or at load and that no update can add: exports, parameters, initcalls."""
+    """Entries that the kernel reads at boot and that no update can add: exports, parameters, initcalls."""
     carried = set(plan.carried)
-    for change, ids, graph in (("adds", plan.delta.added, plan.post), ("removes", plan.delta.removed, plan.pre)):
+    for change, ids, graph in (
+        ("adds", plan.delta.added, plan.post),
+        ("removes", plan.delta.removed, plan.pre),
+    ):
         for index in ids:
             node = graph.nodes[index]
             if node.table is None or index in carried or not node.table.compared or index in graph.owners:
@@ -91,18 +94,19 @@ def _tables(plan: Plan) -> Iterator[Refusal]:
             if node.table.keep is Keep.NEVER:
                 yield Refusal(
                     "review.table_changed", graph.where(node),
-                    f"the patch {change} an entry of {node.section_name}, which is only read at boot or build time",
+                    f"the patch {change} an entry of {node.section_name}, which is only read at boot",
                     "leave exports, module parameters and initcalls as they are",
                 )  # fmt: skip
     for each in plan.delta.changed:
         node = plan.post.nodes[each.post]
-        if node.table is not None and node.table.compared and node.id not in plan.post.owners:
-            if node.id not in carried:
-                yield Refusal(
-                    "review.table_changed", plan.post.where(node),
-                    f"the patch changes an entry of {node.section_name} ({each.causes[0].text})",
-                    "leave exports, module parameters and initcalls as they are",
-                )  # fmt: skip
+        if node.table is None or not node.table.compared or node.id in carried:
+            continue
+        if node.id not in plan.post.owners:
+            yield Refusal(
+                "review.table_changed", plan.post.where(node),
+                f"the patch changes an entry of {node.section_name} ({each.causes[0].text})",
+                "leave exports, module parameters and initcalls as they are",
+            )  # fmt: skip
 
 
 def _lost_state(plan: Plan) -> Iterator[Refusal]:
@@ -146,7 +150,7 @@ def _entries_inside(plan: Plan) -> Iterator[Refusal]:
                 name = plan.pre.nodes[reference.target].label
                 yield Refusal(
                     "review.entered_inside", plan.pre.where(node, reference.offset),
-                    f"{node.label} refers to {name}+{reference.addend:#x}, the inside of a function to be replaced",
+                    f"{node.label} refers to {name}+{reference.addend:#x}, inside of a replaced function",
                 )  # fmt: skip
 
 

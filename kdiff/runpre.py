@@ -10,6 +10,7 @@ fits, or to a branch or no-op that the linker's layout made shorter or longer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from kdiff.arch import Howto
 from kdiff.graph import Node, Reference, SectionGraph
@@ -40,7 +41,7 @@ class Allowed:
     size: int
 
 
-RunPart = Part | Allowed
+RunPart: TypeAlias = Part | Allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,14 @@ class Matcher:
         facts: list[Fact] = []
         for reference in self.graph.references[node.id]:
             field = run[reference.offset : reference.offset + reference.howto.size]
-            problem = self.learn(node, reference.offset, _field(self.graph, node, reference), address + reference.offset, field, facts)
+            problem = self.learn(
+                node,
+                reference.offset,
+                _field(self.graph, node, reference),
+                address + reference.offset,
+                field,
+                facts,
+            )
             if problem:
                 return Mismatch(node.id, address, reference.offset, reference.offset, problem)
         return Match(node.id, address, node.size, (), tuple(facts))
@@ -129,7 +137,9 @@ class Matcher:
                 return _unequal(node, address, pre, run, position, offset)
             if offset > position:
                 parts.append(Literal(run[position:offset]))
-            problem = self._item(node, offset, item, address, address + offset, run[offset : offset + size], parts, facts)
+            problem = self._item(
+                node, offset, item, address, address + offset, run[offset : offset + size], parts, facts
+            )
             if problem:
                 return Mismatch(node.id, address, offset, offset, problem)
             position = offset + size
@@ -188,18 +198,29 @@ class Matcher:
         return ""
 
     def learn(
-        self, node: Node, offset: int, part: Field | Through | OneOf, place: int, run: bytes, facts: list[Fact]
+        self,
+        node: Node,
+        offset: int,
+        part: Field | Through | OneOf,
+        place: int,
+        run: bytes,
+        facts: list[Fact],
     ) -> str:
-        """Invert a field. Append what it teaches to `facts`; return a reason if it contradicts the address book."""
+        """Invert a field. Append what it teaches to `facts`; return a reason if kallsyms contradicts it."""
         howto = part.howto
         if isinstance(part, Field):
             outside = ((1 << (8 * howto.size)) - 1) & ~howto.mask
-            if int.from_bytes(run, self._order) & outside != int.from_bytes(part.background, self._order) & outside:
+            if (
+                int.from_bytes(run, self._order) & outside
+                != int.from_bytes(part.background, self._order) & outside
+            ):
                 return f"bits around a {howto.name} field differ"
         destination = self._destination(howto, run, place, part.insn_addend)
         if isinstance(part, OneOf):
             known = [entry.address for name in part.names for entry in self.book.named(name)]
-            return "" if destination in known else f"refers to {destination:#x}, none of {', '.join(part.names)}"
+            return (
+                "" if destination in known else f"refers to {destination:#x}, none of {', '.join(part.names)}"
+            )
         if isinstance(part, Through):
             return self._through(part.place, destination)
         address = (destination - part.place.offset) & WORD
@@ -224,7 +245,7 @@ class Matcher:
         return f"goes to {destination:#x}, which {place.name}+{place.offset:#x} does not hold"
 
     def plausible(self, place: Place, address: int) -> bool:
-        """Whether kallsyms allows the place's symbol at an address; unknown names and moved code may be anywhere."""
+        """Whether kallsyms allows a place's symbol at an address; moved code, unknown names: anywhere."""
         if place.node is None:
             return any(entry.address == address for entry in self.book.named(place.name))
         node = self.graph.nodes[place.node]
@@ -234,7 +255,9 @@ class Matcher:
 
     def names_allow(self, node: Node, address: int) -> bool:
         """Whether the book lists one of the node's names at this address, or lists none of them at all."""
-        owners = (self.owner,) if node.kind is not Kind.EXTERN else tuple(dict.fromkeys((self.owner, "vmlinux")))
+        owners = (
+            (self.owner,) if node.kind is not Kind.EXTERN else tuple(dict.fromkeys((self.owner, "vmlinux")))
+        )
         listed = [e.address for name in node.names for owner in owners for e in self.book.named(name, owner)]
         return not listed or address in listed
 
@@ -292,13 +315,16 @@ class _Walk:
         self.moved[len(self.pre)] = r
         for offset, target, at in self.promised:
             if self.moved.get(target) != at:
-                return Mismatch(self.node.id, self.address, offset, self.moved[offset], "branches to another place")
-        return Match(
-            self.node.id, self.address, r, tuple(self.parts), tuple(self.facts), tuple(sorted(self.moved.items()))
-        )  # fmt: skip
+                return Mismatch(
+                    self.node.id, self.address, offset, self.moved[offset], "branches to another place"
+                )
+        moved = tuple(sorted(self.moved.items()))
+        return Match(self.node.id, self.address, r, tuple(self.parts), tuple(self.facts), moved)
 
     def _is_nop(self, start: int, stop: int) -> bool:
-        return self.pre[start:stop] in self.arch.nops and not any(o in self.fields for o in range(start, stop))
+        return self.pre[start:stop] in self.arch.nops and not any(
+            o in self.fields for o in range(start, stop)
+        )
 
     def _same_bytes(self, start: int, stop: int, r: int) -> bool:
         return self.run[r : r + stop - start] == self.pre[start:stop]
@@ -315,7 +341,10 @@ class _Walk:
 
     def _instruction_end(self, offset: int) -> int:
         """The end of the instruction that `offset` cuts; `offset` itself between two instructions."""
-        return next((i.offset + i.size for i in self.graph.code(self.node) if i.offset < offset < i.offset + i.size), offset)
+        return next(
+            (i.offset + i.size for i in self.graph.code(self.node) if i.offset < offset < i.offset + i.size),
+            offset,
+        )
 
     def _site(self, site: Site, stop: int, r: int) -> tuple[str, int]:
         """Compare a site and what follows of its last instruction (a lock prefix is a site by itself)."""

@@ -109,15 +109,15 @@ def parts(graph: SectionGraph, node: Node, start: int, stop: int, *, loose_nops:
         reference = fields.get(position)
         if reference is not None:
             end = position + reference.howto.size
-            field = Field(reference.howto, _place(graph, reference), reference.insn_addend, data[position:end])
+            field = Field(
+                reference.howto, _place(graph, reference), reference.insn_addend, data[position:end]
+            )
             result.append(field)
         elif position in nops:
             end = next(at for at in range(position, stop + 1) if at == stop or at not in nops)
             result.append(Pad(end - position))
         else:
-            end = next(
-                at for at in range(position + 1, stop + 1) if at == stop or at in fields or at in nops
-            )
+            end = next(at for at in range(position + 1, stop + 1) if at == stop or at in fields or at in nops)
             result.append(Literal(data[position:end]))
         position = end
     return tuple(result)

@@ -38,6 +38,8 @@ class RunMatch:
     matches: Mapping[int, Match]
     learned: Mapping[int, str]
     open: Mapping[int, Refusal]
+    unverified: frozenset[int]
+    """Nodes whose address nothing but references confirms: not matched, and unknown to kallsyms."""
     refusals: tuple[Refusal, ...]
     """Contradictions and mismatches that forbid an update whatever it needs."""
 
@@ -62,6 +64,7 @@ def solve(
         work.matches,
         work.learned,
         unmatched,
+        work.unverified(),
         (*contradictions, *refusals),
     )
 
@@ -87,7 +90,7 @@ class _Flood:
 
     def can_match(self, node: Node) -> bool:
         """Contents of code, constants and strings are compared; writable data and tables are not."""
-        if node.table is not None or self.graph.is_piece(node):
+        if node.table is not None:
             return False
         return node.kind in (Kind.FUNCTION, Kind.CONSTANT, Kind.STRING)
 
@@ -95,15 +98,23 @@ class _Flood:
         """Whether a node without a match deserves an explanation."""
         if node.id in self.matches or not self.can_match(node):
             return False
+        if self.graph.is_piece(node):
+            return node.id in self.addresses
         return node.kind is Kind.FUNCTION or (node.kind is Kind.CONSTANT and bool(node.name))
 
     def is_fatal(self, node: Node) -> bool:
-        """A function that kallsyms lists or run code calls, and that is not there, is somebody else's code."""
+        """A function that kallsyms lists or run code calls, and that is not there, is other code."""
         if node.kind is not Kind.FUNCTION or node.id in self.ambiguous:
             return False
-        if node.section_name.startswith(BOOT_SECTIONS) and not self.memory.pristine:
+        if self._is_freed(node):
             return False
         return not node.weak and (node.id in self.addresses or bool(self.failures.get(node.id)))
+
+    def _is_freed(self, node: Node) -> bool:
+        """Boot code and the payload of tables are gone once the kernel runs."""
+        if self.memory.pristine:
+            return False
+        return node.section_name.startswith(BOOT_SECTIONS) or self.graph.is_piece(node)
 
     # The flood ---------------------------------------------------------------------------------------
 
@@ -214,7 +225,7 @@ class _Flood:
     # What is left ------------------------------------------------------------------------------------
 
     def contradictions(self) -> Iterator[Refusal]:
-        """Everything that was learned twice must agree: each fact with the final addresses and with kallsyms."""
+        """What was learned twice must agree: each fact with the final addresses and with kallsyms."""
         for index, facts in sorted(self.facts.items()):
             node = self.graph.nodes[index]
             for fact in facts:
@@ -234,6 +245,20 @@ class _Flood:
                         f"places {node.label} at {base:#x}, where kallsyms does not list it",
                         "the running code is not what this source compiles to",
                     )  # fmt: skip
+
+    def unverified(self) -> frozenset[int]:
+        """Nodes whose address rests on nothing but the fields that refer to them."""
+        return frozenset(
+            index
+            for index in self.facts
+            if index not in self.matches
+            and not self._is_listed(self.graph.nodes[index])
+            and not (self.graph.nodes[index].kind is Kind.EXTERN and self.addresses.get(index) == 0)
+        )
+
+    def _is_listed(self, node: Node) -> bool:
+        owners = dict.fromkeys((self.owner, "vmlinux"))
+        return any(self.book.named(name, owner) for name in node.names for owner in owners)
 
     def explain(self, node: Node) -> Refusal:
         """Why a node has no match."""

@@ -67,18 +67,21 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
     companions = _cuts(obj, arch, special)
     by_section = _symbols_by_section(obj)
     pieces: list[Piece] = []
-    for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC):
+    for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist():
         section = obj.sections[index]
         size, flags = int(section["size"]), int(section["flags"])
-        if not size or section["type"] in (SHT_GROUP, SHT_NOTE):
+        if section["type"] in (SHT_GROUP, SHT_NOTE):
             continue
-        row = row_of(obj.section_name(int(index)), special)
+        if not size:
+            pieces += _empty(obj, index, by_section.get(index, []))
+            continue
+        row = row_of(obj.section_name(index), special)
         kind = _kind(flags)
-        index = int(index)
         if row is not None:
             step = entry_size(obj, index, row) or size
+            names = _by_start(obj, by_section.get(index, []))
             pieces += [
-                Piece(index, start, min(step, size - start), Kind.ENTRY, (), row, number)
+                Piece(index, start, step, Kind.ENTRY, _ranked(obj, names.get(start, [])), row, number)
                 for number, start in enumerate(range(0, size, step))
             ]
         elif index in companions:
@@ -123,12 +126,23 @@ def _symbols_by_section(obj: Object) -> dict[int, list[int]]:
     return found
 
 
-def _by_symbols(obj: Object, arch: Architecture, section: int, kind: Kind, symbols: list[int]) -> list[Piece]:
-    """Cut at every sized symbol that does not lie inside an earlier one; what is left over stays a piece."""
-    size = int(obj.sections["size"][section])
+def _empty(obj: Object, section: int, symbols: list[int]) -> list[Piece]:
+    """An object without a size (the kernel's empty structures) still has an address."""
+    kind = _kind(int(obj.sections["flags"][section]))
+    return [Piece(section, 0, 0, kind, _ranked(obj, symbols))] if symbols else []
+
+
+def _by_start(obj: Object, symbols: list[int]) -> dict[int, list[int]]:
     at: dict[int, list[int]] = {}
     for index in symbols:
         at.setdefault(int(obj.symbols["value"][index]), []).append(index)
+    return at
+
+
+def _by_symbols(obj: Object, arch: Architecture, section: int, kind: Kind, symbols: list[int]) -> list[Piece]:
+    """Cut at every sized symbol that does not lie inside an earlier one; what is left over stays a piece."""
+    size = int(obj.sections["size"][section])
+    at = _by_start(obj, symbols)
     ranges: list[tuple[int, int]] = []
     for start in sorted(at):
         extent = max(int(obj.symbols["size"][index]) for index in at[start])
@@ -139,7 +153,9 @@ def _by_symbols(obj: Object, arch: Architecture, section: int, kind: Kind, symbo
     position = 0
     for start, stop in [*ranges, (size, size)]:
         if position < start and not _is_padding(obj, arch, section, position, start):
-            pieces.append(Piece(section, position, start - position, kind, _ranked(obj, at.get(position, []))))
+            pieces.append(
+                Piece(section, position, start - position, kind, _ranked(obj, at.get(position, [])))
+            )
         if stop > start:
             pieces.append(Piece(section, start, stop - start, kind, _ranked(obj, at[start])))
         position = stop
@@ -183,19 +199,23 @@ def only_nops(arch: Architecture, code: bytes) -> bool:
 
 
 def _cuts(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> dict[int, set[int]]:
-    """For sections that table rows point into (`SpecialSection.pieces`): the offsets at which pieces begin."""
+    """For sections that table rows point into (`SpecialSection.pieces`): where pieces begin."""
     names = {name for row in special.values() for name in row.pieces}
     sections = {i for i in range(1, len(obj.sections)) if obj.section_name(i) in names}
     cuts: dict[int, set[int]] = {index: set() for index in sections}
     if not sections:
         return cuts
+    tables = {
+        index
+        for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()
+        if row_of(obj.section_name(index), special) is not None
+    }
     for relocation in obj.relocations:
         symbol = obj.symbols[relocation["symbol"]]
         target = int(symbol["section"])
         source = int(relocation["section"])
-        if target in cuts and not obj.sections["flags"][source] & SHF_EXECINSTR:
-            if obj.sections["flags"][source] & SHF_ALLOC and row_of(obj.section_name(source), special):
-                at = int(symbol["value"]) + int(relocation["addend"])
-                if 0 <= at < obj.sections["size"][target]:
-                    cuts[target].add(at)
+        if target in cuts and source in tables:
+            at = int(symbol["value"]) + int(relocation["addend"])
+            if 0 <= at < obj.sections["size"][target]:
+                cuts[target].add(at)
     return cuts

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file system a guest starts with: busybox, an init script and the few modules it needs.
+
+The archive is cpio's "newc" format, which the kernel unpacks (Documentation/driver-api/early-userspace/
+buffer-format.rst). Equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+
+from kdiff.errors import KdiffError
+
+DIRECTORY = 0o040755
+EXECUTABLE = 0o100755
+PLAIN = 0o100644
+
+_UNPACK: Mapping[str, Callable[[bytes], bytes]] = {
+    ".ko": lambda data: data,
+    ".ko.gz": gzip.decompress,
+    ".ko.xz": lzma.decompress,
+    ".ko.zst": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
+}
+_DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of an archive; `path` has no leading slash."""
+
+    path: str
+    mode: int
+    data: bytes = b""
+
+
+def archive(entries: Iterable[Entry]) -> bytes:
+    """Return the entries as one newc archive; directories must precede what they hold."""
+    numbered = [*entries, Entry("TRAILER!!!", 0)]
+    return b"".join(_member(number, entry) for number, entry in enumerate(numbered, start=1))
+
+
+def _member(number: int, entry: Entry) -> bytes:
+    name = entry.path.encode() + b"\0"
+    fields = (number, entry.mode, 0, 0, 1, 0, len(entry.data), 0, 0, 0, 0, len(name), 0)
+    head = b"070701" + b"".join(b"%08X" % value for value in fields) + name
+    return _pad(head) + _pad(entry.data)
+
+
+def _pad(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+def modules(tree: Path, wanted: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
+    """Return (name, object) of the wanted modules below `tree` and all they depend on, in loading order.
+
+    `tree` is a /lib/modules/ABI directory; a module that is built into the kernel is left out. Dependencies
+    come from the modules themselves, because modules.dep is made when a package is installed. KdiffError
+    `guest.module` for one that is in neither place.
+    """
+    files = {}
+    for file in sorted(tree.rglob("*.ko*")):
+        stem, dot, ending = file.name.partition(".ko")
+        if dot + ending in _UNPACK:
+            files[stem.replace("-", "_")] = file
+    builtin = _builtin(tree)
+    ordered: dict[str, bytes] = {}
+
+    def add(name: str) -> None:
+        if name in ordered or name in builtin:
+            return
+        if name not in files:
+            raise KdiffError(
+                "guest.module",
+                f"no module {name}, which a guest needs to see this machine's files",
+                place=str(tree),
+                remedy="name the /lib/modules tree that belongs to the image",
+            )
+        data = _UNPACK["." + files[name].name.partition(".")[2]](files[name].read_bytes())
+        found = _DEPENDS.search(data)
+        for needed in found[1].decode().split(",") if found and found[1] else ():
+            add(needed.replace("-", "_"))
+        ordered[name] = data
+
+    for name in wanted:
+        add(name)
+    return tuple(ordered.items())
+
+
+def _builtin(tree: Path) -> frozenset[str]:
+    listing = tree / "modules.builtin"
+    if not listing.is_file():
+        return frozenset()
+    return frozenset(Path(line).stem.replace("-", "_") for line in listing.read_text().splitlines())

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instruction boundaries, and instructions as text. The only door to capstone.
+
+In: an `Architecture` and bytes of code. Out: `Instruction`s, or lines for a person. Bytes that decode to
+nothing become one-byte instructions that are not `known`, so the result always covers the code gap by gap.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from functools import cache
+from typing import Any, NamedTuple
+
+import capstone
+
+from kdiff.arch import Architecture, Howto
+
+_UNKNOWN = ".byte"
+"""The mnemonic capstone gives to bytes it skips."""
+
+
+class Instruction(NamedTuple):
+    """One instruction: `size` bytes at `offset` of the code. A tuple, because there are a million of them."""
+
+    offset: int
+    size: int
+    known: bool = True
+    """False for a byte that begins no instruction."""
+
+
+def instructions(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
+    """Cut `code` into instructions, without a gap."""
+    found = _decoder(arch.capstone).disasm_lite(code, 0)
+    return tuple([Instruction(at, size, text != _UNKNOWN) for at, size, text, _ in found])
+
+
+def boundaries(arch: Architecture, code: bytes) -> frozenset[int]:
+    """The offsets at which an instruction begins."""
+    return frozenset([at for at, _, _, _ in _decoder(arch.capstone).disasm_lite(code, 0)])
+
+
+def disassemble(arch: Architecture, code: bytes, address: int = 0) -> tuple[str, ...]:
+    """One line for each instruction: address, bytes, text. `address` is that of the first byte."""
+    return tuple(
+        f"{at:x}: {code[at - address : at - address + size].hex(' '):<32} {mnemonic} {operands}".rstrip()
+        for at, size, mnemonic, operands in _decoder(arch.capstone).disasm_lite(code, address)
+    )
+
+
+def around(arch: Architecture, code: bytes, offset: int, address: int = 0, count: int = 3) -> tuple[str, ...]:
+    """Lines for the instruction that holds `offset`, marked `>`, and `count` on either side of it."""
+    starts = [each.offset for each in instructions(arch, code)]
+    middle = max(bisect_right(starts, offset) - 1, 0)
+    first = max(middle - count, 0)
+    lines = disassemble(arch, code, address)[first : middle + count + 1]
+    return tuple(f"{'>' if index == middle else ' '} {line}" for index, line in enumerate(lines, start=first))
+
+
+def insn_addend(howto: Howto, field_offset: int, insn_end: int) -> int:
+    """What an instruction's encoding adds to a reference: the (negative) way from its end back to the field.
+
+    Both offsets count from the same place. Immediate operands behind the field are why this must be
+    decoded: x86 has -4, -5 (`cmpb $1, flag(%rip)`) and -8 (`movl $5, counter(%rip)`).
+    """
+    return field_offset - insn_end if howto.end_relative else 0
+
+
+@cache
+def _decoder(names: tuple[str, tuple[str, ...]]) -> Any:
+    machine, modes = names
+    mode = 0
+    for each in modes:
+        mode |= getattr(capstone, each)
+    decoder = capstone.Cs(getattr(capstone, machine), mode)
+    decoder.skipdata = True
+    return decoder

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 0: pre and post objects from a source tree, by the kernel's own Kbuild.
+
+In: a CONFDIR, the pristine source, a patch. Out: a `Build` with a `Unit` for each translation unit that
+the patch reaches. Only those units are compiled, each with -ffunction-sections -fdata-sections, so that
+the compiler puts every function and every object of data in a section of its own; objtool runs as in any
+build of the kernel. The source tree is never written to (see `kdiff.shadow`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from kdiff.compiler import Compiler, find_compiler
+from kdiff.confdir import Config
+from kdiff.distribution import Say
+from kdiff.errors import KdiffError, Refusal, Refused
+from kdiff.lines import pin_lines
+from kdiff.make import Outcome, complaint, failure
+from kdiff.patch import Patch, Patched, apply_change, decode, encode, pristine
+from kdiff.shadow import replaced, write_file
+from kdiff.units import find_units
+from kdiff.workplace import Workplace, open_workplace
+
+_KEPT_OBJECTS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One translation unit. `target` is `vmlinux` or the name of the module it belongs to."""
+
+    target: str
+    source: str
+    """Relative to the source tree: `net/ipv4/tcp_ipv4.c`."""
+    pre: bytes
+    post: bytes
+
+    @property
+    def name(self) -> str:
+        """The object's path in a build: `net/ipv4/tcp_ipv4.o`."""
+        return f"{self.source[:-2]}.o"
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What a patch makes of a kernel's source."""
+
+    units: tuple[Unit, ...]
+    compiler: str
+    release: str
+    arch: str
+    """The kernel's own name of its architecture: `x86`."""
+    sources: Mapping[str, tuple[bytes, bytes]]
+    """For each patched file its pristine and its patched contents."""
+    make_arguments: tuple[str, ...]
+    """What a module for this kernel must be built with: CC= and the user's flags."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    data: bytes
+    command: str
+    """The contents of the .cmd file that Kbuild left."""
+
+
+def build(
+    config: Config,
+    source: Path,
+    patch: Patch,
+    *,
+    say: Say,
+    jobs: int = 0,
+    allow_compiler_mismatch: bool = False,
+    cache: Path | None = None,
+) -> Build:
+    """Compile every unit that the patch reaches, before and after it.
+
+    `jobs`: 0 is one for each processor. `cache`: where prepared kernels are kept, by default
+    $XDG_CACHE_HOME/kdiff/kernels.
+    """
+    compiler = find_compiler(config, allow_mismatch=allow_compiler_mismatch)
+    jobs = jobs or len(os.sched_getaffinity(0))
+    with open_workplace(config, source, compiler, jobs=jobs, say=say, cache=cache) as place:
+        texts = patch_texts(place.source, patch)
+        for line in (line for _, text in texts.values() for line in text.moved):
+            say(line)
+        units = find_units(place, texts)
+        pre = _compile(place, units, {}, _Step("pre", "the unpatched source does not compile", say))
+        post = _compile_patched(place, units, texts, say)
+    return Build(
+        units=tuple(Unit(_target(unit, pre[unit]), unit, pre[unit].data, post[unit].data) for unit in units),
+        compiler=compiler.text,
+        release=config.release,
+        arch=config.arch,
+        sources=MappingProxyType({path: (old, encode(text.text)) for path, (old, text) in texts.items()}),
+        make_arguments=_module_arguments(config, compiler),
+        warnings=_compiler_warning(config, compiler) + place.warnings,
+    )
+
+
+def patch_texts(source: Path, patch: Patch) -> Mapping[str, tuple[bytes, Patched]]:
+    """Apply a patch to the files of `source` in memory: path -> (pristine contents, patched text)."""
+    texts: dict[str, tuple[bytes, Patched]] = {}
+    for change in patch.changes:
+        if change.path not in texts:
+            data = _read(source, change.path, patch)
+            texts[change.path] = data, pristine(decode(data))
+        data, text = texts[change.path]
+        texts[change.path] = data, apply_change(change, text)
+    return MappingProxyType(dict(sorted(texts.items())))
+
+
+def _read(source: Path, path: str, patch: Patch) -> bytes:
+    file = source / path
+    if not file.resolve().is_relative_to(source.resolve()):
+        raise KdiffError("patch.outside", f"{path} leads out of the kernel source", place=patch.name)
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise KdiffError(
+            "patch.no_such_file",
+            f"the patch changes {path}, which the kernel source has not got: {error.strerror}",
+            place=patch.name,
+            remedy="check that the patch is for this kernel, and that its names need -p1 (a/net/ipv4/tcp.c)",
+        ) from error
+
+
+# Compiling -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Which of the two builds is going on; `say` hears of it."""
+
+    name: str
+    blame: str
+    say: Say
+
+    def failed(self, place: Workplace, units: tuple[str, ...], outcome: Outcome) -> KdiffError:
+        readable = Outcome(outcome.status, _relative(place, outcome.output))
+        remedy = (
+            "correct the patch" if self.name == "post" else "check that source and --config belong together"
+        )
+        return failure(f"build.{self.name}", self.blame, readable, place=", ".join(units), remedy=remedy)
+
+
+def _compile_patched(
+    place: Workplace, units: tuple[str, ...], texts: Mapping[str, tuple[bytes, Patched]], say: Say
+) -> Mapping[str, _Compiled]:
+    """Compile with line numbers pinned; if that fails compile as the patch says, for its true messages."""
+    step = _Step("post", "the patched source does not compile", say)
+    pinned = {path: encode(pin_lines(text.text, text.origin)) for path, (_, text) in texts.items()}
+    try:
+        return _compile(place, units, pinned, step)
+    except KdiffError as error:
+        if error.key != "build.post":
+            raise
+    made = _compile(place, units, {path: encode(text.text) for path, (_, text) in texts.items()}, step)
+    say("line numbers behind the change could not be kept, so more functions may count as changed")
+    return made
+
+
+def _compile(
+    place: Workplace, units: tuple[str, ...], files: Mapping[str, bytes], step: _Step
+) -> Mapping[str, _Compiled]:
+    """Compile units with `files` in place of the pristine ones; objects once made are kept and reused."""
+    kept = {unit: place.root / "objects" / _digest(unit, files) for unit in units}
+    missing = tuple(unit for unit, file in kept.items() if not file.with_suffix(".cmd").exists())
+    if missing:
+        step.say(f"compiling {', '.join(missing)} ({step.name})")
+        with replaced(place.source, place.shadow, place.journal, files):
+            outcome = _make_objects(place, missing)
+        if outcome.status:
+            raise step.failed(place, missing, outcome)
+        if step.name == "post" and "warning:" in outcome.output:
+            step.say(complaint(_relative(place, outcome.output)))
+        for unit in missing:
+            _keep(place, unit, kept[unit])
+    return {
+        unit: _Compiled(file.with_suffix(".o").read_bytes(), file.with_suffix(".cmd").read_text())
+        for unit, file in kept.items()
+    }
+
+
+def _make_objects(place: Workplace, units: tuple[str, ...]) -> Outcome:
+    for unit in units:
+        for file in _products(place, unit):
+            file.unlink(missing_ok=True)
+    return place.make(*(f"{unit[:-2]}.o" for unit in units))
+
+
+def _products(place: Workplace, unit: str) -> tuple[Path, Path]:
+    """The object and the .cmd file that Kbuild makes of a unit."""
+    made = place.build / f"{unit[:-2]}.o"
+    return made, made.with_name(f".{made.name}.cmd")
+
+
+def _keep(place: Workplace, unit: str, file: Path) -> None:
+    """Move a fresh object to the cache; the .cmd file is written last and makes it valid."""
+    made, command = _products(place, unit)
+    if not made.exists() or not command.exists():
+        reason = "Kbuild was asked for its object and made none"
+        raise Refused(Refusal("patch.not_built", unit, reason, "leave the file out of the patch"))
+    file.parent.mkdir(exist_ok=True)
+    old = sorted(file.parent.glob("*.cmd"), key=lambda each: each.stat().st_mtime_ns)
+    for each in old[: max(0, len(old) - _KEPT_OBJECTS)]:
+        each.unlink()
+        each.with_suffix(".o").unlink(missing_ok=True)
+    write_file(file.with_suffix(".o"), made.read_bytes())
+    write_file(file.with_suffix(".cmd"), command.read_bytes())
+
+
+def _digest(unit: str, files: Mapping[str, bytes]) -> str:
+    """The name of an object in the cache; all else that decides it is in the place's own name and marker."""
+    total = hashlib.sha256(unit.encode())
+    for path in sorted(files):
+        total.update(f"\0{path}\0".encode() + hashlib.sha256(files[path]).digest())
+    return total.hexdigest()[:32]
+
+
+def _relative(place: Workplace, output: str) -> str:
+    return output.replace(f"{place.shadow}/", "")
+
+
+def _target(unit: str, made: _Compiled) -> str:
+    """Read off Kbuild's command what the unit is a part of."""
+    if not re.search(r"\s-DMODULE\s", made.command):
+        return "vmlinux"
+    found = re.search(r"""-DKBUILD_MODNAME='"([^"]+)"'""", made.command)
+    if found is None or ":" in found[1]:
+        names = found[1].replace(":", " and ") if found else "an unnamed module"
+        reason = f"this file is linked into {names}, and its symbols cannot be told apart yet"
+        raise Refused(Refusal("patch.shared_unit", unit, reason, "leave the file out of the patch"))
+    return found[1]
+
+
+def _module_arguments(config: Config, compiler: Compiler) -> tuple[str, ...]:
+    return (f"CC={' '.join(compiler.command)}", *config.flags.others)
+
+
+def _compiler_warning(config: Config, compiler: Compiler) -> tuple[str, ...]:
+    if compiler.text.partition(" ")[2] == config.compiler.partition(" ")[2]:
+        return ()
+    return (f"the kernel was built with {config.compiler!r}, this update with {compiler.text!r}",)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""manifest.json: what an update was made from, what it replaces and what it borrows.
+
+No paths and no times: equal inputs give equal manifests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from kdiff import __version__
+from kdiff.bind import Bound, Update
+from kdiff.confdir import Config
+from kdiff.kbuild import Build
+from kdiff.kernel import KernelFacts
+from kdiff.patch import Patch
+from kdiff.proof import borrowed_summary
+
+
+def manifest(
+    config: Config, patch: Patch, built: Build, units: tuple[Bound, ...], update: Update, facts: KernelFacts
+) -> Mapping[str, object]:
+    """Describe an update."""
+    return {
+        "id": update.id,
+        "made_by": f"kdiff {__version__}",
+        "kernel": {"release": facts.release, "version": facts.version, "build_id": facts.build_id},
+        "compiler": built.compiler,
+        "inputs": {
+            "patch": _sha256(patch.text),
+            "config": _sha256(config.text.encode("utf-8", "surrogateescape")),
+            "system_map": _sha256(config.system_map.read_bytes()),
+            "sources": {path: _sha256(pristine) for path, (pristine, _) in built.sources.items()},
+            "units": {
+                unit.source: {"pre": _sha256(unit.pre), "post": _sha256(unit.post)} for unit in built.units
+            },
+        },
+        "replaced": [
+            {
+                "name": each.name,
+                "position": each.position,
+                "address": f"{each.address:#x}",
+                "size": each.size,
+                "unit": units[each.unit].plan.pre.obj.path,
+                "pre_code": _pre_hash(units[each.unit], each.node),
+            }
+            for each in update.replacements
+        ],
+        "borrowed": borrowed_summary(update.borrowed),
+    }
+
+
+def utsname(facts: KernelFacts) -> tuple[str, str, str, str]:
+    """Sysname, machine, release and version as uname(2) gives them.
+
+    The version is the banner's part from the build number on (init/version.c: "Linux version RELEASE
+    (BUILDER) (COMPILER) #1 SMP ...").
+    """
+    number = facts.version.find("#")
+    return "Linux", facts.machine, facts.release, facts.version[number:] if number >= 0 else facts.version
+
+
+def _pre_hash(unit: Bound, node: int) -> str:
+    graph = unit.plan.pre
+    return _sha256(graph.contents(graph.nodes[node]))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

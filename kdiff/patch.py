@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a unified diff and apply it in memory.
+
+In: the bytes of a patch as `diff -u` or git write it, and pristine texts. Out: patched texts in which
+every line knows the pristine line it was. A hunk may have moved, as with patch(1), but its context must
+agree to the letter: a patch that nearly applies is not good enough for a running kernel. Texts are
+UTF-8 with surrogate escapes, so that bytes survive; lines end with a line feed and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from unidiff.errors import UnidiffParseError
+from unidiff.patch import Hunk as DiffHunk
+from unidiff.patch import PatchedFile, PatchSet
+
+from kdiff.errors import KdiffError, Refusal, Refused
+
+DEV_NULL = "/dev/null"
+NO_CODE = re.compile(r"Documentation/.*\.(rst|txt|yaml)|tools/testing/.*|MAINTAINERS|CREDITS|\.mailmap")
+"""Files of a kernel tree that no part of a kernel is made from: they are left out, not refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hunk:
+    """One hunk: `before` must be found at line `start` (from 1) or nearby and becomes `after`.
+
+    `kept` pairs the index of a context line in `before` with its index in `after`.
+    """
+
+    start: int
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    kept: tuple[tuple[int, int], ...]
+    leading: int
+    """Number of context lines before the first change; `trailing`: after the last."""
+    trailing: int
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """All hunks of one part of a patch, for the file at `path` below the tree."""
+
+    path: str
+    hunks: tuple[Hunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A source patch: `text` is the file as it was given."""
+
+    name: str
+    text: bytes
+    changes: tuple[FileChange, ...]
+    ignored: tuple[str, ...]
+    """Files it names that no code is made from."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files it changes, each once, sorted."""
+        return tuple(sorted({change.path for change in self.changes}))
+
+
+@dataclass(frozen=True, slots=True)
+class Patched:
+    """A text; `origin[i]` is the pristine line number (from 1) of line i, None for a line the patch wrote."""
+
+    lines: tuple[str, ...]
+    origin: tuple[int | None, ...]
+    moved: tuple[str, ...] = ()
+    """One line for a person for each hunk that was found at another line than the patch says."""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+
+def decode(data: bytes) -> str:
+    """Turn a source file's bytes into text such that `encode` gives them back."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def encode(text: str) -> bytes:
+    """The inverse of `decode`."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def split_lines(text: str) -> tuple[str, ...]:
+    """Cut after each line feed; form feeds and lone carriage returns stay inside their line."""
+    return tuple(re.findall(r"[^\n]*\n|[^\n]+", text))
+
+
+# Reading ---------------------------------------------------------------------------------------------
+
+
+def read_patch(path: Path, strip: int = 1) -> Patch:
+    """Read a patch file; `strip` leading parts are cut off the names in it, as patch -p does."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise KdiffError(
+            "patch.missing", f"cannot read the patch: {error.strerror}", place=str(path)
+        ) from error
+    return parse_patch(data, str(path), strip)
+
+
+def parse_patch(data: bytes, name: str, strip: int = 1) -> Patch:
+    """Parse a patch; KdiffError if it is broken, Refused if it changes what kdiff cannot update."""
+    lines = _without_carriage_returns(split_lines(decode(data)))
+    if not "".join(lines).strip():
+        raise _not_a_diff("the patch is empty", name)
+    try:
+        parts = list(PatchSet(iter(lines)))
+    except (UnidiffParseError, AssertionError, IndexError, ValueError) as error:
+        raise _not_a_diff(f"not a well-formed unified diff: {error}".strip().split("\n")[0], name) from error
+    _no_stray_lines(parts, lines, name)
+    changes: list[FileChange] = []
+    ignored: list[str] = []
+    refusals: list[Refusal] = []
+    for part in parts:
+        path = _path(part, strip, name)
+        if NO_CODE.fullmatch(path):
+            ignored.append(path)
+            continue
+        refusal = _refusal(part, path, strip)
+        if refusal is not None:
+            refusals.append(refusal)
+        elif len(part):
+            changes.append(FileChange(path, tuple(_hunk(hunk, path) for hunk in part)))
+    if refusals:
+        raise Refused(*refusals)
+    if not changes:
+        names = f"only {', '.join(ignored)}" if ignored else "no hunk"
+        raise _not_a_diff(f"the patch changes no code ({names})", name)
+    return Patch(name, data, tuple(changes), tuple(ignored))
+
+
+def _not_a_diff(message: str, name: str) -> KdiffError:
+    remedy = "give a unified diff, as `git diff` or `diff -up` write it"
+    return KdiffError("patch.not_a_diff", message, place=name, remedy=remedy)
+
+
+def _without_carriage_returns(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Undo a transport that made all line ends CRLF; a patch that only contains CRLF lines keeps them."""
+    headers = [line for line in lines if line.startswith(("--- ", "+++ ", "@@ "))]
+    if headers and all(line.endswith("\r\n") for line in headers):
+        return tuple(line[:-2] + "\n" if line.endswith("\r\n") else line for line in lines)
+    return lines
+
+
+def _no_stray_lines(parts: Sequence[PatchedFile], lines: Sequence[str], name: str) -> None:
+    """Refuse to overlook anything: unidiff takes what it cannot parse for a comment."""
+    taken = [
+        {line.diff_line_no for line in hunk if line.diff_line_no is not None}
+        for part in parts
+        for hunk in part
+    ]
+    inside = {number for numbers in taken for number in numbers}
+    headers = {min(numbers) - 1 for numbers in taken if numbers}
+    behind = {max(numbers) + 1 for numbers in taken if numbers}
+    for number, line in enumerate(lines, 1):
+        if number in inside or number in headers:
+            continue
+        if line.startswith("@@"):
+            raise _not_a_diff(f"line {number} is not a well-formed hunk header", name)
+        longer = line.startswith(("+", "-", " ")) and not line.startswith(("--- ", "+++ "))
+        if number in behind and longer and line.rstrip() != "--":
+            raise _not_a_diff(f"line {number}: the hunk before it is longer than its header says", name)
+
+
+def _path(part: PatchedFile, strip: int, name: str) -> str:
+    """The file a part of a patch is about; for a renamed file the new name."""
+    given = part.target_file if part.target_file != DEV_NULL else part.source_file
+    path = _strip(given, strip)
+    pure = PurePosixPath(path)
+    absolute = given.startswith("/") or path.startswith("/")
+    if absolute or not pure.name or ".." in pure.parts or pure.as_posix() != path:
+        raise KdiffError(
+            "patch.outside",
+            f"the patch names {given!r}, which is no file below the kernel source",
+            place=name,
+            remedy=f"make it with names that need -p{strip}, such as a/net/ipv4/tcp.c",
+        )
+    return path
+
+
+def _strip(given: str, strip: int) -> str:
+    return "/".join(given.split("/")[strip:])
+
+
+def _refusal(part: PatchedFile, path: str, strip: int) -> Refusal | None:
+    """Say why this part is beyond kdiff, if it is."""
+    added = part.source_file == DEV_NULL or part.is_added_file
+    removed = part.target_file == DEV_NULL or part.is_removed_file
+    renamed = not added and not removed and _backup(_strip(part.source_file, strip)) != _backup(path)
+    wider = "make an update from a patch to existing .c files only"
+    if part.is_binary_file:
+        return Refusal("patch.binary", path, "the patch changes a binary file", wider)
+    if added:
+        return Refusal("patch.new_file", path, "the patch adds a file, which no rule builds yet", wider)
+    if removed:
+        return Refusal("patch.deleted_file", path, "the patch deletes a file; running code stays", wider)
+    if renamed:
+        return Refusal("patch.renamed_file", path, f"the patch renames {part.source_file}", wider)
+    if path.endswith((".h", ".inc")):
+        reason = "the patch changes a header, and the units that include it are not found yet"
+        return Refusal("patch.header", path, reason, "move the change into the .c files that need it")
+    if not path.endswith(".c"):
+        reason = "the patch changes a file that is not C source, and what depends on it is not found yet"
+        return Refusal("patch.not_c", path, reason, wider)
+    return None
+
+
+def _backup(path: str) -> str:
+    """`net/tcp.c.orig` is what `net/tcp.c` was called while somebody made the patch."""
+    return re.sub(r"(\.orig|\.old|~)$", "", path)
+
+
+def _hunk(hunk: DiffHunk, path: str) -> Hunk:
+    """Turn unidiff's lines into before and after; "\\ No newline" takes the end off the line before it."""
+    body: list[tuple[str, str]] = []
+    for line in hunk:
+        if line.line_type == "\\" and body:
+            body[-1] = (body[-1][0], body[-1][1].removesuffix("\n"))
+        elif line.line_type in {" ", "+", "-"}:
+            body.append((line.line_type, line.value))
+    before: list[str] = []
+    after: list[str] = []
+    kept: list[tuple[int, int]] = []
+    for kind, value in body:
+        if kind == " ":
+            kept.append((len(before), len(after)))
+        if kind != "+":
+            before.append(value)
+        if kind != "-":
+            after.append(value)
+    kinds = "".join(kind for kind, _ in body)
+    start = hunk.source_start if before else hunk.source_start + 1
+    leading, trailing = len(kinds) - len(kinds.lstrip(" ")), len(kinds) - len(kinds.rstrip(" "))
+    return Hunk(
+        start, tuple(before), tuple(after), tuple(kept), leading, trailing, f"{path}:{hunk.source_start}"
+    )
+
+
+# Applying --------------------------------------------------------------------------------------------
+
+
+def pristine(text: str) -> Patched:
+    """A text that no patch has touched yet."""
+    lines = split_lines(text)
+    return Patched(lines, tuple(range(1, len(lines) + 1)))
+
+
+def apply_change(change: FileChange, text: Patched) -> Patched:
+    """Apply all hunks of one file; KdiffError `patch.does_not_apply` names the hunk that does not fit."""
+    lines: list[str] = []
+    origin: list[int | None] = []
+    moved = list(text.moved)
+    end = 0
+    offset = 0
+    for hunk in change.hunks:
+        at = _find(hunk, text.lines, end, offset)
+        if at is None:
+            raise KdiffError(
+                "patch.does_not_apply",
+                "the patch does not apply: its context is not in the kernel source",
+                place=hunk.place,
+                remedy="make the patch against exactly this kernel's source",
+            )
+        offset = at - (hunk.start - 1)
+        if offset:
+            moved.append(f"{hunk.place}: applied with an offset of {offset:+d} lines")
+        lines += text.lines[end:at]
+        origin += text.origin[end:at]
+        kept = {after: text.origin[at + before] for before, after in hunk.kept}
+        lines += hunk.after
+        origin += [kept.get(index) for index in range(len(hunk.after))]
+        end = at + len(hunk.before)
+    lines += text.lines[end:]
+    origin += text.origin[end:]
+    return Patched(tuple(lines), tuple(origin), tuple(moved))
+
+
+def _find(hunk: Hunk, lines: Sequence[str], first: int, offset: int) -> int | None:
+    """The index at which `before` is found, not before `first`.
+
+    Tried in this order: where the hunk before it went, where the patch says, the only other place. A hunk
+    that fits several other places is an error: the context then says nothing. As with patch(1), a hunk
+    that has less context on one side was made at that end of the file and may not move away from it.
+    """
+    last = len(lines) - len(hunk.before)
+
+    def fits(at: int) -> bool:
+        return first <= at <= last and tuple(lines[at : at + len(hunk.before)]) == hunk.before
+
+    for at in (hunk.start - 1 + offset, hunk.start - 1):
+        if fits(at):
+            return at
+    if not hunk.leading and not hunk.trailing:
+        return None
+    at_start = hunk.leading < hunk.trailing and hunk.start == 1
+    at_end = hunk.trailing < hunk.leading
+    places = [
+        at
+        for at in range(first, last + 1)
+        if fits(at) and (not at_start or at == 0) and (not at_end or at == last)
+    ]
+    if len(places) > 1:
+        numbers = ", ".join(str(at + 1) for at in places[:5])
+        raise KdiffError(
+            "patch.ambiguous",
+            f"the hunk does not fit where the patch says, but at each of lines {numbers}",
+            place=hunk.place,
+            remedy="make the patch against exactly this kernel's source, or with more context",
+        )
+    return places[0] if places else None

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a source patch to an update: the stages in order. Read this first.
+
+Each stage takes frozen values and returns a new one. Whatever speaks against an update is collected as
+refusals and raised together, before anything is emitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from kdiff import kbuild
+from kdiff.bind import Bound, bind
+from kdiff.confdir import read_config
+from kdiff.correlate import correlate
+from kdiff.diff import diff
+from kdiff.distribution import Say
+from kdiff.elf.read import read_bytes
+from kdiff.emit import Emitter, Workshop
+from kdiff.errors import KdiffError, NothingChanged, Refused
+from kdiff.exports import read_symvers
+from kdiff.graph import SectionGraph, build
+from kdiff.kbuild import Unit
+from kdiff.kernel import SpecialSection
+from kdiff.manifest import manifest, utsname
+from kdiff.memory import MemorySource
+from kdiff.package import Package
+from kdiff.patch import read_patch
+from kdiff.plan import Plan, plan
+from kdiff.proof import dump, prove
+from kdiff.registry import Registry
+from kdiff.review import review
+from kdiff.running import check_same_kernel, find_memory
+from kdiff.sites import sites
+from kdiff.solve import RunMatch, solve
+
+ANCHOR = "_text"
+"""The symbol whose address tells how far the kernel was moved (include/asm-generic/sections.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `create` is asked for. `memory`: SCHEME:WHAT, or empty to look for the kernel's image."""
+
+    config: Path
+    source: Path
+    patch: Path
+    id: str
+    timestamp: int
+    description: str = ""
+    jobs: int = 1
+    memory: str = ""
+    emitter: str = "livepatch"
+    allow_compiler_mismatch: bool = False
+
+
+def create(request: Request, plugins: Registry, say: Say) -> Package:
+    """Make an update. Refused, NothingChanged or KdiffError if there is none to make."""
+    config = read_config(request.config)
+    patch = read_patch(request.patch)
+    emitter = _emitter(plugins, request.emitter)
+    memory = plugins.open_memory(request.memory or find_memory(config))
+    facts = replace(memory.facts(), config=config.options)
+    book = memory.address_book()
+    check_same_kernel(config, facts, book, memory.pristine)
+
+    built = kbuild.build(
+        config,
+        request.source,
+        patch,
+        jobs=request.jobs,
+        allow_compiler_mismatch=request.allow_compiler_mismatch,
+        say=say,
+    )
+    special = plugins.special_sections(facts)
+
+    say("comparing before and after")
+    plans = tuple(_planned(unit, plugins, special) for unit in built.units)
+    refusals = [refusal for each in plans for refusal in (*review(each), *emitter.review(each, facts))]
+    if not refusals and not any(each.replaced for each in plans):
+        raise NothingChanged
+
+    say(f"matching every function of {len(plans)} unit(s) against {memory.name}")
+    runs = tuple(_matched(each, memory) for each in plans)
+    refusals += [refusal for run in runs for refusal in run.refusals]
+    if refusals:
+        raise Refused(*dict.fromkeys(refusals))
+
+    units = tuple(Bound(each, run) for each, run in zip(plans, runs, strict=True) if each.replaced)
+    update = bind(request.id, units, book, read_symvers(config.headers / "Module.symvers"))
+    proof = prove(units, update.replacements, update.borrowed, book, facts, ANCHOR)
+
+    say(f"writing the {emitter.name} module")
+    with TemporaryDirectory(prefix="kdiff-") as scratch:
+        modules = emitter.emit(update, facts, Workshop(config.headers, built.make_arguments, Path(scratch)))
+    return Package(
+        id=request.id,
+        patch=patch.text,
+        description=request.description,
+        utsname=utsname(facts),
+        timestamp=request.timestamp,
+        manifest=manifest(config, patch, built, units, update, facts),
+        proof=dump(proof),
+        modules=modules,
+    )
+
+
+def _emitter(plugins: Registry, name: str) -> Emitter:
+    if name not in plugins.emitters:
+        known = ", ".join(sorted(plugins.emitters))
+        raise KdiffError("plugin.emitter", f"no emitter is called {name!r}; known: {known}")
+    return plugins.emitters[name]
+
+
+def _planned(unit: Unit, plugins: Registry, special: Mapping[str, SpecialSection]) -> Plan:
+    """Stages 1 to 5 for one unit."""
+    pre = _graph(unit.pre, unit, plugins, special)
+    post = _graph(unit.post, unit, plugins, special)
+    pairing = correlate(pre, post)
+    return plan(pre, post, pairing, diff(pre, post, pairing), unit.target)
+
+
+def _graph(data: bytes, unit: Unit, plugins: Registry, special: Mapping[str, SpecialSection]) -> SectionGraph:
+    obj = read_bytes(data, unit.name)
+    return build(obj, plugins.architecture(obj.machine, obj.byte_order, obj.path), special)
+
+
+def _matched(planned: Plan, memory: MemorySource) -> RunMatch:
+    """Stages 7 and 8 for one unit."""
+    return solve(planned.pre, sites(planned.pre), memory, memory.address_book(), planned.target)
