@@ -1,11 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything a plugin may import, and the only module of kdiff it may import."""
+"""Everything a plugin may import, and the only module of kdiff it may import.
+
+What is imported for type checking only are values of stages: a plugin is handed them and makes none.
+"""
+
+from typing import TYPE_CHECKING
 
 from kdiff.arch import Architecture, BitField, Branch, ByteOrder, Howto, Overflow
 from kdiff.distribution import Distribution, KernelSetup, Say
+from kdiff.elf.image import ModuleDescription, describe_module
+from kdiff.elf.model import model as object_model
 from kdiff.elf.read import Object, read_bytes
+from kdiff.elf.write import NO_SYMBOL, Relocatable, Relocation, RelocationSection, Section, Symbol
+from kdiff.elf.write import write as write_object
 from kdiff.emit import EmittedModule, Emitter, Workshop
 from kdiff.errors import KdiffError, Refusal
+from kdiff.exports import Export, read_symvers
 from kdiff.hookspecs import hookimpl
 from kdiff.kernel import (
     AddressBook,
@@ -25,9 +35,20 @@ from kdiff.kernel import (
     Structure,
     Through,
 )
+from kdiff.make import failure, run_make
 from kdiff.memory import MemoryScheme, MemorySource
+from kdiff.target.layout import module_file, module_name
+
+if TYPE_CHECKING:
+    from kdiff.bind import Borrowed as Borrowed
+    from kdiff.bind import How as How
+    from kdiff.bind import Replacement as Replacement
+    from kdiff.bind import Update as Update
+    from kdiff.graph import SectionGraph as SectionGraph
+    from kdiff.plan import Plan as Plan
 
 __all__ = [
+    "NO_SYMBOL",
     "AddressBook",
     "Architecture",
     "BitField",
@@ -38,6 +59,7 @@ __all__ = [
     "EmittedModule",
     "Emitter",
     "EntryView",
+    "Export",
     "Field",
     "Form",
     "Howto",
@@ -48,6 +70,7 @@ __all__ = [
     "Literal",
     "MemoryScheme",
     "MemorySource",
+    "ModuleDescription",
     "Object",
     "OneOf",
     "Overflow",
@@ -55,12 +78,25 @@ __all__ = [
     "Part",
     "Place",
     "Refusal",
+    "Relocatable",
+    "Relocation",
+    "RelocationSection",
     "Say",
+    "Section",
     "Site",
     "SpecialSection",
     "Structure",
+    "Symbol",
     "Through",
     "Workshop",
+    "describe_module",
+    "failure",
     "hookimpl",
+    "module_file",
+    "module_name",
+    "object_model",
     "read_bytes",
+    "read_symvers",
+    "run_make",
+    "write_object",
 ]

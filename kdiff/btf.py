@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Structure layouts from BTF, the type information a kernel carries.
 
-In: the bytes of a .BTF section (or /sys/kernel/btf/vmlinux) and names. Out: sizes and member offsets.
+In: the bytes of a .BTF section or of /sys/kernel/btf/vmlinux. Out: sizes and member offsets.
 Format: Documentation/bpf/btf.rst of the kernel.
 """
 
@@ -59,19 +59,21 @@ class _Types:
         return name, info, size
 
 
-def structures(btf: bytes, names: Iterable[str]) -> Mapping[str, Structure]:
-    """Lay out the named structures that are there; a bit field has the offset of the byte it begins in.
+def structures(btf: bytes, names: Iterable[str] | None = None) -> Mapping[str, Structure]:
+    """Lay out the structures of these names, by default all; a bit field is at the offset of its first byte.
 
-    Members of unnamed structures and unions inside belong to the structure, as in C. A name with two different
-    definitions is left out. KdiffError `btf.*` if the bytes are no sound BTF.
+    Members of unnamed structures and unions inside belong to the structure, as in C. A name with two
+    different definitions is left out. KdiffError `btf.*` if the bytes are no sound BTF.
     """
     types = _read(btf)
-    wanted = _string_offsets(types.strings, names)
+    wanted = None if names is None else frozenset(names)
     found: dict[str, Structure | None] = {}
     for index in range(1, len(types.places)):
         offset, info, size = types.header(index)
-        if info >> 24 & 0x1F == _STRUCT and offset in wanted:
-            name = wanted[offset]
+        if info >> 24 & 0x1F != _STRUCT or not offset:
+            continue
+        name = _string(types, offset)
+        if wanted is None or name in wanted:
             structure = Structure(size, _members(types, index))
             found[name] = structure if found.get(name, structure) == structure else None
     return MappingProxyType({name: each for name, each in sorted(found.items()) if each is not None})
@@ -113,18 +115,6 @@ def _places(data: bytes, endian: str, start: int, end: int) -> Iterator[int]:
         place += size
 
 
-def _string_offsets(strings: bytes, names: Iterable[str]) -> Mapping[int, str]:
-    """Every offset at which a string equal to one of `names` begins (also inside of a longer string)."""
-    offsets = {}
-    for name in names:
-        needle = name.encode() + b"\0"
-        at = strings.find(needle) if name else -1
-        while at >= 0:
-            offsets[at] = name
-            at = strings.find(needle, at + 1)
-    return offsets
-
-
 def _members(types: _Types, index: int) -> Mapping[str, int]:
     members = {}
     waiting = [(index, 0)]
@@ -142,7 +132,9 @@ def _members(types: _Types, index: int) -> Mapping[str, int]:
                 waiting.append((inner, byte))
             looked_at += 1
         if looked_at > _MOST_MEMBERS:
-            raise KdiffError("btf.nesting", f"type {index} has over {_MOST_MEMBERS} members or contains itself")
+            raise KdiffError(
+                "btf.nesting", f"type {index} has over {_MOST_MEMBERS} members or contains itself"
+            )
     return MappingProxyType(dict(sorted(members.items(), key=lambda item: item[1])))
 
 

@@ -3,8 +3,8 @@
 
 In: a run of kernel memory, or the text of /proc/kallsyms or System.map. Out: an `AddressBook` in table order.
 
-scripts/kallsyms.c of the kernel writes the tables and kernel/kallsyms.c reads them; nothing points at them, so
-they are found by content and every count, marker and order is checked. Their order in memory:
+scripts/kallsyms.c of the kernel writes the tables and kernel/kallsyms.c reads them; nothing points at them,
+so they are found by content and every count, marker and order is checked. Their order in memory:
 
     up to 6.3   addresses | offsets relative_base, num_syms names markers [seqs] token_table token_index
     from 6.4    num_syms names markers token_table token_index, addresses | offsets relative_base, seqs
@@ -82,7 +82,7 @@ class _Tokens:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """A table of names: `start` is that of num_syms, `bodies` (offset of length, width of length) per symbol."""
+    """A table of names: where num_syms is, where the last name ends, and each symbol's length."""
 
     start: int
     stop: int
@@ -115,7 +115,9 @@ def decode(
             for names in _name_tables(run, tokens.start):
                 missing = "names but no addresses that are in order"
                 text = _expand(run, tokens, names)
-                for addresses in _address_columns(run, names, tokens) if text else ():
+                if text is None:
+                    continue
+                for addresses in _address_columns(run, names, tokens):
                     if bool(np.all(addresses[1:] >= addresses[:-1])) and addresses[0] < addresses[-1]:
                         return _book(text, addresses.tolist())
     raise KdiffError(
@@ -257,7 +259,8 @@ def _expand(run: _Run, tokens: _Tokens, names: _Names) -> list[str] | None:
     text = characters[index]
     if text[-1] == 0 or not np.all(np.isin(text[np.flatnonzero(text == 0) + 1], _KINDS)):
         return None
-    return text.tobytes()[1:].decode("utf-8", "surrogateescape").split("\0")
+    plain: str = text.tobytes()[1:].decode("utf-8", "surrogateescape")
+    return plain.split("\0")
 
 
 def _address_columns(run: _Run, names: _Names, tokens: _Tokens) -> Iterator[Column]:
@@ -301,8 +304,8 @@ def _rounded(size: int, unit: int) -> int:
 def parse_text(data: bytes, place: str = "") -> AddressBook:
     """Read /proc/kallsyms or System.map, in the order of its lines; `place` is for messages.
 
-    KdiffError `kallsyms.hidden` if every address is zero, `kallsyms.stub` for the 83 bytes that Debian ships as
-    /boot/System.map, `kallsyms.malformed` for a line that is none, `kallsyms.empty`.
+    KdiffError `kallsyms.hidden` if every address is zero, `kallsyms.stub` for the 83 bytes that Debian ships
+    as /boot/System.map, `kallsyms.malformed` for a line that is none, `kallsyms.empty`.
     """
     if len(data) < 1024 and _STUB in data:
         raise KdiffError(

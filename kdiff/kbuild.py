@@ -92,7 +92,7 @@ def build(
         for line in (line for _, text in texts.values() for line in text.moved):
             say(line)
         units = find_units(place, texts)
-        pre = _compile(place, units, {}, _Step("pre", "the unpatched source does not compile", say))
+        pre = _compile(place, units, {}, _Step("pre", "compiling the unpatched source", say))
         post = _compile_patched(place, units, texts, say)
     return Build(
         units=tuple(Unit(_target(unit, pre[unit]), unit, pre[unit].data, post[unit].data) for unit in units),
@@ -140,7 +140,7 @@ class _Step:
     """Which of the two builds is going on; `say` hears of it."""
 
     name: str
-    blame: str
+    doing: str
     say: Say
 
     def failed(self, place: Workplace, units: tuple[str, ...], outcome: Outcome) -> KdiffError:
@@ -148,14 +148,14 @@ class _Step:
         remedy = (
             "correct the patch" if self.name == "post" else "check that source and --config belong together"
         )
-        return failure(f"build.{self.name}", self.blame, readable, place=", ".join(units), remedy=remedy)
+        return failure(f"build.{self.name}", self.doing, readable, place=", ".join(units), remedy=remedy)
 
 
 def _compile_patched(
     place: Workplace, units: tuple[str, ...], texts: Mapping[str, tuple[bytes, Patched]], say: Say
 ) -> Mapping[str, _Compiled]:
     """Compile with line numbers pinned; if that fails compile as the patch says, for its true messages."""
-    step = _Step("post", "the patched source does not compile", say)
+    step = _Step("post", "compiling the patched source", say)
     pinned = {path: encode(pin_lines(text.text, text.origin)) for path, (_, text) in texts.items()}
     try:
         return _compile(place, units, pinned, step)

@@ -76,7 +76,7 @@ class _Writer:
         self.units, self.book = units, book
         self.howtos: list[Json] = []
         self.symbols: list[Json] = []
-        self._howto_numbers: dict[int, int] = {}
+        self._howto_names: set[str] = set()
         self._symbol_numbers: dict[tuple[str, int], int] = {}
         self._fixed = _fixed_range(book)
 
@@ -170,9 +170,10 @@ class _Writer:
     def _slides(self, address: int) -> bool:
         return self._fixed[0] <= address < self._fixed[1]
 
-    def howto(self, howto: Howto) -> int:
-        if howto.type not in self._howto_numbers:
-            self._howto_numbers[howto.type] = len(self.howtos)
+    def howto(self, howto: Howto) -> str:
+        """The name by which parts refer to a howto, written down when it is first used."""
+        if howto.name not in self._howto_names:
+            self._howto_names.add(howto.name)
             self.howtos.append(
                 {
                     "name": howto.name,
@@ -182,7 +183,7 @@ class _Writer:
                     "pc_relative": howto.pc_relative,
                 }
             )
-        return self._howto_numbers[howto.type]
+        return howto.name
 
 
 def _fixed_range(book: AddressBook) -> tuple[int, int]:

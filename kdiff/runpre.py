@@ -170,9 +170,14 @@ class Matcher:
     def site(
         self, node: Node, site: Site, place: int, run: bytes, parts: list[RunPart], facts: list[Fact]
     ) -> str:
-        """Find the form that the run bytes have; return a reason if none fits."""
+        """Find the form that the run bytes have; return a reason if none fits.
+
+        Where nothing has run yet nothing has been rewritten either.
+        """
         reasons: list[str] = []
-        for form in (pre_parts(self.graph, node, site.offset, site.offset + site.size), *site.forms):
+        original = pre_parts(self.graph, node, site.offset, site.offset + site.size)
+        rewritten = () if self.memory.pristine else site.forms
+        for form in (original, *rewritten):
             learned: list[Fact] = []
             reason = self._form(node, site.offset, form, place, run, learned)
             if not reason:

@@ -193,6 +193,11 @@ class _Flood:
     def _agrees(self, match: Match) -> bool:
         """Whether a match contradicts nothing that has been learned so far."""
         for fact in match.facts:
+            if fact.node == match.node:
+                offset = match.run_offset(fact.offset)
+                if offset is not None and match.address + offset != fact.address:
+                    return False
+                continue
             base = self._base(fact)
             if base is not None and fact.node is not None and self.addresses.get(fact.node, base) != base:
                 return False

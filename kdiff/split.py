@@ -210,12 +210,19 @@ def _cuts(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
         for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()
         if row_of(obj.section_name(index), special) is not None
     }
-    for relocation in obj.relocations:
-        symbol = obj.symbols[relocation["symbol"]]
-        target = int(symbol["section"])
-        source = int(relocation["section"])
-        if target in cuts and source in tables:
-            at = int(symbol["value"]) + int(relocation["addend"])
-            if 0 <= at < obj.sections["size"][target]:
-                cuts[target].add(at)
+    targets = obj.symbols["section"][obj.relocations["symbol"]]
+    for record in obj.relocations[np.isin(targets, list(sections))]:
+        symbol = obj.symbols[record["symbol"]]
+        source, target = int(record["section"]), int(symbol["section"])
+        at = int(symbol["value"]) + int(record["addend"])
+        if obj.sections["flags"][source] & SHF_EXECINSTR:
+            # Code gets there by a branch, whose displacement ends the instruction.
+            howto = arch.howtos.get(int(record["type"]))
+            if source in sections or howto is None or not howto.end_relative:
+                continue
+            at += howto.size
+        elif source not in tables:
+            continue
+        if 0 <= at < obj.sections["size"][target]:
+            cuts[target].add(at)
     return cuts

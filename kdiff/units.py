@@ -24,7 +24,7 @@ _QUERY = """\
 kdiff_here := $(patsubst ./%,%,$(obj))
 ifneq ($(filter $(kdiff_here),{directories}),)
 $(kdiff_here)/{goal}:
-	@mkdir -p $(@D)$(file >$@,$(real-obj-y) $(real-obj-m) $(lib-y) $(extra-y))
+	@:$(file >$@,$(real-obj-y) $(real-obj-m) $(lib-y) $(extra-y))
 endif
 """
 
@@ -48,15 +48,11 @@ def find_units(place: Workplace, paths: Iterable[str]) -> tuple[str, ...]:
 
 
 def _not_built(path: str, includers: frozenset[str]) -> Refusal:
-    if includers:
-        reason = (
-            f"it is compiled only as part of {', '.join(sorted(includers))}, which the kernel has not got"
-        )
-        return Refusal("patch.included", path, reason, "leave the file out of the patch")
+    also = f", nor a unit that includes it ({', '.join(sorted(includers))})," if includers else ""
     return Refusal(
         "patch.not_built",
         path,
-        "Kbuild does not compile this file in this configuration, so the kernel has not got it",
+        f"Kbuild does not compile it{also} into the kernel or a module in this configuration",
         "check that --config belongs to the kernel to be updated, or leave the file out of the patch",
     )
 
@@ -114,6 +110,7 @@ def _ask(place: Workplace, folders: list[str]) -> None:
     write_file(query, _QUERY.format(directories=" ".join(folders), goal=_GOAL).encode())
     answers = {folder: place.build / folder / _GOAL for folder in folders}
     for answer in answers.values():
+        answer.parent.mkdir(parents=True, exist_ok=True)
         answer.unlink(missing_ok=True)
     goals = [f"{folder}/{_GOAL}" for folder in folders]
     outcome = place.make("-k", *goals, environment={"MAKEFILES": str(query)})

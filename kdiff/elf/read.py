@@ -79,9 +79,16 @@ SYMBOL = np.dtype(
 """`section`: 0 undefined; a section index; or a reserved index + RESERVED."""
 
 RELOCATION = np.dtype(
-    [("section", "u4"), ("offset", "u8"), ("type", "u4"), ("symbol", "u4"), ("addend", "i8"), ("implicit", "?")]
+    [
+        ("section", "u4"),
+        ("offset", "u8"),
+        ("type", "u4"),
+        ("symbol", "u4"),
+        ("addend", "i8"),
+        ("implicit", "?"),
+    ]
 )
-"""`section`: the section whose contents the relocation changes. `implicit`: a REL record, addend in the field."""
+"""`section`: the one whose contents the relocation changes. `implicit`: a REL record, addend in the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +209,8 @@ def _identify(view: memoryview, path: str) -> tuple[Literal[32, 64], ByteOrder]:
 def _header(view: memoryview, layout: _Layout, endian: str, path: str) -> Any:
     word = layout.word
     fields = [
-        ("ident", "V16"), ("type", "u2"), ("machine", "u2"), ("version", "u4"), ("entry", word), ("phoff", word),
+        ("ident", "V16"), ("type", "u2"), ("machine", "u2"), ("version", "u4"), ("entry", word),
+        ("phoff", word),
         ("shoff", word), ("flags", "u4"), ("ehsize", "u2"), ("phentsize", "u2"), ("phnum", "u2"),
         ("shentsize", "u2"), ("shnum", "u2"), ("shstrndx", "u2"),
     ]  # fmt: skip
@@ -223,8 +231,9 @@ def _sections(view: memoryview, layout: _Layout, endian: str, header: Any, path:
     if count > (len(view) - start) // raw.itemsize:
         raise KdiffError("elf.truncated", f"{count} section headers do not fit the file", place=path)
     table = np.frombuffer(view, raw, count, start)
-    sections = table.astype([(n, "u8" if n in ("flags", "addr", "offset", "size", "align", "entsize") else "u4")
-                             for n in SECTION_COLUMNS])  # fmt: skip
+    sections = table.astype(
+        [(n, "u4" if n in ("name", "type", "link", "info") else "u8") for n in SECTION_COLUMNS]
+    )
     stored = sections[sections["type"] != SHT_NOBITS][1:] if count else sections
     if np.any(stored["offset"] > len(view)) or np.any(stored["size"] > len(view) - stored["offset"]):
         raise KdiffError("elf.truncated", "a section reaches beyond the end of the file", place=path)
@@ -291,7 +300,11 @@ def _relocations(
         if explicit:
             fields.append(("addend", endian + "i" + layout.word[1:]))
         raw = np.dtype(fields)
-        if section["size"] % raw.itemsize or not 0 < section["info"] < len(sections) or section["link"] != symtab:
+        if (
+            section["size"] % raw.itemsize
+            or not 0 < section["info"] < len(sections)
+            or section["link"] != symtab
+        ):
             raise KdiffError("elf.relocations", f"relocation section {index} is malformed", place=path)
         table = np.frombuffer(view, raw, int(section["size"]) // raw.itemsize, int(section["offset"]))
         part = np.zeros(len(table), RELOCATION)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `kdiff` command and the console scripts: find the command, run it, turn errors into exit statuses.
+
+Each command is a module of this package with `SUMMARY`, `add_arguments(parser)` and `run(args)`; it is
+imported only when it is asked for, so that `kdiff --help` costs nothing. The commands that run on the
+machine to be updated live in `kdiff.target`, which needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+from kdiff import __version__
+from kdiff.errors import EXIT_ERROR, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, NothingChanged, Refused
+
+COMMANDS = {
+    "create": "make an update from a source patch",
+    "apply": "apply an update to this machine's kernel",
+    "view": "list applied updates, or show one",
+    "undo": "reverse an applied update",
+    "setup": "make a configuration, source and image for a distribution's kernel",
+    "rehearse": "try an update on a stock kernel in QEMU",
+    "diff": "compare two objects",
+    "match": "find an object's code in a kernel's memory",
+}
+ON_TARGET = frozenset(("apply", "view", "undo"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `kdiff COMMAND ...`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in COMMANDS:
+        return run_command(words[0], words[1:], f"kdiff {words[0]}")
+    parser = argparse.ArgumentParser(
+        prog="kdiff",
+        description="Update a running Linux kernel from a source patch, with proof.",
+        epilog="commands:\n" + "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kdiff {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.parse_args(words)
+    return EXIT_ERROR
+
+
+def ksplice_create() -> int:
+    """The console script `ksplice-create`."""
+    return run_command("create", sys.argv[1:], "ksplice-create")
+
+
+def run_command(name: str, words: Sequence[str], program: str) -> int:
+    """Parse the words of one command, run it and report what stopped it."""
+    if name in ON_TARGET:
+        run: object = getattr(import_module("kdiff.target.main"), f"run_{name}")
+        return int(run(list(words)))  # type: ignore[operator]  # found by name
+    module = import_module(f"kdiff.cli.{name}")
+    parser = argparse.ArgumentParser(prog=program, description=module.__doc__, add_help=True)
+    parser.add_argument("--version", action="version", version=f"kdiff {__version__}")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--raw-errors", action="store_true", help="first line of stderr is an error code")
+    module.add_arguments(parser)
+    return _guarded(module, parser.parse_args(words), program)
+
+
+def _guarded(module: ModuleType, args: argparse.Namespace, program: str) -> int:
+    try:
+        return int(module.run(args))
+    except Refused as refused:
+        if args.json:
+            print(json.dumps({"refused": [_as_json(each) for each in refused.refusals]}, indent=2))
+        if args.raw_errors:
+            print(raw_code(refused.refusals[0].key), file=sys.stderr)
+        for each in refused.refusals:
+            print(f"{program}: refused: {each}", file=sys.stderr)
+            for line in each.details:
+                print(f"    {line}", file=sys.stderr)
+        return EXIT_REFUSED
+    except NothingChanged:
+        print(json.dumps({"changed": False}) if args.json else "No changes detected")
+        return EXIT_NOTHING_CHANGED
+    except KdiffError as error:
+        if args.json:
+            print(json.dumps({"error": {"key": error.key, "place": error.place, "message": error.message}}))
+        if args.raw_errors:
+            print("OTHER", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_ERROR
+
+
+def raw_code(key: str) -> str:
+    """Ksplice's abort code for a refusal's key."""
+    families = {"runpre": "no_match", "solve": "no_match", "bind": "failed_to_find"}
+    return families.get(key.partition(".")[0], "OTHER")
+
+
+def _as_json(refusal: object) -> dict[str, object]:
+    return {name: getattr(refusal, name) for name in ("key", "place", "reason", "remedy", "details")}

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress for a person, on stderr: a spinner on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kdiff.distribution import Say
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Say]:
+    """Yield a function that shows one line at a time, with the seconds since the start."""
+    start = time.monotonic()
+    if quiet:
+        yield lambda text: None
+        return
+    if not sys.stderr.isatty():
+        yield lambda text: print(f"[{time.monotonic() - start:5.1f} s] {text}", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console  # a spinner is not worth its import where nobody sees it
+
+    console = Console(stderr=True)
+    with console.status("") as status:
+
+        def say(text: str) -> None:
+            console.print(f"[dim]{time.monotonic() - start:5.1f} s[/dim] {text}", highlight=False)
+            status.update(text)
+
+        yield say

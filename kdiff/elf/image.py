@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel images, modules and cores, through lief; nothing else imports lief.
+
+In: the bytes of an ELF file. Out: an `ElfImage` (what lies at which address), its sections and symbols on
+demand, and for a module a `ModuleDescription` by a reader that shares no code with ours (`elf.read`).
+
+lief copies what it parses and is slow to import, so it is imported when sections, symbols or a module are
+asked for; reading memory needs none of them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from kdiff.arch import ByteOrder
+from kdiff.errors import KdiffError
+
+if TYPE_CHECKING:
+    import lief
+
+ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
+_PT_LOAD, _PN_XNUM = 1, 0xFFFF
+_SHT_NOBITS, _SHT_RELA, _SHT_REL = 8, 4, 9
+_SHF_WRITE, _SHF_ALLOC, _SHF_EXECINSTR = 1, 2, 4
+_SHN_UNDEF, _SHN_ABS, _SHN_LIVEPATCH = 0, 0xFFF1, 0xFF20
+_STB_LOCAL, _STB_WEAK, _STT_SECTION, _STT_FILE = 0, 2, 3, 4
+_TYPE_BITS = (1 << 27) - 1
+"""lief puts the machine above the number of a relocation type."""
+_NT_GNU_BUILD_ID = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Memory from `address` on: `file_size` bytes of the file at `offset`, then zeros up to `size`."""
+
+    address: int
+    size: int
+    offset: int
+    file_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSection:
+    """One section header."""
+
+    name: str
+    address: int
+    offset: int
+    size: int
+    type: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class ElfImage:
+    """Memory as an ELF file holds it; `segments` are its PT_LOADs in the order of their addresses."""
+
+    place: str
+    data: bytes | mmap.mmap
+    type: int
+    machine: int
+    elf_class: Literal[32, 64]
+    byte_order: ByteOrder
+    segments: tuple[Segment, ...]
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """Exactly `size` bytes, or None where no segment has them all.
+
+        What a segment leaves out of the file is zero (.bss), but unknown in a core.
+        """
+        segment = segment_at(self.segments, address, size)
+        if segment is None:
+            return None
+        start = address - segment.address
+        stored = max(0, min(start + size, segment.file_size) - start)
+        if stored < size and self.type == ET_CORE:
+            return None
+        return bytes(self.data[segment.offset + start : segment.offset + start + stored]) + bytes(
+            size - stored
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRelocation:
+    """One relocation at `offset` of `section`, by number and name; a section symbol has its section's."""
+
+    section: str
+    offset: int
+    type: int
+    symbol: str
+    addend: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleDescription:
+    """What a second reader sees in a .ko; everything in file order."""
+
+    machine: int
+    modinfo: Mapping[str, tuple[str, ...]]
+    sections: tuple[ImageSection, ...]
+    undefined: tuple[str, ...]
+    livepatch: tuple[str, ...]
+    """Names of symbols with SHN_LIVEPATCH."""
+    relocations: tuple[ModuleRelocation, ...]
+
+
+def segment_at(segments: tuple[Segment, ...], address: int, size: int) -> Segment | None:
+    """The segment that holds all of `size` bytes at `address`; `segments` are in order of address."""
+    at = bisect_right(segments, address, key=lambda each: each.address) - 1
+    if at < 0 or size < 0 or address + size > segments[at].address + segments[at].size:
+        return None
+    return segments[at]
+
+
+def open_image(data: bytes | mmap.mmap, place: str) -> ElfImage:
+    """Open an executable or core; `place` is for messages.
+
+    KdiffError `image.not_elf`, `image.type` or `image.truncated`.
+    """
+    image = read_program_headers(data, place)
+    for each in image.segments:
+        if each.offset + each.file_size > len(data):
+            raise KdiffError(
+                "image.truncated",
+                f"the memory at {each.address:#x} lies beyond the end of the file",
+                place=place,
+                remedy="copy the file again",
+            )
+    return image
+
+
+def read_program_headers(head: bytes | mmap.mmap, place: str) -> ElfImage:
+    """Open the head of a file whose segments may lie anywhere, such as /proc/kcore.
+
+    Layout: System V gABI. lief would read the whole file.
+    """
+    elf_class, order = _identify(head, place)
+    endian = "<" if order == "little" else ">"
+    header = struct.Struct(endian + ("16xHHIQQQIHHHHHH" if elf_class == 64 else "16xHHIIIIIHHHHHH"))
+    if len(head) < header.size:
+        raise KdiffError("image.truncated", "the ELF header is cut off", place=place)
+    kind, machine, _, _, table_at, _, _, _, entry, count, _, _, _ = header.unpack_from(head)
+    if kind not in (ET_EXEC, ET_DYN, ET_CORE):
+        raise KdiffError("image.type", f"ELF type {kind} is neither an image nor a core", place=place)
+    row = struct.Struct(endian + ("IIQQQQQQ" if elf_class == 64 else "IIIIIIII"))
+    if entry != row.size or table_at + entry * count > len(head) or not 0 < count < _PN_XNUM:
+        raise KdiffError("image.truncated", "the program headers are missing or cut off", place=place)
+    segments = []
+    for at in range(table_at, table_at + entry * count, entry):
+        if elf_class == 64:
+            type_, _, offset, address, _, file_size, size, _ = row.unpack_from(head, at)
+        else:
+            type_, offset, address, _, file_size, size, _, _ = row.unpack_from(head, at)
+        if type_ == _PT_LOAD and size:
+            segments.append(Segment(address, size, offset, min(file_size, size)))
+    ordered = tuple(sorted(segments, key=lambda each: each.address))
+    return ElfImage(place, head, kind, machine, elf_class, order, ordered)
+
+
+def image_sections(image: ElfImage) -> tuple[ImageSection, ...]:
+    """List the section headers; empty for an image without them."""
+    return tuple(_sections(_parse(bytes(image.data), image.place)))
+
+
+def image_symbols(image: ElfImage) -> tuple[tuple[str, int, str, str], ...]:
+    """List .symtab as an `AddressBook` takes it, by address; empty for a stripped image."""
+    parsed = _parse(bytes(image.data), image.place, symbols=True)
+    sections = list(_sections(parsed))
+    lines = [
+        (str(symbol.name), symbol.value, _kind(symbol, sections), "vmlinux")
+        for symbol in parsed.symtab_symbols
+        if symbol.name
+        and symbol.shndx != _SHN_UNDEF
+        and _number(symbol.type) not in (_STT_SECTION, _STT_FILE)
+    ]
+    return tuple(sorted(lines, key=lambda line: line[1]))
+
+
+def note_build_id(notes: bytes, order: ByteOrder) -> str:
+    """Find the GNU build id among notes, as lower-case hex; empty if there is none."""
+    endian = "<" if order == "little" else ">"
+    at = 0
+    while at + 12 <= len(notes):
+        name_size, size, kind = struct.unpack_from(f"{endian}III", notes, at)
+        name_at = at + 12
+        body_at = name_at + name_size + -name_size % 4
+        if kind == _NT_GNU_BUILD_ID and notes[name_at : name_at + name_size] == b"GNU\0":
+            return bytes(notes[body_at : body_at + size]).hex() if body_at + size <= len(notes) else ""
+        at = body_at + size + -size % 4
+    return ""
+
+
+def describe_module(data: bytes, place: str = "") -> ModuleDescription:
+    """Describe a module file; KdiffError `module.*` if it is none or is cut off."""
+    _identify(data, place)
+    parsed = _parse(data, place, symbols=True, relocations=True)
+    header = parsed.header
+    if _number(header.file_type) != ET_REL:
+        raise KdiffError("module.type", f"ELF type {_number(header.file_type)} is no module", place=place)
+    sections = tuple(_sections(parsed))
+    headers_end = header.section_header_offset + header.section_header_size * header.numberof_sections
+    ends = [each.offset + each.size for each in sections if each.type != _SHT_NOBITS]
+    if not sections or len(sections) != header.numberof_sections or max([headers_end, *ends]) > len(data):
+        raise KdiffError("module.truncated", "the module's sections are missing or cut off", place=place)
+    relocations = tuple(_module_relocations(parsed))
+    recorded = sum(
+        each.size // each.entry_size
+        for each in parsed.sections
+        if _number(each.type) in (_SHT_RELA, _SHT_REL) and each.entry_size
+    )
+    if recorded != len(relocations):
+        raise KdiffError(
+            "module.relocations",
+            f"{recorded} relocations are recorded, {len(relocations)} are sound",
+            place=place,
+        )
+    return ModuleDescription(
+        machine=_number(header.machine_type),
+        modinfo=_modinfo(data, sections),
+        sections=sections,
+        undefined=tuple(str(s.name) for s in parsed.symtab_symbols if s.shndx == _SHN_UNDEF and s.name),
+        livepatch=tuple(str(s.name) for s in parsed.symtab_symbols if s.shndx == _SHN_LIVEPATCH),
+        relocations=relocations,
+    )
+
+
+def _identify(data: bytes | mmap.mmap, place: str) -> tuple[Literal[32, 64], ByteOrder]:
+    if len(data) < 52 or bytes(data[:4]) != b"\x7fELF" or data[4] not in (1, 2) or data[5] not in (1, 2):
+        raise KdiffError("image.not_elf", "not an ELF file", place=place)
+    return (64 if data[4] == 2 else 32), ("little" if data[5] == 1 else "big")
+
+
+def _parse(data: bytes, place: str, symbols: bool = False, relocations: bool = False) -> lief.ELF.Binary:
+    import lief
+
+    lief.logging.disable()
+    config = lief.ELF.ParserConfig()
+    config.parse_dyn_symbols = config.parse_symbol_versions = config.parse_notes = config.parse_overlay = (
+        False
+    )
+    config.parse_symtab_symbols = symbols
+    config.parse_relocations = relocations
+    parsed = lief.ELF.parse(data, config)
+    if parsed is None:
+        raise KdiffError("image.not_elf", "the ELF file cannot be read", place=place)
+    return parsed
+
+
+def _number(value: Any) -> int:
+    """The number of one of lief's enumerations, or of a value lief has no name for."""
+    return int(value)
+
+
+def _sections(parsed: lief.ELF.Binary) -> Iterator[ImageSection]:
+    for each in parsed.sections:
+        yield ImageSection(
+            name=str(each.name),
+            address=each.virtual_address,
+            offset=each.offset,
+            size=each.size,
+            type=_number(each.type),
+            flags=_number(each.flags),
+        )
+
+
+def _kind(symbol: lief.ELF.Symbol, sections: list[ImageSection]) -> str:
+    """The letter nm prints."""
+    if _number(symbol.binding) == _STB_WEAK:
+        return "W"
+    if symbol.shndx == _SHN_ABS or symbol.shndx >= len(sections):
+        letter = "a"
+    else:
+        home = sections[symbol.shndx]
+        if home.flags & _SHF_EXECINSTR:
+            letter = "t"
+        elif home.type == _SHT_NOBITS:
+            letter = "b"
+        else:
+            letter = "d" if home.flags & _SHF_WRITE else "r"
+    return letter if _number(symbol.binding) == _STB_LOCAL else letter.upper()
+
+
+def _modinfo(data: bytes, sections: tuple[ImageSection, ...]) -> Mapping[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for section in sections:
+        if section.name == ".modinfo":
+            for line in data[section.offset : section.offset + section.size].split(b"\0"):
+                key, equals, value = line.decode("utf-8", "surrogateescape").partition("=")
+                if equals:
+                    found[key] = (*found.get(key, ()), value)
+    return MappingProxyType(found)
+
+
+def _module_relocations(parsed: lief.ELF.Binary) -> Iterator[ModuleRelocation]:
+    for each in parsed.object_relocations:
+        symbol = each.symbol
+        name = str(symbol.name) if symbol is not None else ""
+        if (
+            symbol is not None
+            and not name
+            and _number(symbol.type) == _STT_SECTION
+            and symbol.section is not None
+        ):
+            name = str(symbol.section.name)
+        yield ModuleRelocation(
+            section=str(each.section.name) if each.section is not None else "",
+            offset=each.address,
+            type=_number(each.type) & _TYPE_BITS,
+            symbol=name,
+            addend=each.addend,
+        )

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Apply an update: check everything, load its module, see the transition through, or leave no trace.
+
+In: a tarball's path and a machine. Out: an `Applied`; otherwise an exception, and the machine is as before.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NamedTuple
+
+from kdiff.errors import KdiffError, Refusal, Refused
+from kdiff.target import layout, livepatch, preconditions, proof_reader, store, tarball
+from kdiff.target.kernel_log import KernelLog
+from kdiff.target.livepatch import Say, Stop
+from kdiff.target.machine import Machine
+from kdiff.target.proof import Proof
+from kdiff.target.verify import verify
+
+REVERSAL = 60.0
+"""Seconds a transition is given, at least, to go back."""
+
+
+class Applied(NamedTuple):
+    """An update that is in the kernel now."""
+
+    id: str
+    already: bool
+    """It was there before."""
+    functions: tuple[str, ...]
+
+
+def apply(path: str, timeout: float, machine: Machine, say: Say, detail: Say, stop: Stop) -> Applied:
+    """Apply the update at `path`.
+
+    `timeout` in seconds is for the transition; `say` takes progress, `detail` more of it, `stop` raises when
+    the user wants no more. KdiffError, or Refused if the kernel is not the one the update was made for.
+    """
+    update = tarball.read(path)
+    promise = proof_reader.read(update.proof)
+    functions = tuple(f"{name},{position}" for name, position in promise.replaced)
+    preconditions.check(machine, update)
+    with store.locked(machine):
+        if livepatch.stage(machine, update.id) == livepatch.APPLIED:
+            return Applied(update.id, already=True, functions=functions)
+        _nothing_in_the_way(machine, update.id, functions)
+        _verify(promise, machine, detail)
+        stop()
+        store.clean(machine)
+        store.prepare(machine, update)
+        try:
+            _load(machine, update)
+            _finish(machine, update.id, timeout, say, stop)
+        except BaseException:
+            store.discard(machine, update.id)
+            raise
+    return Applied(update.id, already=False, functions=functions)
+
+
+def _nothing_in_the_way(machine: Machine, id: str, functions: tuple[str, ...]) -> None:
+    stage = livepatch.stage(machine, id)
+    if stage != livepatch.ABSENT:
+        raise KdiffError(
+            "update.in_transition", f"is {stage} already", place=id, remedy=f"wait, or run: ksplice-undo {id}"
+        )
+    others = livepatch.also_replaced(machine, functions, id)
+    if others:
+        raise Refused(
+            *(
+                Refusal(
+                    "target.already_patched",
+                    function.partition(",")[0],
+                    f"live patch {patch} replaces the function already, and its change would be lost",
+                    f"undo {patch} first, or create one update of both patches",
+                )
+                for patch, function in others
+            )
+        )
+    livepatch.unload(machine, id)
+
+
+def _verify(promise: Proof, machine: Machine, detail: Say) -> None:
+    start = machine.now()
+    refusals = verify(promise, machine)
+    if refusals:
+        raise Refused(*refusals)
+    total = sum(node.size for node in promise.nodes)
+    detail(f"{total} bytes of {len(promise.nodes)} functions verified in {machine.now() - start:.2f} s")
+
+
+def _load(machine: Machine, update: tarball.Update) -> None:
+    log = KernelLog(machine)
+    try:
+        status = machine.insert(update.module)
+        if status:
+            raise _not_loaded(layout.module_name(update.id), status, log.lines())
+    finally:
+        log.close()
+
+
+def _finish(machine: Machine, id: str, timeout: float, say: Say, stop: Stop) -> None:
+    """See the loaded module through its transition and remember the update; on any trouble take it back."""
+    try:
+        if not livepatch.wait(machine, id, True, timeout, say, stop):
+            raise _busy(machine, id, timeout)
+        stage = livepatch.stage(machine, id)
+        if stage != livepatch.APPLIED:
+            raise KdiffError(
+                "update.not_applied", f"its module is loaded, but the update is {stage}", place=id
+            )
+        store.commit(machine, id)
+    except BaseException as error:
+        _take_back(machine, id, max(timeout, REVERSAL), say, error)
+        raise
+
+
+def _busy(machine: Machine, id: str, timeout: float) -> KdiffError:
+    waiting = livepatch.tasks(machine, on=True, stacks=True)
+    return KdiffError(
+        "update.busy",
+        f"{livepatch.counted(waiting)} did not leave the old code within {timeout:g} s;"
+        " the update was taken back",
+        place=id,
+        remedy="try again when they are idle, or with a longer --timeout",
+        details=livepatch.describe(waiting),
+    )
+
+
+def _take_back(machine: Machine, id: str, timeout: float, say: Say, why: BaseException) -> None:
+    """Reverse and remove what was loaded; KdiffError `update.stuck` if the kernel cannot."""
+    status = 0
+    if livepatch.stage(machine, id) in (livepatch.APPLIED, livepatch.APPLYING):
+        status = livepatch.switch(machine, id, on=False)
+    if status or not livepatch.wait(machine, id, False, timeout, say, stop=lambda: None):
+        waiting = livepatch.tasks(machine, on=False, stacks=True)
+        problem = (
+            os.strerror(status) if status else f"{livepatch.counted(waiting)} did not go back to the old code"
+        )
+        raise KdiffError(
+            "update.stuck",
+            f"{why}; and the update cannot be taken back yet: {problem}",
+            place=id,
+            remedy=f"run later: ksplice-undo {id}",
+            details=livepatch.describe(waiting),
+        ) from why
+    livepatch.unload(machine, id)
+
+
+MEANINGS = {
+    errno.ENOMEM: ("apply.memory", "the kernel has no memory left", "free some"),
+    errno.EBUSY: ("apply.kernel_busy", "another live patch is in transition", "wait until it is finished"),
+    errno.EPERM: (
+        "apply.denied",
+        "the kernel lets nobody load it",
+        "look at lockdown, modules_disabled and seccomp",
+    ),
+    errno.ENOKEY: (
+        "apply.signature",
+        "its signature is missing or its key unknown",
+        "sign it with a known key",
+    ),
+    errno.EKEYREJECTED: (
+        "apply.signature",
+        "its signature was rejected",
+        "sign it with a key the kernel trusts",
+    ),
+    errno.EEXIST: ("apply.loaded", "a module of that name is loaded already", "remove it with rmmod"),
+    errno.ENOEXEC: (
+        "apply.format",
+        "the kernel does not take it for one of its modules",
+        "create the update again",
+    ),
+}
+UNRESOLVED = (
+    "not found in symbol table",
+    "unresolvable ambiguity",
+    "Unknown symbol",
+    "disagrees about version",
+)
+"""How the kernel's log tells that a symbol the update borrows cannot be had."""
+
+
+def _not_loaded(module: str, status: int, log: tuple[str, ...]) -> KdiffError:
+    name = errno.errorcode.get(status, str(status))
+    if any(words in line for line in log for words in UNRESOLVED):
+        key, meaning, remedy = (
+            "apply.symbol",
+            "a symbol it needs cannot be resolved",
+            "create the update again",
+        )
+    else:
+        unknown = ("apply.load", os.strerror(status), "the kernel's log may say more: dmesg")
+        key, meaning, remedy = MEANINGS.get(status, unknown)
+    return KdiffError(
+        key,
+        f"the kernel did not load the update's module: {meaning} ({name})",
+        place=module,
+        remedy=remedy,
+        details=log,
+    )

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's live patches as sysfs shows them, and the tasks a transition waits for.
+
+Facts from Documentation/ABI/testing/sysfs-kernel-livepatch and Documentation/livepatch/livepatch.rst: a patch
+has a directory while it is enabled or in transition, `enabled` says where a transition is headed, and
+/proc/PID/task/TID/patch_state is 0 for a task that runs old code, 1 for new code, -1 without a transition.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from kdiff.errors import KdiffError
+from kdiff.target import layout
+from kdiff.target.machine import Machine, names, text
+
+ABSENT = "absent"
+APPLIED = "applied"
+APPLYING = "being applied"
+REVERSING = "being reversed"
+
+POLL = 0.1
+"""Seconds between looks at a transition."""
+REPORT = 1.0
+"""Seconds between counts of the tasks that hold it up."""
+STACK_LINES = 12
+
+Say = Callable[[str], None]
+"""Takes a line of progress."""
+Stop = Callable[[], None]
+"""Raises when the user wants no more."""
+
+
+class Task(NamedTuple):
+    """A thread that still runs the code a transition wants to leave."""
+
+    process: int
+    thread: int
+    name: str
+    stack: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        thread = f" thread {self.thread}" if self.thread != self.process else ""
+        return f"{self.name} ({self.process}{thread})"
+
+
+def folder(machine: Machine, id: str) -> str:
+    """The directory of an update, which is there while the update is."""
+    return f"{machine.sys}/kernel/livepatch/{layout.module_name(id)}"
+
+
+def stage(machine: Machine, id: str) -> str:
+    """ABSENT, APPLIED, APPLYING or REVERSING."""
+    here = folder(machine, id)
+    enabled, transition = text(f"{here}/enabled"), text(f"{here}/transition")
+    if enabled is None or transition is None:
+        return ABSENT
+    if transition != "0":
+        return APPLYING if enabled == "1" else REVERSING
+    return APPLIED if enabled == "1" else REVERSING
+
+
+def absent(id: str) -> KdiffError:
+    return KdiffError(
+        "update.absent", f"Ksplice id {id} is not present in the kernel", remedy="ksplice-view lists what is"
+    )
+
+
+def present(machine: Machine) -> list[str]:
+    """The ids of all updates in the kernel."""
+    prefix = layout.module_name("")
+    listed = names(f"{machine.sys}/kernel/livepatch")
+    return [each.removeprefix(prefix) for each in listed if each.startswith(prefix)]
+
+
+def functions(machine: Machine, patch: str) -> list[str]:
+    """What a live patch replaces in vmlinux, as `NAME,POSITION`."""
+    return [each for each in names(f"{machine.sys}/kernel/livepatch/{patch}/vmlinux") if "," in each]
+
+
+def also_replaced(machine: Machine, wanted: Iterable[str], own: str) -> list[tuple[str, str]]:
+    """Pairs of (another live patch, function it replaces) among those wanted, `NAME,POSITION`."""
+    looked_for = set(wanted)
+    return [
+        (patch, function)
+        for patch in names(f"{machine.sys}/kernel/livepatch")
+        if patch != layout.module_name(own)
+        for function in functions(machine, patch)
+        if function in looked_for
+    ]
+
+
+def switch(machine: Machine, id: str, on: bool) -> int:
+    """Ask the kernel to enable or disable an update; return 0 or an errno."""
+    try:
+        with open(f"{folder(machine, id)}/enabled", "wb", buffering=0) as file:
+            file.write(b"1\n" if on else b"0\n")
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def settled(machine: Machine, id: str, on: bool) -> bool:
+    """Tell whether no transition of the update is left."""
+    return stage(machine, id) in ((APPLIED, ABSENT) if on else (ABSENT,))
+
+
+def wait(
+    machine: Machine,
+    id: str,
+    on: bool,
+    timeout: float,
+    say: Say,
+    stop: Stop,
+) -> bool:
+    """Wait until the update's transition is over; tell whether it is.
+
+    Every second `say` gets a line with the number of tasks that hold it up; `stop` raises to end the wait.
+    """
+    start = machine.now()
+    reported = start - REPORT
+    while not settled(machine, id, on):
+        stop()
+        now = machine.now()
+        if now - start >= timeout:
+            return False
+        if now - reported >= REPORT:
+            reported = now
+            waiting = tasks(machine, on)
+            if waiting:
+                code = "old" if on else "new"
+                first = ", ".join(map(str, waiting[:3])) + (", ..." if len(waiting) > 3 else "")
+                say(f"waiting for {counted(waiting)} to leave the {code} code: {first}")
+        machine.sleep(POLL)
+    return True
+
+
+def tasks(machine: Machine, on: bool, stacks: bool = False) -> list[Task]:
+    """The tasks that have not followed a transition (`on`: to the new code), with their stacks on demand."""
+    behind = "0" if on else "1"
+    found = []
+    for process in sorted(int(each) for each in names(machine.proc) if each.isdigit()):
+        threads = f"{machine.proc}/{process}/task"
+        for thread in sorted(int(each) for each in names(threads) if each.isdigit()):
+            here = f"{threads}/{thread}"
+            if text(f"{here}/patch_state") == behind:
+                stack = (text(f"{here}/stack") or "").splitlines()[:STACK_LINES] if stacks else []
+                found.append(Task(process, thread, text(f"{here}/comm") or "?", tuple(stack)))
+    return found
+
+
+def describe(waiting: Iterable[Task]) -> tuple[str, ...]:
+    """Lines for a person: each task and below it its stack."""
+    return tuple(line for task in waiting for line in (str(task), *(f"  {frame}" for frame in task.stack)))
+
+
+def counted(waiting: list[Task]) -> str:
+    """`1 task`, `7 tasks`; the processors' idle tasks are in no list, so that there may be none."""
+    if not waiting:
+        return "an idle processor"
+    return "1 task" if len(waiting) == 1 else f"{len(waiting)} tasks"
+
+
+def loaded(machine: Machine, id: str) -> bool:
+    """Tell whether an update's module is in the kernel."""
+    return os.path.isdir(f"{machine.sys}/module/{layout.module_name(id)}")
+
+
+def unload(machine: Machine, id: str, patience: float = 10.0) -> None:
+    """Remove an update's module, whose last use the kernel drops a moment after the transition.
+
+    KdiffError `update.in_use` if somebody keeps it.
+    """
+    name = layout.module_name(id)
+    deadline = machine.now() + patience
+    while loaded(machine, id):
+        status = machine.remove(name)
+        if status == 0:
+            return
+        if machine.now() >= deadline:
+            raise KdiffError(
+                "update.in_use",
+                f"the kernel does not let go of module {name}: {os.strerror(status)}",
+                remedy=f"find what uses it with lsmod, then run: rmmod {name}",
+            )
+        machine.sleep(POLL)

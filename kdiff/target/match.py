@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether bytes of run memory are what a proof says.
+
+In: the parts of a node, its bytes and where they were. Out: nothing, or the first place that differs.
+No instruction is decoded: parts are bytes, fields whose value is computed, and lists of alternatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from kdiff.target.proof import Howto, Lit, Pad, Part, Plain, Proof, Relocated, Site, Through, size
+
+Read = Callable[[int, int], bytes | None]
+"""Return exactly that many bytes at that address, or None."""
+
+
+class Run(NamedTuple):
+    """A running kernel as the parts of a proof see it."""
+
+    read: Read
+    word: int
+    """Bytes of a pointer."""
+    order: Literal["little", "big"]
+    addresses: tuple[int, ...]
+    """Where each symbol of the proof is."""
+    nops: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, proof: Proof, read: Read, word: int, addresses: tuple[int, ...]) -> Run:
+        return cls(read, word, proof.byte_order, addresses, proof.nops)
+
+
+class Difference(NamedTuple):
+    """Where bytes are not what they must be. `expected` are bytes of the form that comes closest."""
+
+    offset: int
+    expected: bytes
+    part: Part
+
+
+def difference(parts: tuple[Part, ...], data: bytes, address: int, run: Run) -> Difference | None:
+    """Compare `data`, read at `address`, with the parts; their sizes add up to its length."""
+    offset = 0
+    for part in parts:
+        width = size(part)
+        found = data[offset : offset + width]
+        forms = part.forms if isinstance(part, Site) else ((part,),)
+        if not any(_equal(form, found, address + offset, run) for form in forms):
+            wanted = max(
+                (_wanted(form, found, address + offset, run) for form in forms), key=_agreement(found)
+            )
+            return Difference(offset + min(_agreement(found)(wanted), width - 1), wanted, part)
+        offset += width
+    return None
+
+
+def expected(parts: tuple[Part, ...], data: bytes, address: int, run: Run) -> bytes:
+    """The bytes the parts want; where several will do, those of `data` or of the form that comes closest."""
+    wanted = b""
+    for part in parts:
+        place = address + len(wanted)
+        found = data[len(wanted) : len(wanted) + size(part)]
+        forms = part.forms if isinstance(part, Site) else ((part,),)
+        wanted += max((_wanted(form, found, place, run) for form in forms), key=_agreement(found))
+    return wanted
+
+
+def stored(howto: Howto, value: int, background: bytes, run: Run) -> bytes | None:
+    """Store `value`, taken modulo the size of a pointer, as `howto` does; None if it does not fit."""
+    bits = 8 * run.word
+    value &= (1 << bits) - 1
+    if howto.overflow != "unsigned" and value >> (bits - 1):
+        value -= 1 << bits
+    word = int.from_bytes(background, run.order) & ~howto.mask
+    kept = 0
+    for lsb, value_lsb, width in howto.fields:
+        piece = (value >> value_lsb) & ((1 << width) - 1)
+        word |= piece << lsb
+        kept |= piece << value_lsb
+    span = howto.span
+    if howto.overflow == "wrap":
+        value &= (1 << span) - 1
+    elif howto.overflow == "signed" and kept >> (span - 1):
+        kept -= 1 << span
+    return word.to_bytes(howto.size, run.order) if kept == value else None
+
+
+def is_padding(data: bytes, nops: tuple[bytes, ...]) -> bool:
+    """Tell whether `data` splits into whole no-operations."""
+    reached = 1
+    for offset in range(len(data)):
+        if reached >> offset & 1:
+            for nop in nops:
+                if data.startswith(nop, offset):
+                    reached |= 1 << (offset + len(nop))
+    return bool(reached >> len(data) & 1)
+
+
+def _equal(form: tuple[Plain, ...], found: bytes, address: int, run: Run) -> bool:
+    offset = 0
+    for part in form:
+        width = size(part)
+        if not _part_equal(part, found[offset : offset + width], address + offset, run):
+            return False
+        offset += width
+    return True
+
+
+def _part_equal(part: Plain, found: bytes, address: int, run: Run) -> bool:
+    if isinstance(part, Lit):
+        return found == part.data
+    if isinstance(part, Pad):
+        return is_padding(found, run.nops)
+    return found in _choices(part, address, run)
+
+
+def _choices(part: Relocated | Through, address: int, run: Run) -> list[bytes]:
+    """All contents a field may have."""
+    background = part.background if isinstance(part, Relocated) else bytes(part.howto.size)
+    destinations: list[int] = []
+    if isinstance(part, Relocated):
+        destinations = [run.addresses[symbol] for symbol in part.symbols]
+    else:
+        slot = run.read(run.addresses[part.symbol] + part.slot, run.word)
+        if slot is not None:
+            destinations = [int.from_bytes(slot, run.order)]
+    place = address if part.howto.pc_relative else 0
+    values = (stored(part.howto, each + part.addend - place, background, run) for each in destinations)
+    return [value for value in values if value is not None]
+
+
+def _wanted(form: tuple[Plain, ...], found: bytes, address: int, run: Run) -> bytes:
+    """The bytes of a form, for people: what it has no answer for is shown as it was found."""
+    wanted = b""
+    for part in form:
+        here = found[len(wanted) : len(wanted) + size(part)]
+        if isinstance(part, Lit):
+            wanted += part.data
+        elif isinstance(part, Pad):
+            wanted += here if is_padding(here, run.nops) else _some_padding(part.size, run.nops)
+        else:
+            choices = _choices(part, address + len(wanted), run)
+            wanted += max(choices, key=_agreement(here), default=bytes(len(here)))
+    return wanted
+
+
+def _some_padding(width: int, nops: tuple[bytes, ...]) -> bytes:
+    shortest = min(nops, key=len, default=b"\0")
+    return (shortest * width)[:width]
+
+
+def _agreement(found: bytes) -> Callable[[bytes], int]:
+    """How many leading bytes of a candidate agree with `found`."""
+
+    def count(candidate: bytes) -> int:
+        agree = 0
+        while agree < min(len(found), len(candidate)) and found[agree] == candidate[agree]:
+            agree += 1
+        return agree
+
+    return count

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a machine's memory must hold before an update may be applied to it, as values.
+
+docs/package.md describes the file; proof_reader.py reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+REPLACED = "replaced"
+CONTEXT = "context"
+
+
+class Howto(NamedTuple):
+    """How a relocation type stores a value; kdiff.arch.Howto says more."""
+
+    name: str
+    size: int
+    fields: tuple[tuple[int, int, int], ...]
+    """Rows of (bit in the container, bit of the value, number of bits)."""
+    overflow: str
+    pc_relative: bool
+
+    @property
+    def mask(self) -> int:
+        return sum(((1 << width) - 1) << lsb for lsb, _, width in self.fields)
+
+    @property
+    def span(self) -> int:
+        return max(value_lsb + width for _, value_lsb, width in self.fields)
+
+
+class Symbol(NamedTuple):
+    """A place in the kernel, and how to find it in a running one."""
+
+    name: str
+    position: int
+    """Which of `total` equal names of vmlinux in kallsyms, from 1; 0: only its link address is known."""
+    total: int
+    address: int
+    """Where it was linked."""
+    slides: bool
+    """Whether it moves with the kernel when that is loaded elsewhere."""
+
+
+class Lit(NamedTuple):
+    """Exactly these bytes."""
+
+    data: bytes
+
+
+class Relocated(NamedTuple):
+    """A field that refers to one of `symbols` (+ addend); the bits around it are those of `background`."""
+
+    howto: Howto
+    symbols: tuple[int, ...]
+    addend: int
+    background: bytes
+
+
+class Through(NamedTuple):
+    """A field that refers to where the pointer at `symbol` + `slot` points (+ addend)."""
+
+    howto: Howto
+    symbol: int
+    slot: int
+    addend: int
+
+
+class Pad(NamedTuple):
+    """`size` bytes of whole no-operations."""
+
+    size: int
+
+
+class Site(NamedTuple):
+    """`size` bytes that equal one of `forms`; `rewrite` says why there are several."""
+
+    rewrite: str
+    size: int
+    forms: tuple[tuple[Plain, ...], ...]
+
+
+Plain = Lit | Relocated | Through | Pad
+Part = Plain | Site
+
+
+class Node(NamedTuple):
+    """`size` bytes of code from `symbol` + `offset` on, as the sequence of its parts."""
+
+    name: str
+    symbol: int
+    offset: int
+    size: int
+    role: str
+    parts: tuple[Part, ...]
+
+
+class Proof(NamedTuple):
+    """What identifies the kernel, and every byte that must be there."""
+
+    release: str
+    version: str
+    build_id: str
+    byte_order: Literal["little", "big"]
+    anchor: int
+    """The symbol whose address in kallsyms tells how far the kernel has slid."""
+    nops: tuple[bytes, ...]
+    symbols: tuple[Symbol, ...]
+    nodes: tuple[Node, ...]
+
+    @property
+    def replaced(self) -> tuple[tuple[str, int], ...]:
+        """Name and position, as livepatch's sysfs directories count it, of each function to be replaced."""
+        symbols = (self.symbols[node.symbol] for node in self.nodes if node.role == REPLACED)
+        return tuple((symbol.name, symbol.position) for symbol in symbols)
+
+
+def size(part: Part) -> int:
+    """The number of bytes a part stands for."""
+    if isinstance(part, Lit):
+        return len(part.data)
+    return part.size if isinstance(part, (Pad, Site)) else part.howto.size

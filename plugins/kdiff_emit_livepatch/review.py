@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What livepatch cannot redirect.
+
+Livepatch enters a function through its ftrace site (`ftrace_location` in kernel/livepatch/patch.c), so a
+function without one (noinstr, notrace, assembly) stays as it is. In the object, the compiler lists a site in
+`__mcount_loc` or `__patchable_function_entries`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kdiff.api import KernelFacts, Refusal
+
+if TYPE_CHECKING:
+    from kdiff.api import Plan, SectionGraph
+
+SITE_TABLES = ("__mcount_loc", "__patchable_function_entries")
+ENTRY_REACH = 16
+"""How many bytes behind a function's entry its site may lie: past endbr64 or bti, or ppc64le's TOC setup."""
+
+
+def review(plan: Plan, facts: KernelFacts) -> Iterator[Refusal]:
+    """Yield every reason; an unknown configuration (no facts) is no reason."""
+    if not plan.replaced:
+        return
+    if facts.config and facts.config.get("CONFIG_LIVEPATCH") != "y":
+        yield Refusal(
+            "livepatch.not_supported",
+            facts.release or "the kernel's configuration",
+            "this kernel was built without CONFIG_LIVEPATCH",
+            "use a kernel with livepatch, or reboot into a fixed kernel",
+        )
+    if plan.target != "vmlinux":
+        yield Refusal(
+            "livepatch.module",
+            plan.post.obj.path,
+            f"the code belongs to module {plan.target}; only code of vmlinux itself can be redirected so far",
+            "unload the module and load a fixed one, if it can be spared",
+        )
+    for pre, _ in plan.replaced:
+        node = plan.pre.nodes[pre]
+        if not _has_site(plan.pre, pre):
+            yield Refusal(
+                "livepatch.no_fentry",
+                plan.pre.where(node),
+                f"{node.label} has no ftrace site (it is noinstr, notrace or assembly),"
+                " so livepatch cannot redirect it",
+                "make the change in the functions that call it, or reboot into a fixed kernel",
+            )
+
+
+def _has_site(graph: SectionGraph, function: int) -> bool:
+    return any(
+        reference.target == function and 0 <= reference.addend <= ENTRY_REACH
+        for entry in graph.entries.get(function, ())
+        if graph.nodes[entry].section_name in SITE_TABLES
+        for reference in graph.references[entry]
+    )

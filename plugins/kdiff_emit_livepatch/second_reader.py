@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read the finished module with another ELF reader, as the kernel's module loader would.
+
+What is looked at: modinfo, undefined symbols against Module.symvers and `__versions`, the livepatch symbols
+and the number of relocations of each section, which must be those of the module as it was linked.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from kdiff.api import (
+    Export,
+    KdiffError,
+    KernelFacts,
+    ModuleDescription,
+    Workshop,
+    describe_module,
+    module_name,
+    read_symvers,
+)
+from kdiff_emit_livepatch.convert import SHF_ALLOC, SHF_RELA_LIVEPATCH, by_position, livepatch_name
+
+if TYPE_CHECKING:
+    from kdiff.api import Update
+
+SHT_RELA = 4
+MODVERSION = 64
+"""sizeof(struct modversion_info): an unsigned long, then the name (include/linux/module.h)."""
+
+
+def check(data: bytes, linked: bytes, update: Update, facts: KernelFacts, shop: Workshop) -> None:
+    """Raise KdiffError `emit.vermagic`, or `emit.module` with everything that is wrong with module `data`."""
+    name = module_name(update.id)
+    seen = describe_module(data, name)
+    vermagic = seen.modinfo.get("vermagic", ())
+    release = vermagic[0].split(" ")[0] if vermagic else "an unknown kernel"
+    if facts.release and release != facts.release:
+        raise KdiffError(
+            "emit.vermagic",
+            f"the kernel headers make modules for {release}, the kernel is {facts.release}",
+            place=str(shop.headers),
+            remedy="let `build` in the configuration directory be the headers of that kernel",
+        )
+    exports = read_symvers(shop.headers / "Module.symvers")
+    problems = [
+        *_wrong_modinfo(seen, name),
+        *_wrong_symbols(seen, update),
+        *_wrong_versions(seen.undefined, versions(data, seen, update), exports),
+        *_wrong_relocations(seen, describe_module(linked, name), data[4] == 2),
+    ]
+    if problems:
+        raise KdiffError(
+            "emit.module", "; ".join(problems), place=name, remedy="report this as a defect of kdiff"
+        )
+
+
+def _wrong_modinfo(seen: ModuleDescription, name: str) -> Iterator[str]:
+    for key, value in (("livepatch", "Y"), ("license", "GPL"), ("name", name)):
+        if seen.modinfo.get(key) != (value,):
+            yield f"modinfo has {key}={','.join(seen.modinfo.get(key, ())) or 'nothing'}, not {value}"
+
+
+def _wrong_symbols(seen: ModuleDescription, update: Update) -> Iterator[str]:
+    wanted = sorted(livepatch_name(each) for each in by_position(update.borrowed))
+    if sorted(seen.livepatch) != wanted:
+        yield f"livepatch symbols are [{', '.join(seen.livepatch)}], not [{', '.join(wanted)}]"
+    missing = {each.symbol for each in update.borrowed if each.how.value == "export"} - set(seen.undefined)
+    for name in sorted(missing):
+        yield f"{name} is not looked up among the exports"
+
+
+def _wrong_versions(
+    undefined: tuple[str, ...], recorded: Mapping[str, int], exports: Mapping[str, Export]
+) -> Iterator[str]:
+    """Every undefined symbol is an export that needs no import, with the type it had for the kernel."""
+    for name in undefined:
+        export = exports.get(name)
+        if export is None:
+            yield f"{name} is undefined and not exported by the kernel"
+        elif export.namespace:
+            yield f"{name} is exported in namespace {export.namespace} only"
+        elif export.crc and recorded.get(name) != export.crc:
+            yield f"{name} has no version CRC, or another than {export.crc:#010x}"
+
+
+def versions(data: bytes, seen: ModuleDescription, update: Update) -> dict[str, int]:
+    """The CRCs in `__versions` by symbol name."""
+    order = "<" if update.carried.byte_order == "little" else ">"
+    word = update.carried.elf_class // 8
+    record = struct.Struct(f"{order}{'Q' if word == 8 else 'I'}{MODVERSION - word}s")
+    found: dict[str, int] = {}
+    for section in seen.sections:
+        if section.name == "__versions" and section.size % record.size == 0:
+            table = data[section.offset : section.offset + section.size]
+            found |= {name.split(b"\0")[0].decode(): crc for crc, name in record.iter_unpack(table)}
+    return found
+
+
+def _wrong_relocations(seen: ModuleDescription, linked: ModuleDescription, wide: bool) -> Iterator[str]:
+    """Conversion loses no relocation, and livepatch's tables hold exactly those of livepatch's symbols."""
+    loaded = {section.name for section in linked.sections if section.flags & SHF_ALLOC}
+    before = Counter(each.section for each in linked.relocations if each.section in loaded)
+    after = Counter(each.section for each in seen.relocations)
+    for name in sorted(before.keys() | after.keys()):
+        if before[name] != after[name]:
+            yield f"{name} had {before[name]} relocations when it was linked and has {after[name]}"
+    late = set(seen.livepatch)
+    of_livepatch = Counter(
+        f".klp.rela.vmlinux.{each.section}" for each in seen.relocations if each.symbol in late
+    )
+    record = 24 if wide else 12
+    tables = Counter(
+        {
+            s.name: s.size // record
+            for s in seen.sections
+            if s.type == SHT_RELA and s.flags & SHF_RELA_LIVEPATCH
+        }
+    )
+    if tables != of_livepatch:
+        wrong = sorted((tables - of_livepatch) + (of_livepatch - tables))
+        yield f"{', '.join(wrong)}: not exactly the relocations of livepatch symbols"

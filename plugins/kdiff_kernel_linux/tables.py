@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The special sections that all architectures share, one row per table (include/asm-generic/vmlinux.lds.h).
+
+Three questions decide a row. Does the module loader of the running kernel read such a table of a module
+(kernel/module/main.c, find_module_sections)? Then its entries travel with the code they are about. Is it
+read only while the kernel boots, or does it publish something that vmlinux publishes already? Then never.
+Does a difference in an entry mean that the function it belongs to behaves differently? Line numbers do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from kdiff.api import EntryView, Keep, KernelFacts, Site, SpecialSection
+from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, pointer, size
+
+Sites = Callable[[EntryView], Iterable[Site]]
+
+_BOOT_ONLY = (
+    ".con_initcall.init",
+    ".early_lsm_info.init",
+    ".exitcall.exit",
+    ".init.setup",
+    ".lsm_info.init",
+    "__earlycon_table",
+    "__syscalls_metadata",
+    "__tracepoint_str",
+)
+"""Read from vmlinux while it boots or by tools that look at vmlinux alone; a module's are never looked at."""
+
+_PUBLISHED = (".modinfo", "__modver", "__param", ".static_call_tramp_key", ".printk_index")
+"""What vmlinux or the module has published under its own name; an update must not publish it again."""
+
+_FAMILIES = (
+    ".discard",
+    ".initcall",
+    ".note",
+    ".pci_fixup",
+    "___kcrctab",
+    "___ksymtab",
+    "__kcrctab",
+    "__ksymtab",
+)
+"""The same two reasons for whole families of sections; .discard is for objtool and dropped by the linker."""
+
+
+def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSection, ...]:
+    """All rows; `rewrites` are an architecture's `sites` functions by section name."""
+    word = pointer(facts)
+    relative = facts.config.get("CONFIG_HAVE_ARCH_PREL32_RELOCATIONS") == "y"
+    return (
+        SpecialSection(
+            "__bug_table",
+            size(facts, "bug_entry"),
+            Keep.OWNER,
+            owner=first(facts, "bug_entry", "bug_addr_disp", "bug_addr"),
+            ignored=_range(facts, "bug_entry", "line", 2),
+        ),
+        SpecialSection(
+            "__ex_table",
+            size(facts, "exception_table_entry"),
+            Keep.OWNER,
+            owner=first(facts, "exception_table_entry", "insn"),
+            pieces=(".fixup",),
+        ),
+        SpecialSection(
+            "__jump_table",
+            size(facts, "jump_entry"),
+            Keep.OWNER,
+            owner=first(facts, "jump_entry", "code"),
+            sites=rewrites.get("__jump_table"),
+        ),
+        SpecialSection(
+            ".static_call_sites",
+            size(facts, "static_call_site"),
+            Keep.OWNER,
+            owner=first(facts, "static_call_site", "addr"),
+            sites=rewrites.get(".static_call_sites"),
+        ),
+        SpecialSection(
+            "_error_injection_whitelist",
+            size(facts, "error_injection_entry"),
+            Keep.OWNER,
+            owner=first(facts, "error_injection_entry", "addr"),
+        ),
+        _array("__mcount_loc", word, rewrites),
+        _array("__patchable_function_entries", word, rewrites),
+        _array("_kprobe_blacklist", word, rewrites),
+        _array("_ftrace_events", word, rewrites),
+        _array("_ftrace_eval_map", word, rewrites),
+        _array("___srcu_struct_ptrs", word, rewrites),
+        _array("__tracepoints_ptrs", RELATIVE_WORD if relative else word if facts.config else 0, rewrites),
+        SpecialSection("__bpf_raw_tp_map", size(facts, "bpf_raw_event_map"), Keep.OWNER, owner=0),
+        SpecialSection("__trace_printk_fmt", word, Keep.REFERENCED),
+        SpecialSection(
+            "__dyndbg",
+            size(facts, "_ddebug"),
+            Keep.REFERENCED,
+            ignored=_range(facts, "_ddebug", "lineno", 3),
+        ),
+        SpecialSection("__dyndbg_classes", size(facts, "ddebug_class_map"), Keep.REFERENCED),
+        *(SpecialSection(name, 0, Keep.NEVER, compared=False) for name in (*_BOOT_ONLY, *_PUBLISHED)),
+        *(SpecialSection(name, 0, Keep.NEVER, compared=False, prefix=True) for name in _FAMILIES),
+    )
+
+
+def _array(name: str, entry_size: int, rewrites: Mapping[str, Sites]) -> SpecialSection:
+    """A table whose entries are one address each, of what owns them."""
+    return SpecialSection(name, entry_size, Keep.OWNER, owner=0, sites=rewrites.get(name))
+
+
+def _range(facts: KernelFacts, structure: str, member: str, width: int) -> tuple[tuple[int, int], ...]:
+    found = members(facts, structure, member)
+    return ((found[0], width),) if found is not None else ()

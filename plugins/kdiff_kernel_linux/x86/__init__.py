@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""x86: tables of its own, and what the kernel writes over its code at boot and later.
+
+Each rewrite is described after the source that does it, below arch/x86/kernel: alternative.c
+(alternatives, paravirt calls, retpolines, return thunks, lock prefixes, endbr), static_call.c, jump_label.c,
+ftrace.c. The order there matters: paravirt calls, retpolines and returns are rewritten before alternatives
+are, which then copy rewritten code and join the no-ops; `code.py` composes the forms in that order.
+Which of the forms a machine has depends on its processor, so all that some processor would get are allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from kdiff.api import Keep, KernelFacts, SpecialSection
+from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, size
+from kdiff_kernel_linux.tables import Sites
+from kdiff_kernel_linux.x86 import alternatives, branches, calls
+
+_BOOT_ONLY = (".apicdrivers", ".orc_header", ".x86_cpu_dev.init", ".x86_intel_mid_dev.init")
+
+
+def rewrites(facts: KernelFacts) -> Mapping[str, Sites]:
+    """`sites` functions for tables that all architectures share."""
+    found: dict[str, Sites] = {"__mcount_loc": calls.fentry}
+    jump = members(facts, "jump_entry", "code", "target")
+    if jump is not None:
+        found["__jump_table"] = partial(branches.jump_label, jump)
+    call, key = members(facts, "static_call_site", "addr", "key"), members(facts, "static_call_key", "func")
+    if call is not None and key is not None:
+        found[".static_call_sites"] = partial(calls.static_call, call + key)
+    return found
+
+
+def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:
+    """The tables only x86 has."""
+    alternative = members(facts, "alt_instr", "instr_offset", "repl_offset", "instrlen", "replacementlen")
+    paravirt = members(facts, "paravirt_patch_site", "instr", "type", "len")
+    key = members(facts, "static_call_key", "func")
+    return (
+        SpecialSection(
+            ".altinstructions",
+            size(facts, "alt_instr"),
+            Keep.OWNER,
+            owner=first(facts, "alt_instr", "instr_offset"),
+            pieces=(".altinstr_replacement", ".altinstr_aux"),
+            sites=partial(alternatives.sites, alternative) if alternative is not None else None,
+        ),
+        SpecialSection(
+            ".parainstructions",
+            size(facts, "paravirt_patch_site"),
+            Keep.OWNER,
+            owner=first(facts, "paravirt_patch_site", "instr"),
+            sites=partial(calls.paravirt, paravirt) if paravirt is not None else None,
+        ),
+        SpecialSection(".smp_locks", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.lock_prefix),
+        SpecialSection(".retpoline_sites", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.retpoline),
+        SpecialSection(".return_sites", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.return_thunk),
+        SpecialSection(".call_sites", RELATIVE_WORD, Keep.OWNER, owner=0),
+        SpecialSection(
+            ".ibt_endbr_seal", RELATIVE_WORD, Keep.NEVER, owner=0, compared=False, sites=branches.endbr
+        ),
+        SpecialSection(".orc_unwind_ip", RELATIVE_WORD, Keep.OWNER, owner=0),
+        SpecialSection(".orc_unwind", size(facts, "orc_entry"), Keep.OWNER, parallel=".orc_unwind_ip"),
+        SpecialSection(
+            ".static_call.text",
+            0,
+            Keep.REFERENCED,
+            code=True,
+            sites=partial(calls.static_call_trampoline, key) if key is not None else None,
+        ),
+        *(SpecialSection(name, 0, Keep.NEVER, compared=False) for name in _BOOT_ONLY),
+    )

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alternatives: apply_alternatives(), recompute_jump() and optimize_nops() of arch/x86/kernel/alternative.c.
+
+A site keeps its original, whose one-byte no-ops become longer ones, or gets the replacement, filled up with
+no-ops. The kernel moves only a replacement of five bytes that is a call or a jump, the jump perhaps into its
+short form; objtool refuses any other relocation in a replacement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kdiff.api import EntryView, Form, Place, Site
+from kdiff_kernel_linux.layout import Layout
+from kdiff_kernel_linux.x86.code import is_jump, rewritten
+from kdiff_kernel_linux.x86.forms import JUMP_SHORT, NEAR, near_target, padded, short
+
+
+def sites(layout: Layout, entry: EntryView) -> Iterator[Site]:
+    """The site of one alt_instr; `layout`: instr_offset, repl_offset, instrlen, replacementlen."""
+    instruction, replacement, instruction_length, replacement_length = layout
+    place, other = entry.place(instruction), entry.place(replacement)
+    size, length = entry.data[instruction_length], entry.data[replacement_length]
+    if place is None or not size:
+        return
+    forms = padded(rewritten(entry, place, size), size)
+    if not length:
+        forms += padded(((),), size)
+    elif other is not None:
+        forms += padded(_replaced(entry, other, length), size)
+    yield Site(place.offset, size, "alternative", tuple(dict.fromkeys(forms)))
+
+
+def _replaced(entry: EntryView, place: Place, size: int) -> tuple[Form, ...]:
+    forms = rewritten(entry, place, size)
+    target = near_target(entry.parts(place, size))
+    if size == NEAR and target is not None and is_jump(entry.code(place, size)):
+        return (*forms, short(entry, JUMP_SHORT, target))
+    return forms

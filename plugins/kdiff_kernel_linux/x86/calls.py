@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewritten calls: static calls, paravirt calls, function entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kdiff.api import EntryView, Form, Literal, Place, Site
+from kdiff_kernel_linux.layout import Layout
+from kdiff_kernel_linux.x86.code import PV_OPS, paravirt_forms, returns
+from kdiff_kernel_linux.x86.forms import (
+    CALL,
+    JUMP,
+    NEAR,
+    NOP5,
+    RET,
+    near_one_of,
+    near_through,
+)
+
+_FLAGS = 3
+"""STATIC_CALL_SITE_FLAGS of include/linux/static_call_types.h: the key's low bits."""
+_CLEAR_RAX = bytes.fromhex("2e2e2e31c0")
+"""In place of a call to __static_call_return0."""
+_TRAMPOLINE, _KEY = "__SCT__", "__SCK__"
+_TRACERS = ("ftrace_caller", "ftrace_regs_caller")
+
+
+def static_call(layout: Layout, entry: EntryView) -> Iterator[Site]:
+    """__static_call_transform() at one site; `layout`: addr and key of the site, func of the key."""
+    address, key, func = layout
+    place, where = entry.place(address), entry.place(key)
+    if place is None or where is None:
+        return
+    pointer = Place(where.node, where.name, (where.offset & ~_FLAGS) + func)
+    size = entry.next_instruction(place)
+    forms = _static_call_forms(entry, entry.code(place, size), pointer)
+    if forms:
+        yield Site(place.offset, size, "static_call", forms)
+
+
+def _static_call_forms(entry: EntryView, code: bytes, pointer: Place) -> tuple[Form, ...]:
+    if len(code) == NEAR and (code[:1] == CALL or code in (NOP5, _CLEAR_RAX)):
+        return (near_through(entry, CALL, pointer), (Literal(_CLEAR_RAX),), (Literal(NOP5),))
+    if (len(code) == NEAR and code[:1] == JUMP) or code[:1] == RET:
+        return (near_through(entry, JUMP, pointer), *returns(entry))
+    if len(code) == NEAR + 1 and code[0] == 0x0F and code[1] & 0xF0 == 0x80:
+        returning = ("__static_call_return", "__x86_return_thunk")
+        return (near_through(entry, code[:2], pointer), near_one_of(entry, code[:2], returning))
+    return ()
+
+
+def static_call_trampoline(layout: Layout, entry: EntryView) -> Iterator[Site]:
+    """A trampoline jumps where its key points, or returns; `layout`: func of the key."""
+    (func,) = layout
+    if not entry.name.startswith(_TRAMPOLINE) or entry.data[:1] not in (JUMP, RET):
+        return
+    pointer = Place(None, _KEY + entry.name.removeprefix(_TRAMPOLINE), func)
+    yield Site(0, NEAR, "static_call", (near_through(entry, JUMP, pointer), *returns(entry)))
+
+
+def paravirt(layout: Layout, entry: EntryView) -> Iterator[Site]:
+    """apply_paravirt() at one site; `layout`: instr, type, len. The type counts pointers in pv_ops."""
+    instruction, kind, length = layout
+    place = entry.place(instruction)
+    if place is None:
+        return
+    size = entry.data[length]
+    slot = Place(None, PV_OPS, entry.data[kind] * entry.architecture.elf_class // 8)
+    yield Site(place.offset, size, "paravirt", paravirt_forms(entry, slot, size))
+
+
+def fentry(entry: EntryView) -> Iterator[Site]:
+    """ftrace: a call of __fentry__ is a no-op since boot, and while traced a call of a tracer.
+
+    A function traced through a trampoline that ftrace allocated has no form: it is being traced right now.
+    """
+    place = entry.place(0)
+    if place is None:
+        return
+    code = entry.code(place, NEAR)
+    if code[:1] == CALL or code == NOP5:
+        yield Site(place.offset, NEAR, "fentry", ((Literal(NOP5),), near_one_of(entry, CALL, _TRACERS)))

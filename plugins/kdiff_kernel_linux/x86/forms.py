@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opcodes, and forms made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kdiff.api import EntryView, Field, Form, Literal, OneOf, Pad, Part, Place, Through
+
+R_X86_64_PC32 = 2
+R_X86_64_PC8 = 15
+
+CALL = b"\xe8"
+JUMP = b"\xe9"
+JUMP_SHORT = b"\xeb"
+INT3 = b"\xcc"
+RET = b"\xc3"
+NOP1 = b"\x90"
+NOP2 = b"\x66\x90"
+NOP5 = b"\x0f\x1f\x44\x00\x00"
+CS_PREFIX = b"\x2e"
+
+NEAR = 5
+"""Bytes of a call or jump with a 4-byte displacement."""
+
+RETURN_THUNKS = (
+    "__x86_return_thunk",
+    "its_return_thunk",
+    "retbleed_return_thunk",
+    "srso_return_thunk",
+    "srso_alias_return_thunk",
+    "call_depth_return_thunk",
+)
+"""What x86_return_thunk may point to (arch/x86/kernel/cpu/bugs.c, set_return_thunk)."""
+
+
+def near(entry: EntryView, opcode: bytes, place: Place) -> Form:
+    """A branch with a 4-byte displacement to a place."""
+    return (Literal(opcode), Field(entry.architecture.howtos[R_X86_64_PC32], place, -4, bytes(4)))
+
+
+def short(entry: EntryView, opcode: bytes, place: Place) -> Form:
+    """A branch with a 1-byte displacement to a place."""
+    return (Literal(opcode), Field(entry.architecture.howtos[R_X86_64_PC8], place, -1, bytes(1)))
+
+
+def near_through(entry: EntryView, opcode: bytes, place: Place) -> Form:
+    """A near branch to where the pointer at a place points."""
+    return (Literal(opcode), Through(entry.architecture.howtos[R_X86_64_PC32], place, -4))
+
+
+def near_one_of(entry: EntryView, opcode: bytes, names: tuple[str, ...]) -> Form:
+    """A near branch to one of some symbols."""
+    return (Literal(opcode), OneOf(entry.architecture.howtos[R_X86_64_PC32], names, -4))
+
+
+def near_target(form: Form) -> Place | None:
+    """Where a pre instruction branches to, if its last part is a relocated 4-byte displacement."""
+    last = form[-1] if form else None
+    if isinstance(last, Field) and last.howto.pc_relative and last.size == 4 and last.insn_addend == -4:
+        return last.place
+    return None
+
+
+def joined(forms: Iterable[Form]) -> Form:
+    """Put forms behind each other; adjacent pads and adjacent literals become one."""
+    parts: list[Part] = []
+    for part in (each for form in forms for each in form if each.size):
+        last = parts[-1] if parts else None
+        if isinstance(last, Pad) and isinstance(part, Pad):
+            parts[-1] = Pad(last.size + part.size)
+        elif isinstance(last, Literal) and isinstance(part, Literal):
+            parts[-1] = Literal(last.data + part.data)
+        else:
+            parts.append(part)
+    return tuple(parts)
+
+
+def length(form: Form) -> int:
+    """The bytes a form covers."""
+    return sum(part.size for part in form)
+
+
+def padded(forms: Iterable[Form], size: int) -> tuple[Form, ...]:
+    """Fill each form with no-ops up to `size`; forms that are longer cannot occur and are left out."""
+    found = [joined((form, (Pad(size - length(form)),))) for form in forms if length(form) <= size]
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,488 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pre and post objects: the configuration, the compiler, the shadow of the source, both builds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fakekernel import CORE, FakeKernel, make_fake_kernel
+
+from kdiff.compiler import find_compiler
+from kdiff.confdir import read_config
+from kdiff.distribution import KernelSetup
+from kdiff.errors import KdiffError, Refusal, Refused
+from kdiff.kbuild import Build, build
+from kdiff.patch import read_patch
+from kdiff.shadow import make_shadow, restore, tree_digest
+from kdiff.units import find_units
+from kdiff.workplace import building_config, open_workplace
+
+EXAMPLE = Path(__file__).parent.parent / "examples/tcp_ipv4.patch"
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakeKernel]:
+    """A fake kernel whose source must be untouched when the test ends."""
+    kernel = make_fake_kernel(tmp_path)
+    before = contents(kernel.source)
+    yield kernel
+    kernel.hold.unlink(missing_ok=True)
+    assert contents(kernel.source) == before
+
+
+def contents(tree: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file's bytes and modification time."""
+    files = [path for path in sorted(tree.rglob("*")) if path.is_file()]
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def run(kernel: FakeKernel, patch: Path, said: list[str] | None = None, **options: bool) -> Build:
+    say: Callable[[str], None] = (said if said is not None else []).append
+    config = read_config(kernel.config)
+    return build(config, kernel.source, read_patch(patch), say=say, cache=kernel.cache, **options)
+
+
+def error_of(kernel: FakeKernel, patch: Path) -> KdiffError:
+    with pytest.raises(KdiffError) as caught:
+        run(kernel, patch)
+    return caught.value
+
+
+def refusal_of(kernel: FakeKernel, patch: Path) -> Refusal:
+    with pytest.raises(Refused) as caught:
+        run(kernel, patch)
+    (refusal,) = caught.value.refusals
+    assert refusal.place
+    assert refusal.remedy
+    return refusal
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+# The configuration -----------------------------------------------------------------------------------
+
+
+def test_a_configuration_says_what_the_kernel_is(fake: FakeKernel) -> None:
+    config = read_config(fake.config)
+    assert (config.arch, config.version, config.release) == ("fake", "9.1.2", "9.1.0-7-fake")
+    assert config.options["CONFIG_MODULE_SIG_ALL"] == "y"
+    assert "CONFIG_OTHER" not in config.options
+
+
+def test_the_release_may_come_from_kernel_release(fake: FakeKernel) -> None:
+    (fake.config / "build/include/generated/utsrelease.h").unlink()
+    (fake.config / "build/include/config").mkdir()
+    (fake.config / "build/include/config/kernel.release").write_text("9.1.0-8-fake\n")
+    assert read_config(fake.config).release == "9.1.0-8-fake"
+
+
+@pytest.mark.parametrize("name", [".config", "System.map", "build/include/generated/utsrelease.h"])
+def test_a_missing_file_of_the_configuration_is_named(fake: FakeKernel, name: str) -> None:
+    (fake.config / name).unlink()
+    with pytest.raises(KdiffError) as caught:
+        read_config(fake.config)
+    assert caught.value.key == "config.missing"
+    assert caught.value.place == str(fake.config / name)
+    assert "kdiff setup" in caught.value.remedy
+
+
+def test_a_missing_configuration_directory_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KdiffError) as caught:
+        read_config(tmp_path / "none")
+    assert caught.value.key == "config.missing"
+
+
+def test_a_config_without_the_kernels_header_is_an_error(fake: FakeKernel) -> None:
+    replace(fake.config / ".config", "Kernel Configuration", "Something else")
+    with pytest.raises(KdiffError) as caught:
+        read_config(fake.config)
+    assert caught.value.key == "config.unreadable"
+
+
+def test_flags_are_shell_words_and_may_be_missing(fake: FakeKernel) -> None:
+    (fake.config / "flags").write_text("CC='ccache gcc' KCFLAGS=-g0 V=1 # note\n")
+    flags = read_config(fake.config).flags
+    assert (flags.cc, flags.cflags, flags.others) == (("ccache", "gcc"), "-g0", ("V=1",))
+    (fake.config / "flags").unlink()
+    assert read_config(fake.config).flags.cc == ()
+
+
+@pytest.mark.parametrize("text", ["vmlinux", "O=/elsewhere", "A='unclosed", "M=x"])
+def test_flags_that_cannot_be_passed_on_are_an_error(fake: FakeKernel, text: str) -> None:
+    (fake.config / "flags").write_text(text)
+    with pytest.raises(KdiffError) as caught:
+        read_config(fake.config)
+    assert caught.value.key == "config.flags"
+
+
+def test_the_distributions_keys_are_not_needed_for_building() -> None:
+    text = 'CONFIG_A=y\nCONFIG_MODULE_SIG_KEY="x.pem"\nCONFIG_MODULE_SIG_ALL=y\nCONFIG_MODULE_SIG=y\n'
+    assert building_config(text) == (
+        'CONFIG_A=y\nCONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_KEY=""\n# CONFIG_MODULE_SIG_ALL is not set\n'
+        'CONFIG_SYSTEM_TRUSTED_KEYS=""\nCONFIG_SYSTEM_REVOCATION_KEYS=""\n'
+    )
+
+
+# The compiler ----------------------------------------------------------------------------------------
+
+
+def test_another_compiler_is_refused_with_both_versions(fake: FakeKernel) -> None:
+    replace(fake.config / ".config", "Fake 1.2-3", "Fake 1.2-4")
+    refusal = refusal_of(fake, fake.patch("net/core.c", 5, "int new;"))
+    assert refusal.key == "compiler.mismatch"
+    assert "Fake 1.2-3" in refusal.reason
+    assert "Fake 1.2-4" in refusal.reason
+
+
+def test_another_compiler_is_taken_when_that_is_asked_for(fake: FakeKernel) -> None:
+    replace(fake.config / ".config", "Fake 1.2-3", "Fake 1.2-4")
+    done = run(fake, fake.patch("net/core.c", 5, "int new;"), allow_compiler_mismatch=True)
+    assert "Fake 1.2-3" in done.compiler
+    assert any("Fake 1.2-4" in warning for warning in done.warnings)
+
+
+@pytest.mark.parametrize("name", ["fakecc-1", "x86_64-linux-gnu-fakecc-1", "fakecc-9"])
+def test_the_compiler_is_found_by_what_it_is_not_by_its_name(
+    fake: FakeKernel, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (fake.config / "flags").unlink()
+    replace(fake.config / ".config", '"fakecc (', f'"{name} (')
+    monkeypatch.setenv("PATH", f"{fake.root}{os.pathsep}{os.environ['PATH']}")
+    (fake.root / "fakecc").rename(fake.root / ("fakecc-1" if "linux" not in name else name))
+    assert find_compiler(read_config(fake.config)).text == "fakecc (Fake 1.2-3) 1.2.0"
+
+
+def test_no_compiler_at_all_is_an_error(fake: FakeKernel) -> None:
+    (fake.config / "flags").write_text("CC=/nowhere/gcc")
+    with pytest.raises(KdiffError) as caught:
+        find_compiler(read_config(fake.config))
+    assert caught.value.key == "compiler.missing"
+
+
+# The source ------------------------------------------------------------------------------------------
+
+
+def test_a_source_of_another_version_is_refused_with_both_versions(fake: FakeKernel) -> None:
+    replace(fake.config / ".config", "9.1.2", "9.1.3")
+    refusal = refusal_of(fake, fake.patch("net/core.c", 5, "int new;"))
+    assert refusal.key == "source.version"
+    assert "9.1.2" in refusal.reason
+    assert "9.1.3" in refusal.reason
+
+
+def test_a_source_that_was_built_in_is_an_error(tmp_path: Path) -> None:
+    fake = make_fake_kernel(tmp_path)
+    (fake.source / ".config").touch()
+    error = error_of(fake, fake.patch("net/core.c", 5, "int new;"))
+    assert error.key == "source.not_clean"
+    assert "mrproper" in error.remedy
+
+
+def test_a_directory_that_is_no_kernel_source_is_an_error(fake: FakeKernel, tmp_path: Path) -> None:
+    with pytest.raises(KdiffError) as caught:
+        build(
+            read_config(fake.config),
+            tmp_path / "none",
+            read_patch(fake.patch("net/core.c", 5, "int new;")),
+            say=print,
+            cache=fake.cache,
+        )
+    assert caught.value.key == "source.missing"
+
+
+def test_a_shadow_shows_every_file_and_its_digest_tells_any_change(tmp_path: Path) -> None:
+    fake = make_fake_kernel(tmp_path)
+    digest = tree_digest(fake.source)
+    make_shadow(fake.source, tmp_path / "shadow")
+    shown = {path: data for path, (data, _) in contents(tmp_path / "shadow").items()}
+    real = {path: data for path, (data, _) in contents(fake.source).items()}
+    assert {path.replace("/shadow/", "/source/"): data for path, data in shown.items()} == real
+    assert all(path.is_symlink() for path in (tmp_path / "shadow").rglob("*") if not path.is_dir())
+    (fake.source / "net/core.c").write_text(CORE.upper())
+    assert tree_digest(fake.source) != digest
+
+
+def test_a_changed_source_is_prepared_anew(tmp_path: Path) -> None:
+    fake = make_fake_kernel(tmp_path)
+    run(fake, fake.patch("net/core.c", 5, "int new;"))
+    (fake.source / "net/core.c").write_text(CORE.upper())
+    done = run(fake, fake.patch("net/core.c", 5, "int new;"))
+    assert done.units[0].pre == CORE.upper().encode()
+
+
+# Both builds -----------------------------------------------------------------------------------------
+
+
+def test_a_unit_is_compiled_before_and_after_the_patch(fake: FakeKernel) -> None:
+    done = run(fake, fake.patch("net/core.c", 5, "int new;"))
+    (unit,) = done.units
+    assert (unit.target, unit.source, unit.name) == ("vmlinux", "net/core.c", "net/core.o")
+    assert unit.pre == CORE.encode()
+    after = CORE.replace("int core5;\n", "int new;\n{}int core5;\n").format
+    assert unit.post == after("#line 5\n").encode()
+    assert done.sources["net/core.c"] == (CORE.encode(), after("").encode())
+    assert (done.release, done.arch, done.compiler) == ("9.1.0-7-fake", "fake", "fakecc (Fake 1.2-3) 1.2.0")
+    assert done.warnings == ("the build's CONFIG_NEW is y, the kernel's is unset",)
+
+
+def test_only_what_the_patch_names_is_compiled_and_nothing_twice(fake: FakeKernel) -> None:
+    first = run(fake, fake.patch("net/core.c", 5, "int new;"))
+    assert fake.made() == ["prepared 9.1.0-7-fake", "net/core.o", "net/core.o"]
+    assert run(fake, fake.patch("net/core.c", 5, "int new;")) == first
+    run(fake, fake.patch("net/core.c", 5, "int newer;"))
+    assert fake.made() == ["prepared 9.1.0-7-fake", "net/core.o", "net/core.o", "net/core.o"]
+
+
+def test_a_unit_of_a_module_carries_the_modules_name(fake: FakeKernel) -> None:
+    (unit,) = run(fake, fake.patch("net/mod.c", 2, "int new;")).units
+    assert unit.target == "mod_name"
+
+
+def test_an_object_of_a_library_is_part_of_the_kernel(fake: FakeKernel) -> None:
+    (unit,) = run(fake, fake.patch("lib/string.c", 2, "int new;")).units
+    assert unit.target == "vmlinux"
+
+
+def test_a_file_compiled_as_part_of_another_stands_for_that_one(fake: FakeKernel) -> None:
+    (unit,) = run(fake, fake.patch("net/piece.c", 2, "int new;")).units
+    assert unit.source == "net/part.c"
+
+
+@pytest.mark.parametrize(
+    "path, key",
+    [
+        ("net/off.c", "patch.not_built"),
+        ("off/driver.c", "patch.not_built"),
+        ("net/orphan.c", "patch.not_built"),
+        ("lib/shared.c", "patch.shared_unit"),
+    ],
+)
+def test_a_file_that_no_single_target_contains_is_refused(fake: FakeKernel, path: str, key: str) -> None:
+    refusal = refusal_of(fake, fake.patch(path, 2, "int new;"))
+    assert (refusal.key, refusal.place) == (key, path)
+    assert path.replace(".c", ".o") not in fake.made() or key == "patch.shared_unit"
+
+
+def test_a_file_the_source_has_not_got_is_an_error(fake: FakeKernel) -> None:
+    patch = fake.patch("net/core.c", 5, "int new;")
+    replace(patch, "net/core.c", "net/nope.c")
+    assert error_of(fake, patch).key == "patch.no_such_file"
+
+
+def test_a_link_out_of_the_source_is_not_followed(tmp_path: Path) -> None:
+    fake = make_fake_kernel(tmp_path)
+    patch = fake.patch("net/core.c", 5, "int new;")
+    (fake.source / "net/core.c").rename(tmp_path / "core.c")
+    (fake.source / "net/core.c").symlink_to(tmp_path / "core.c")
+    assert error_of(fake, patch).key == "patch.outside"
+
+
+def test_a_patch_that_does_not_apply_is_an_error(fake: FakeKernel) -> None:
+    patch = fake.patch("net/core.c", 5, "int new;")
+    replace(patch, " int core5;", " int core55;")
+    assert error_of(fake, patch).key == "patch.does_not_apply"
+    assert fake.made() == ["prepared 9.1.0-7-fake"]
+
+
+def test_the_compilers_words_are_shown_if_the_patched_source_is_wrong(fake: FakeKernel) -> None:
+    error = error_of(fake, fake.patch("net/core.c", 5, "error"))
+    assert error.key == "build.post"
+    assert "net/core.c:1: error: no such thing" in error.message
+    assert str(fake.cache) not in error.message
+    assert fake.shadow("net/core.c").is_symlink()
+    assert run(fake, fake.patch("net/core.c", 5, "int new;")).units[0].pre == CORE.encode()
+
+
+def test_a_pristine_source_that_does_not_compile_is_an_error(tmp_path: Path) -> None:
+    fake = make_fake_kernel(tmp_path)
+    (fake.source / "net/core.c").write_text("error\n" + CORE)
+    assert error_of(fake, fake.patch("net/core.c", 5, "int new;")).key == "build.pre"
+
+
+def test_the_compilers_warnings_about_the_patch_are_passed_on(fake: FakeKernel) -> None:
+    said: list[str] = []
+    run(fake, fake.patch("net/core.c", 5, "warn"), said)
+    assert any("warning: dubious" in line for line in said)
+
+
+def test_a_full_disk_is_called_that(fake: FakeKernel) -> None:
+    replace(fake.root / "fakecc", "cat ", "echo 'as: No space left on device' >&2; exit 1; cat ")
+    assert error_of(fake, fake.patch("net/core.c", 5, "int new;")).key == "disk.full"
+
+
+def test_a_cache_path_that_kbuild_cannot_stand_is_an_error(fake: FakeKernel, tmp_path: Path) -> None:
+    with pytest.raises(KdiffError) as caught:
+        build(
+            read_config(fake.config),
+            fake.source,
+            read_patch(fake.patch("net/core.c", 5, "int new;")),
+            say=print,
+            cache=tmp_path / "a b",
+        )
+    assert caught.value.key == "cache.path"
+
+
+def test_a_cache_that_cannot_be_made_is_an_error(fake: FakeKernel) -> None:
+    fake.cache.write_text("a file")
+    assert error_of(fake, fake.patch("net/core.c", 5, "int new;")).key == "cache.unwritable"
+
+
+def test_a_makefile_of_the_caller_does_not_leak_into_the_build(
+    fake: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAKEFLAGS", "-n --jobserver-auth=3,4")
+    monkeypatch.setenv("KERNELRELEASE", "wrong")
+    assert run(fake, fake.patch("net/core.c", 5, "int new;")).units[0].pre == CORE.encode()
+
+
+# Interruptions ---------------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from kdiff.confdir import read_config
+from kdiff.kbuild import build
+from kdiff.patch import read_patch
+config, source, patch, cache = map(Path, sys.argv[1:])
+build(read_config(config), source, read_patch(patch), say=print, cache=cache)
+"""
+
+
+def interrupted(fake: FakeKernel, number: int) -> subprocess.Popen[bytes]:
+    """Start a build, send a signal while the patched file is being compiled, return the ended process."""
+    run(fake, fake.patch("net/core.c", 7, "int other;"))
+    patch = fake.patch("net/core.c", 5, "int new;")
+    fake.hold.touch()
+    arguments = [fake.config, fake.source, patch, fake.cache]
+    child = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    until(lambda: not fake.shadow("net/core.c").is_symlink() and compiling(fake))
+    child.send_signal(number)
+    child.wait(20)
+    return child
+
+
+def compiling(fake: FakeKernel) -> bool:
+    """Whether any process runs the fake compiler."""
+    return bool(_compilers(fake))
+
+
+def _compilers(fake: FakeKernel) -> list[bytes]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = file.read_bytes()
+        except OSError:
+            continue
+        if command.startswith(f"/bin/sh\0{fake.root}/fakecc\0".encode()):
+            found.append(command)
+    return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_an_interrupt_stops_the_compiler_and_puts_the_source_back(fake: FakeKernel) -> None:
+    assert interrupted(fake, signal.SIGINT).returncode != 0
+    assert not compiling(fake)
+    assert fake.shadow("net/core.c").is_symlink()
+    fake.hold.unlink()
+    assert b"int new;" in run(fake, fake.patch("net/core.c", 5, "int new;")).units[0].post
+
+
+def test_after_a_kill_the_next_run_waits_for_the_orphans_and_puts_the_source_back(fake: FakeKernel) -> None:
+    assert interrupted(fake, signal.SIGKILL).returncode == -signal.SIGKILL
+    assert not fake.shadow("net/core.c").is_symlink()
+    fake.hold.unlink()
+    said: list[str] = []
+    done = run(fake, fake.patch("net/core.c", 9, "int newest;"), said)
+    assert done.units[0].pre == CORE.encode()
+    assert b"int new;" not in done.units[0].post
+    assert "put back net/core.c, which an interrupted run had left patched" in said
+    assert fake.shadow("net/core.c").is_symlink()
+
+
+def test_an_interrupted_preparation_is_done_again(fake: FakeKernel) -> None:
+    run(fake, fake.patch("net/core.c", 5, "int new;"))
+    (marker,) = fake.cache.glob("*/prepared")
+    marker.unlink()
+    run(fake, fake.patch("net/core.c", 5, "int new;"))
+    assert fake.made().count("prepared 9.1.0-7-fake") == 2
+
+
+def test_there_is_nothing_to_put_back_without_a_journal(tmp_path: Path) -> None:
+    assert restore(tmp_path, tmp_path, tmp_path / "journal") == ()
+
+
+# A real kernel ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.kernel
+def test_the_example_compiles_and_the_kernels_source_stays_as_it_was(kernel: KernelSetup) -> None:
+    touched = kernel.source / "net/ipv4"
+    digest, files = tree_digest(kernel.source), _hash(touched)
+    done = build(read_config(kernel.config), kernel.source, read_patch(EXAMPLE), say=print)
+    (unit,) = done.units
+    assert (unit.target, unit.source, done.release) == ("vmlinux", "net/ipv4/tcp_ipv4.c", kernel.abi)
+    for data in (unit.pre, unit.post):
+        assert data[:4] == b"\x7fELF"
+        assert b".text.tcp_v4_rcv\0" in data
+        assert b".orc_unwind\0" in data
+    assert b"ksplice example" in unit.post
+    assert b"ksplice example" not in unit.pre
+    assert done.warnings == ()
+    assert (tree_digest(kernel.source), _hash(touched)) == (digest, files)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    "path, key",
+    [
+        ("kernel/sched/rt.c", "kernel/sched/build_policy.c"),
+        ("fs/xfs/libxfs/xfs_btree.c", "fs/xfs/libxfs/xfs_btree.c"),
+        ("lib/string.c", "lib/string.c"),
+        ("arch/x86/kernel/head64.c", "arch/x86/kernel/head64.c"),
+        ("arch/x86/boot/string.c", "patch.not_built"),
+        ("tools/objtool/check.c", "patch.not_built"),
+        ("scripts/mod/modpost.c", "patch.not_built"),
+        ("arch/x86/entry/vdso/vclock_gettime.c", "patch.not_built"),
+    ],
+)
+def test_kbuild_is_asked_what_a_file_is_compiled_into(kernel: KernelSetup, path: str, key: str) -> None:
+    config = read_config(kernel.config)
+    compiler = find_compiler(config)
+    with open_workplace(config, kernel.source, compiler, jobs=2, say=print) as place:
+        if key.startswith("patch."):
+            with pytest.raises(Refused) as caught:
+                find_units(place, [path])
+            assert caught.value.refusals[0].key == key
+        else:
+            assert find_units(place, [path]) == (key,)
+
+
+def _hash(tree: Path) -> str:
+    total = hashlib.sha256()
+    for path in sorted(tree.rglob("*")):
+        if path.is_file():
+            total.update(str(path).encode() + path.read_bytes())
+    return total.hexdigest()

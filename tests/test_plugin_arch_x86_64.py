@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the plugin kdiff_arch_x86_64."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import kdiff_arch_x86_64
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdiff_arch_x86_64 import ARCHITECTURE
+
+from kdiff.api import Architecture, Overflow
+from kdiff.insn import disassemble, instructions
+
+ELF_H = Path("/usr/include/elf.h")
+CONDITIONS = range(16)
+OTHER_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, *range(0x40, 0x50), *range(0x64, 0x68), 0xF0, 0xF2, 0xF3))
+"""Nobody writes a branch with these; one that did would be compared byte by byte."""
+
+
+def as_architecture(arch: Architecture) -> Architecture:
+    return arch
+
+
+def test_the_hook_provides_one_architecture() -> None:
+    assert tuple(kdiff_arch_x86_64.kdiff_architectures()) == (as_architecture(ARCHITECTURE),)
+    assert (ARCHITECTURE.elf_machine, ARCHITECTURE.elf_class, ARCHITECTURE.byte_order) == (62, 64, "little")
+
+
+# Relocations -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not ELF_H.exists(), reason="needs elf.h")
+def test_numbers_of_relocation_types_are_those_of_elf_h() -> None:
+    defined = {
+        name: int(value) for name, value in re.findall(r"#define (R_X86_64_\w+)\s+(\d+)", ELF_H.read_text())
+    }
+    assert {row.name: row.type for row in ARCHITECTURE.howtos.values()}.items() <= defined.items()
+
+
+def test_a_row_stands_under_its_own_number() -> None:
+    assert all(number == row.type for number, row in ARCHITECTURE.howtos.items())
+
+
+def test_every_type_the_module_loader_applies_has_a_row() -> None:
+    names = {row.name for row in ARCHITECTURE.howtos.values()}
+    loader = {"NONE", "64", "32", "32S", "PC32", "PLT32", "PC64"}
+    assert {f"R_X86_64_{name}" for name in loader} <= names
+
+
+def test_types_that_reach_a_slot_and_not_the_symbol_have_no_row() -> None:
+    gotpcrel, gotpcrelx, rex_gotpcrelx = 9, 41, 42
+    assert not {gotpcrel, gotpcrelx, rex_gotpcrelx} & ARCHITECTURE.howtos.keys()
+
+
+def test_fields_fill_their_container_and_relative_ones_count_from_the_end() -> None:
+    for row in ARCHITECTURE.howtos.values():
+        assert row.mask == (1 << (8 * row.size)) - 1
+        assert row.end_relative == row.pc_relative == ("PC" in row.name or "PLT" in row.name)
+
+
+def test_an_absolute_word_is_a_pointer() -> None:
+    row = ARCHITECTURE.howtos[ARCHITECTURE.absolute_word]
+    assert (row.size, row.pc_relative, row.overflow) == (8, False, Overflow.WRAP)
+
+
+# Branches --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_the_short_and_the_near_form_of_a_condition_are_one_operation(condition: int) -> None:
+    short = ARCHITECTURE.branch(bytes((0x70 + condition, 0x10)))
+    near = ARCHITECTURE.branch(bytes((0x0F, 0x80 + condition, 0x10, 0, 0, 0)))
+    assert short is not None
+    assert near is not None
+    assert short.operation == near.operation
+    assert (short.length, near.length) == (2, 6)
+    assert short.displacement == near.displacement == 16
+
+
+def test_different_conditions_are_different_operations() -> None:
+    decoded = [ARCHITECTURE.branch(bytes((0x70 + condition, 0))) for condition in CONDITIONS]
+    assert len({branch.operation for branch in decoded if branch is not None}) == 16
+
+
+def test_jumps_and_calls_are_told_apart() -> None:
+    short, near, call = (ARCHITECTURE.branch(bytes.fromhex(x)) for x in ("ebfe", "e9fbffffff", "e800000000"))
+    assert short is not None
+    assert near is not None
+    assert call is not None
+    assert short.operation == near.operation != call.operation
+    assert (short.call, short.falls_through) == (near.call, near.falls_through) == (False, False)
+    assert (call.call, call.falls_through) == (True, True)
+    assert short.displacement + short.length == near.displacement + near.length == 0
+
+
+def test_a_prefix_is_part_of_the_operation_and_moves_the_field() -> None:
+    plain = ARCHITECTURE.branch(bytes.fromhex("e900000000"))
+    prefixed = ARCHITECTURE.branch(bytes.fromhex("2ee900000000"))
+    assert plain is not None
+    assert prefixed is not None
+    assert prefixed.operation != plain.operation
+    assert (prefixed.field_offset, prefixed.length) == (plain.field_offset + 1, plain.length + 1)
+
+
+@pytest.mark.parametrize("code", ["", "e8", "e8000000", "0f", "0f84000000", "eb", "2e", "2e" * 14 + "eb00"])
+def test_cut_off_or_overlong_code_is_no_branch(code: str) -> None:
+    assert ARCHITECTURE.branch(bytes.fromhex(code)) is None
+
+
+@pytest.mark.parametrize("code", ["ffd0", "ffe0", "ff1500000000", "c3", "cc", "0f0b", "0f1f440000", "90" * 6])
+def test_indirect_branches_and_other_instructions_are_no_relative_branch(code: str) -> None:
+    assert ARCHITECTURE.branch(bytes.fromhex(code)) is None
+
+
+@given(st.sampled_from((b"", b"\x2e", b"\x3e")), st.integers(0, 255), st.binary(min_size=8, max_size=8))
+def test_capstone_agrees_with_every_branch(prefix: bytes, opcode: int, rest: bytes) -> None:
+    code = prefix + bytes((opcode,)) + rest
+    branch = ARCHITECTURE.branch(code)
+    base = 0x10000000000
+    first = instructions(ARCHITECTURE, code)[0]
+    text = disassemble(ARCHITECTURE, code, base)[0][-60:]
+    target = re.search(r"\b(j\w+|call|loop\w*) (0x[0-9a-f]+)$", text)
+    if branch is None:
+        assert target is None or code[len(prefix)] in OTHER_PREFIXES
+        return
+    assert first.size == branch.length
+    assert target is not None
+    assert int(target[2], 16) == base + branch.length + branch.displacement
+    field = code[branch.field_offset : branch.field_offset + branch.field_size]
+    assert int.from_bytes(field, "little", signed=True) == branch.displacement
+
+
+# No-ops ----------------------------------------------------------------------------------------------
+
+
+def test_each_no_op_is_one_instruction() -> None:
+    for nop in ARCHITECTURE.nops:
+        (only,) = instructions(ARCHITECTURE, nop)
+        assert only.known
+        assert only.size == len(nop)
+
+
+def test_no_ops_are_distinct_and_come_longest_first() -> None:
+    lengths = [len(nop) for nop in ARCHITECTURE.nops]
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(set(ARCHITECTURE.nops)) == len(ARCHITECTURE.nops)
+    assert set(lengths) == set(range(1, 16))
+
+
+def test_instructions_that_clear_the_upper_half_of_a_register_are_no_no_ops() -> None:
+    for code in ("8d7600", "89f6", "8db600000000", "f390"):
+        assert bytes.fromhex(code) not in ARCHITECTURE.nops
+
+
+@pytest.mark.skipif(shutil.which("as") is None, reason="needs an assembler")
+def test_the_assembler_aligns_with_known_no_ops_only(tmp_path: Path) -> None:
+    source = "".join(f".byte {'0xc3,' * count}0xc3\n.p2align 5\n" for count in range(32))
+    (tmp_path / "a.s").write_text(source)
+    subprocess.run(["as", "-o", "a.o", "a.s"], cwd=tmp_path, check=True)
+    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", "a.o", "a.bin"], cwd=tmp_path, check=True)
+    code = (tmp_path / "a.bin").read_bytes()
+    shapes = {
+        code[each.offset : each.offset + each.size]
+        for each in instructions(ARCHITECTURE, code)
+        if code[each.offset] != 0xC3
+    }
+    assert len(shapes) > 5
+    assert shapes <= set(ARCHITECTURE.nops)

@@ -1,0 +1,562 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the plugin kdiff_kernel_linux: which tables there are, what run memory may hold at their sites.
+
+A form is tried the way an engine tries it, on bytes that the kernel's functions would write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import kdiff_kernel_linux
+import pytest
+from kdiff_arch_x86_64 import ARCHITECTURE
+from kdiff_kernel_linux.x86.forms import RETURN_THUNKS
+
+from kdiff.api import (
+    Architecture,
+    Field,
+    Form,
+    Keep,
+    KernelFacts,
+    Literal,
+    OneOf,
+    Pad,
+    Part,
+    Place,
+    Site,
+    SpecialSection,
+    Structure,
+    Through,
+)
+from kdiff.insn import instructions
+
+NONE, ABS64, PC32, PLT32, ABS32S = 0, 1, 2, 4, 11
+SITE, OTHER = 0x10000, 0x90000
+"""Run addresses of the node with the site and of the node with replacements."""
+ENTRY = {"instr_offset": 0, "repl_offset": 4, "cpuid": 8, "instrlen": 10, "replacementlen": 11}
+STRUCTURES = {
+    "alt_instr": Structure(12, ENTRY),
+    "paravirt_patch_site": Structure(16, {"instr": 0, "type": 8, "len": 9}),
+    "jump_entry": Structure(16, {"code": 0, "target": 4, "key": 8}),
+    "static_call_site": Structure(8, {"addr": 0, "key": 4}),
+    "static_call_key": Structure(16, {"func": 0, "type": 8}),
+    "bug_entry": Structure(12, {"bug_addr_disp": 0, "file_disp": 4, "line": 8, "flags": 10}),
+    "exception_table_entry": Structure(12, {"insn": 0, "fixup": 4, "data": 8}),
+    "orc_entry": Structure(6, {"sp_offset": 0, "bp_offset": 2}),
+    "bpf_raw_event_map": Structure(32, {"tp": 0}),
+    "_ddebug": Structure(56, {"modname": 0, "lineno": 32}),
+}
+FACTS = KernelFacts(
+    machine="x86_64",
+    config=MappingProxyType({"CONFIG_64BIT": "y", "CONFIG_HAVE_ARCH_PREL32_RELOCATIONS": "y"}),
+    structures=MappingProxyType(STRUCTURES),
+)
+ADDRESSES = {
+    "pv_ops": 0x2000000,
+    "new": 0x40000,
+    "near_label": SITE + 0x60,
+    "key": 0x3000000,
+    "__x86_return_thunk": 0x50000,
+    "srso_return_thunk": 0x50100,
+    "ftrace_caller": 0x51000,
+    "ftrace_regs_caller": 0x51100,
+    "paravirt_BUG": 0x52000,
+    "native": 0x53000,
+    "__x86_indirect_thunk_rax": 0x54000,
+    "__x86_indirect_thunk_r11": 0x54160,
+    "__x86_indirect_its_thunk_r11": 0x55160,
+}
+POINTERS = {
+    ADDRESSES["pv_ops"] + 0x18: ADDRESSES["native"],
+    ADDRESSES["key"]: ADDRESSES["new"],
+}
+
+
+def rows(facts: KernelFacts = FACTS) -> dict[str, SpecialSection]:
+    return {row.name: row for row in kdiff_kernel_linux.kdiff_special_sections(facts)}
+
+
+@dataclass(frozen=True)
+class Code:
+    """Pre bytes of a node and its relocated fields: offset -> (relocation type, name, addend, insn share)."""
+
+    data: bytes
+    fields: Mapping[int, tuple[int, str, int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry as `kdiff.kernel.EntryView`. Node 0 holds the site, node 1 the replacement."""
+
+    data: bytes
+    places: Mapping[int, Place]
+    nodes: tuple[Code, ...]
+    name: str = ""
+    architecture: Architecture = ARCHITECTURE
+
+    def place(self, offset: int) -> Place | None:
+        return self.places.get(offset)
+
+    def code(self, place: Place, size: int) -> bytes:
+        assert place.node is not None
+        found = self.nodes[place.node].data[place.offset : place.offset + size]
+        assert len(found) == size
+        return found
+
+    def parts(self, place: Place, size: int) -> Form:
+        assert place.node is not None
+        node = self.nodes[place.node]
+        result: list[Part] = []
+        at, stop = place.offset, place.offset + size
+        while at < stop:
+            if at in node.fields:
+                kind, name, addend, share = node.fields[at]
+                howto = ARCHITECTURE.howtos[kind]
+                result.append(Field(howto, Place(None, name, addend), share, bytes(howto.size)))
+                at += howto.size
+            else:
+                end = min((each for each in node.fields if each > at), default=stop)
+                result.append(Literal(node.data[at : min(end, stop)]))
+                at = min(end, stop)
+        return tuple(result)
+
+    def next_instruction(self, place: Place) -> int:
+        assert place.node is not None
+        found = instructions(ARCHITECTURE, self.nodes[place.node].data)
+        return next(each.size for each in found if each.offset == place.offset)
+
+
+def here(offset: int = 0) -> Place:
+    return Place(0, "function", offset)
+
+
+def ask(table: str, entry: Entry) -> tuple[Site, ...]:
+    row = rows()[table]
+    assert row.sites is not None
+    found = tuple(row.sites(entry))
+    for site in found:
+        assert {sum(part.size for part in form) for form in site.forms} == {site.size}
+    return found
+
+
+def one(table: str, entry: Entry) -> Site:
+    (site,) = ask(table, entry)
+    return site
+
+
+def allows(site: Site, run: bytes, pointers: Mapping[int, int] = MappingProxyType(POINTERS)) -> bool:
+    assert len(run) == site.size
+    return any(fits(form, run, SITE + site.offset, pointers) for form in site.forms)
+
+
+def fits(form: Form, run: bytes, address: int, pointers: Mapping[int, int]) -> bool:
+    at = 0
+    for part in form:
+        piece = run[at : at + part.size]
+        if isinstance(part, Literal):
+            good = piece == part.data
+        elif isinstance(part, Pad):
+            good = is_pad(piece)
+        else:
+            value = part.howto.extract(piece, "little")
+            reached = value - part.insn_addend + (address + at if part.howto.pc_relative else 0)
+            good = reached in destinations(part, pointers)
+        if not good:
+            return False
+        at += part.size
+    return True
+
+
+def destinations(part: Field | Through | OneOf, pointers: Mapping[int, int]) -> set[int | None]:
+    if isinstance(part, OneOf):
+        return {ADDRESSES[name] for name in part.names if name in ADDRESSES}
+    base = {0: SITE, 1: OTHER}[part.place.node] if part.place.node is not None else ADDRESSES[part.place.name]
+    address = base + part.place.offset
+    return {address} if isinstance(part, Field) else {pointers.get(address)}
+
+
+def is_pad(data: bytes) -> bool:
+    if not data:
+        return True
+    return any(data.startswith(nop) and is_pad(data[len(nop) :]) for nop in ARCHITECTURE.nops)
+
+
+def near(opcode: bytes, name: str, offset: int = 0) -> bytes:
+    """A near branch at `SITE + offset` to a symbol."""
+    end = SITE + offset + len(opcode) + 4
+    return opcode + (ADDRESSES[name] - end).to_bytes(4, "little", signed=True)
+
+
+# Tables ----------------------------------------------------------------------------------------------
+
+
+def test_no_table_is_listed_twice() -> None:
+    listed = [row.name for row in kdiff_kernel_linux.kdiff_special_sections(FACTS)]
+    assert len(listed) == len(set(listed))
+
+
+def test_entry_sizes_and_owners_are_those_of_the_facts() -> None:
+    moved = Structure(20, {**ENTRY, "instr_offset": 4, "repl_offset": 0})
+    changed = replace(FACTS, structures={**STRUCTURES, "alt_instr": moved})
+    before, after = rows()[".altinstructions"], rows(changed)[".altinstructions"]
+    assert (before.entry_size, before.owner) == (12, 0)
+    assert (after.entry_size, after.owner) == (20, 4)
+
+
+def test_without_type_information_no_size_is_made_up_and_no_rewrite_allowed() -> None:
+    known = rows(KernelFacts(machine="x86_64"))
+    for name in (
+        ".altinstructions",
+        ".parainstructions",
+        "__jump_table",
+        ".static_call_sites",
+        "__bug_table",
+    ):
+        assert known[name].entry_size == 0
+        assert known[name].sites is None
+
+
+def test_another_machine_has_the_shared_tables_without_the_rewrites_of_x86() -> None:
+    known = rows(replace(FACTS, machine="riscv64"))
+    assert known["__jump_table"].entry_size == 16
+    assert all(row.sites is None for row in known.values())
+    assert ".altinstructions" not in known
+
+
+def test_words_have_the_size_of_the_kernel_configuration() -> None:
+    assert rows()["__mcount_loc"].entry_size == 8
+    narrow = replace(FACTS, config={"CONFIG_X86_32": "y"})
+    assert rows(narrow)["__mcount_loc"].entry_size == 4
+    assert rows()["__tracepoints_ptrs"].entry_size == 4
+    absolute = replace(FACTS, config={"CONFIG_64BIT": "y"})
+    assert rows(absolute)["__tracepoints_ptrs"].entry_size == 8
+
+
+def test_a_line_number_is_no_difference_but_flags_are() -> None:
+    (line,) = rows()["__bug_table"].ignored
+    assert line == (8, 2)
+    assert rows()["__bug_table"].compared
+
+
+def test_unwind_entries_belong_to_the_owner_of_their_address() -> None:
+    assert rows()[".orc_unwind"].parallel == ".orc_unwind_ip"
+    assert (rows()[".orc_unwind"].entry_size, rows()[".orc_unwind_ip"].entry_size) == (6, 4)
+    assert rows()[".orc_unwind_ip"].owner == 0
+
+
+@pytest.mark.parametrize("family", [".discard", "___ksymtab", "___kcrctab", ".initcall", "__ksymtab"])
+def test_families_of_sections_never_travel_and_are_not_compared(family: str) -> None:
+    row = rows()[family]
+    assert row.prefix
+    assert row.keep is Keep.NEVER
+    assert not row.compared
+
+
+def test_code_tables_travel_with_the_code_they_are_about() -> None:
+    tables = ("__bug_table", "__ex_table", "__jump_table", ".altinstructions", ".smp_locks", "__mcount_loc")
+    for name in tables:
+        assert (rows()[name].keep, rows()[name].owner) == (Keep.OWNER, 0)
+
+
+# Alternatives ----------------------------------------------------------------------------------------
+
+
+def alternative(original: Code, replacement: Code, offset: int = 0) -> Entry:
+    size = len(original.data) - offset
+    data = bytes(10) + bytes((size, len(replacement.data)))
+    places = {0: here(offset), 4: Place(1, "replacement", 0)}
+    return Entry(data, places, (original, replacement))
+
+
+def test_an_alternative_keeps_its_original_with_no_ops_of_any_shape() -> None:
+    site = one(".altinstructions", alternative(Code(bytes.fromhex("0f01ca909090")), Code(b"\xc3")))
+    assert allows(site, bytes.fromhex("0f01ca909090"))
+    assert allows(site, bytes.fromhex("0f01ca0f1f00"))
+    assert not allows(site, bytes.fromhex("0f01cb0f1f00"))
+    assert not allows(site, bytes.fromhex("0f01ca0f1f01"))
+
+
+def test_an_alternative_gets_its_replacement_filled_up_with_no_ops() -> None:
+    entry = alternative(Code(bytes.fromhex("909090909090")), Code(bytes.fromhex("0f01cb")))
+    site = one(".altinstructions", entry)
+    assert allows(site, bytes.fromhex("0f01cb0f1f00"))
+    assert not allows(site, bytes.fromhex("0f1f000f01cb"))
+    assert not allows(site, bytes.fromhex("0f01cbcccccc"))
+
+
+def test_an_empty_replacement_leaves_only_no_ops() -> None:
+    site = one(".altinstructions", alternative(Code(bytes.fromhex("eb13")), Code(b"")))
+    assert allows(site, bytes.fromhex("6690"))
+    assert allows(site, bytes.fromhex("9090"))
+    assert not allows(site, bytes.fromhex("eb14"))
+
+
+def test_multi_byte_no_ops_of_the_original_are_not_reshaped() -> None:
+    site = one(".altinstructions", alternative(Code(bytes.fromhex("0f1f00c3")), Code(b"\xcc")))
+    assert allows(site, bytes.fromhex("0f1f00c3"))
+    assert not allows(site, bytes.fromhex("909090c3"))
+
+
+def test_a_replacement_call_reaches_its_target_from_the_site() -> None:
+    call = Code(bytes.fromhex("e800000000"), {1: (PLT32, "new", 0, -4)})
+    site = one(".altinstructions", alternative(Code(b"\x90" * 8), call, offset=2))
+    run = near(b"\xe8", "new", 2)
+    assert allows(site, run + b"\x90")
+    assert not allows(site, run[:4] + bytes((run[4] ^ 1, 0x90)))
+
+
+def test_a_replacement_jump_may_be_short_or_near() -> None:
+    jump = Code(bytes.fromhex("e900000000"), {1: (PC32, "near_label", 0, -4)})
+    site = one(".altinstructions", alternative(Code(bytes.fromhex("e900000000")), jump))
+    assert allows(site, bytes.fromhex("eb5e0f1f00"))
+    assert allows(site, near(b"\xe9", "near_label"))
+    assert not allows(site, bytes.fromhex("eb5f0f1f00"))
+    assert not allows(site, bytes.fromhex("eb5ecccccc"))
+
+
+def test_a_jump_that_is_only_part_of_a_replacement_stays_near() -> None:
+    code = Code(bytes.fromhex("90e900000000"), {2: (PC32, "near_label", 0, -4)})
+    site = one(".altinstructions", alternative(Code(b"\x90" * 6), code))
+    assert allows(site, b"\x90" + near(b"\xe9", "near_label", 1))
+    assert not allows(site, bytes.fromhex("90eb5d0f1f00"))
+
+
+def test_a_paravirt_call_inside_an_alternative_joins_its_no_ops() -> None:
+    pv = Code(bytes.fromhex("ff1500000000") + b"\x90" * 2, {2: (PC32, "pv_ops", 0x18, -4)})
+    site = one(".altinstructions", alternative(pv, Code(bytes.fromhex("9c58"))))
+    assert allows(site, near(b"\xe8", "native") + bytes.fromhex("0f1f00"))
+    assert allows(site, near(b"\xe8", "paravirt_BUG") + bytes.fromhex("906690"))
+    assert allows(site, bytes.fromhex("0f1f840000000000"))
+    assert allows(site, bytes.fromhex("9c58660f1f440000"))
+    assert not allows(site, near(b"\xe8", "new") + bytes.fromhex("0f1f00"))
+
+
+def test_an_indirect_call_that_is_not_paravirtual_is_left_alone() -> None:
+    code = Code(bytes.fromhex("ff1500000000"), {2: (PC32, "key", 0, -4)})
+    site = one(".altinstructions", alternative(code, Code(b"\xc3")))
+    assert not allows(site, near(b"\xe8", "new") + b"\x90")
+
+
+def test_a_return_inside_an_alternative_may_have_been_rewritten_before() -> None:
+    code = Code(bytes.fromhex("31c0e900000000"), {3: (PLT32, "__x86_return_thunk", 0, -4)})
+    site = one(".altinstructions", alternative(code, Code(b"\xcc")))
+    assert allows(site, bytes.fromhex("31c0c3cccccccc"))
+    assert allows(site, bytes.fromhex("31c0") + near(b"\xe9", "srso_return_thunk", 2))
+
+
+# Calls -----------------------------------------------------------------------------------------------
+
+
+def paravirt(kind: int, size: int) -> Entry:
+    code = Code(bytes.fromhex("ff1500000000")[:size], {2: (PC32, "pv_ops", 8 * kind, -4)})
+    return Entry(bytes(8) + bytes((kind, size)) + bytes(6), {0: here()}, (code,))
+
+
+def test_a_paravirt_call_goes_where_its_slot_points() -> None:
+    site = one(".parainstructions", paravirt(3, 6))
+    assert allows(site, near(b"\xe8", "native") + b"\x90")
+    assert allows(site, near(b"\xe8", "paravirt_BUG") + b"\x90")
+    assert allows(site, bytes.fromhex("660f1f440000"))
+    assert not allows(site, near(b"\xe8", "new") + b"\x90")
+    assert not allows(site, near(b"\xe8", "native") + b"\xcc")
+
+
+def test_a_paravirt_slot_is_counted_in_pointers() -> None:
+    site = one(".parainstructions", paravirt(4, 6))
+    assert not allows(site, near(b"\xe8", "native") + b"\x90")
+
+
+def static_call(code: Code, flags: int = 0) -> Entry:
+    return Entry(bytes(8), {0: here(), 4: Place(None, "key", flags)}, (code,))
+
+
+def test_a_static_call_goes_where_its_key_points_or_nowhere() -> None:
+    code = Code(bytes.fromhex("e800000000"), {1: (PLT32, "__SCT__key", 0, -4)})
+    site = one(".static_call_sites", static_call(code))
+    assert allows(site, near(b"\xe8", "new"))
+    assert allows(site, bytes.fromhex("2e2e2e31c0"))
+    assert allows(site, bytes.fromhex("0f1f440000"))
+    assert not allows(site, near(b"\xe8", "native"))
+    assert not allows(site, near(b"\xe9", "new"))
+
+
+@pytest.mark.parametrize("flags", [1, 2, 3])
+def test_flags_in_a_static_call_key_are_no_offset(flags: int) -> None:
+    code = Code(bytes.fromhex("e900000000"), {1: (PLT32, "__SCT__key", 0, -4)})
+    site = one(".static_call_sites", static_call(code, flags))
+    assert allows(site, near(b"\xe9", "new"))
+    assert allows(site, bytes.fromhex("c3cccccccc"))
+    assert allows(site, near(b"\xe9", "srso_return_thunk"))
+    assert not allows(site, near(b"\xe8", "new"))
+
+
+def test_a_conditional_static_tail_call_keeps_its_condition() -> None:
+    code = Code(bytes.fromhex("0f8400000000"), {2: (PLT32, "__SCT__key", 0, -4)})
+    site = one(".static_call_sites", static_call(code, 1))
+    assert allows(site, near(b"\x0f\x84", "new"))
+    assert allows(site, near(b"\x0f\x84", "__x86_return_thunk"))
+    assert not allows(site, near(b"\x0f\x85", "new"))
+
+
+def test_a_static_call_that_is_no_branch_has_no_site() -> None:
+    assert ask(".static_call_sites", static_call(Code(bytes.fromhex("31c0")))) == ()
+
+
+def test_a_trampoline_jumps_where_the_key_of_its_name_points() -> None:
+    row = rows()[".static_call.text"]
+    assert row.code
+    data = bytes.fromhex("e9000000000fb9cc")
+    site = one(".static_call.text", Entry(data, {}, (), name="__SCT__foo"))
+    (through,) = (part for form in site.forms for part in form if isinstance(part, Through))
+    assert through.place == Place(None, "__SCK__foo", 0)
+    assert allows(site, bytes.fromhex("c3cccccccc"))
+    assert ask(".static_call.text", Entry(data, {}, (), name="other")) == ()
+
+
+def test_an_entry_of_a_function_is_a_no_op_or_calls_a_tracer() -> None:
+    code = Code(bytes.fromhex("e800000000c3"), {1: (PLT32, "__fentry__", 0, -4)})
+    site = one("__mcount_loc", Entry(bytes(8), {0: here()}, (code,)))
+    assert allows(site, bytes.fromhex("0f1f440000"))
+    assert allows(site, near(b"\xe8", "ftrace_caller"))
+    assert allows(site, near(b"\xe8", "ftrace_regs_caller"))
+    assert not allows(site, near(b"\xe8", "new"))
+    assert not allows(site, bytes.fromhex("660f1f4400"))
+
+
+# Jumps and single instructions -----------------------------------------------------------------------
+
+
+def jump_label(code: bytes, target: Place) -> Entry:
+    return Entry(bytes(16), {0: here(), 4: target, 8: Place(None, "key", 1)}, (Code(code),))
+
+
+def test_a_short_jump_label_is_a_no_op_or_a_jump_to_its_target() -> None:
+    for pre in ("6690", "eb00"):
+        site = one("__jump_table", jump_label(bytes.fromhex(pre), here(0x22)))
+        assert allows(site, bytes.fromhex("6690"))
+        assert allows(site, bytes.fromhex("eb20"))
+        assert not allows(site, bytes.fromhex("eb21"))
+        assert not allows(site, bytes.fromhex("9090"))
+
+
+def test_a_near_jump_label_may_lead_into_another_node() -> None:
+    for pre in ("0f1f440000", "e900000000"):
+        site = one("__jump_table", jump_label(bytes.fromhex(pre), Place(None, "new", 0)))
+        assert allows(site, bytes.fromhex("0f1f440000"))
+        assert allows(site, near(b"\xe9", "new"))
+        assert not allows(site, near(b"\xe8", "new"))
+
+
+def test_a_jump_label_on_any_other_instruction_has_no_site() -> None:
+    assert ask("__jump_table", jump_label(bytes.fromhex("0f1f00"), here(0x22))) == ()
+
+
+def test_a_return_is_plain_or_goes_to_a_thunk() -> None:
+    code = Code(bytes.fromhex("e900000000"), {1: (PLT32, "__x86_return_thunk", 0, -4)})
+    site = one(".return_sites", Entry(bytes(4), {0: here()}, (code,)))
+    assert allows(site, bytes.fromhex("c3cccccccc"))
+    assert allows(site, near(b"\xe9", "srso_return_thunk"))
+    assert not allows(site, bytes.fromhex("c390909090"))
+    assert not allows(site, near(b"\xe9", "new"))
+
+
+def test_a_jump_elsewhere_is_no_return() -> None:
+    code = Code(bytes.fromhex("e900000000"), {1: (PLT32, "new", 0, -4)})
+    assert ask(".return_sites", Entry(bytes(4), {0: here()}, (code,))) == ()
+
+
+def retpoline(code: str, register: str) -> Site:
+    data = bytes.fromhex(code)
+    fields = {len(data) - 4: (PLT32, f"__x86_indirect_thunk_{register}", 0, -4)}
+    return one(".retpoline_sites", Entry(bytes(4), {0: here()}, (Code(data, fields),)))
+
+
+@pytest.mark.parametrize(
+    ("pre", "register", "run"),
+    [
+        ("e800000000", "rax", "ffd00f1f00"),
+        ("e800000000", "rax", "0faee8ffd0"),
+        ("2ee800000000", "r11", "41ffd30f1f00"),
+        ("2ee800000000", "r11", "0faee841ffd3"),
+        ("e900000000", "rax", "ffe0cc6690"),
+        ("e900000000", "rax", "0faee8ffe0"),
+        ("2ee900000000", "r11", "41ffe3cc6690"),
+        ("0f8400000000", "rax", "7504ffe0cc90"),
+        ("0f8500000000", "r11", "740441ffe3cc"),
+    ],
+)
+def test_a_retpoline_becomes_the_indirect_branch_it_stands_for(pre: str, register: str, run: str) -> None:
+    site, data = retpoline(pre, register), bytes.fromhex(run)
+    assert allows(site, data)
+    assert not allows(site, data[:-1] + bytes((data[-1] ^ 0xFF,)))
+
+
+@pytest.mark.parametrize(
+    ("pre", "register", "run"),
+    [
+        ("e800000000", "rax", "ffd1" + "0f1f00"),
+        ("e800000000", "rax", "ffe0" + "0f1f00"),
+        ("e900000000", "rax", "ffe0" + "0f1f00"),
+        ("e800000000", "r11", "ffd3" + "0f1f00"),
+        ("0f8400000000", "rax", "7404ffe0cc90"),
+    ],
+)
+def test_a_retpoline_becomes_no_other_branch(pre: str, register: str, run: str) -> None:
+    assert not allows(retpoline(pre, register), bytes.fromhex(run))
+
+
+def test_a_fence_that_leaves_no_room_is_no_form() -> None:
+    forms = retpoline("e800000000", "r11").forms
+    assert not any(
+        b"\x0f\xae\xe8" in part.data for form in forms for part in form if isinstance(part, Literal)
+    )
+
+
+def test_a_retpoline_may_go_to_the_thunk_against_its() -> None:
+    site = retpoline("2ee800000000", "r11")
+    assert allows(site, near(b"\x2e\xe8", "__x86_indirect_its_thunk_r11"))
+    assert not allows(site, near(b"\x2e\xe8", "new"))
+
+
+def test_a_thunk_can_be_named_by_its_place_in_the_array() -> None:
+    code = Code(bytes.fromhex("2ee800000000"), {2: (PLT32, "__x86_indirect_thunk_array", 11 * 32, -4)})
+    site = one(".retpoline_sites", Entry(bytes(4), {0: here()}, (code,)))
+    assert allows(site, bytes.fromhex("41ffd30f1f00"))
+
+
+def test_a_lock_prefix_may_be_gone_and_nothing_else() -> None:
+    entry = Entry(bytes(4), {0: here(1)}, (Code(bytes.fromhex("90f0ff08")),))
+    site = one(".smp_locks", entry)
+    assert (site.offset, site.size) == (1, 1)
+    assert allows(site, b"\x3e")
+    assert not allows(site, b"\x90")
+    assert ask(".smp_locks", Entry(bytes(4), {0: here(0)}, (Code(b"\x90"),))) == ()
+
+
+def test_a_sealed_entry_is_poisoned() -> None:
+    site = one(".ibt_endbr_seal", Entry(bytes(4), {0: here()}, (Code(bytes.fromhex("f30f1efa")),)))
+    assert allows(site, bytes.fromhex("660f1f00"))
+    assert not allows(site, bytes.fromhex("0f1f4000"))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        ".altinstructions",
+        ".parainstructions",
+        ".smp_locks",
+        ".retpoline_sites",
+        ".return_sites",
+        "__mcount_loc",
+    ],
+)
+def test_an_entry_without_a_place_has_no_site(table: str) -> None:
+    assert ask(table, Entry(bytes.fromhex("00000000000000000000" + "0505" + "00000000"), {}, ())) == ()
+
+
+def test_return_thunks_are_symbols_of_the_kernel_source() -> None:
+    assert "__x86_return_thunk" in RETURN_THUNKS
+    assert len(set(RETURN_THUNKS)) == len(RETURN_THUNKS)
