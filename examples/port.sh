@@ -11,8 +11,8 @@ busybox nc -l -p "$port" -e echo "hello from port $port" &
 listener=$!
 trap 'kill $listener 2>/dev/null' EXIT
 
-listening=$(printf ':%04X 00000000:0000 0A ' "$port")
-until grep -q "$listening" /proc/net/tcp /proc/net/tcp6; do
+listening=$(printf ':%04X 0+:0000 0A ' "$port")
+until grep -Eq "$listening" /proc/net/tcp /proc/net/tcp6; do
 	kill -0 $listener || exit 2
 	sleep 0.1
 done

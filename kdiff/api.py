@@ -7,8 +7,20 @@ What is imported for type checking only are values of stages: a plugin is handed
 from typing import TYPE_CHECKING
 
 from kdiff.arch import Architecture, BitField, Branch, ByteOrder, Howto, Overflow
+from kdiff.btf import structures as btf_structures
 from kdiff.distribution import Distribution, KernelSetup, Say
-from kdiff.elf.image import ModuleDescription, describe_module
+from kdiff.elf.image import (
+    ElfImage,
+    ModuleDescription,
+    Segment,
+    describe_module,
+    image_sections,
+    image_symbols,
+    note_build_id,
+    open_image,
+    read_program_headers,
+    segment_at,
+)
 from kdiff.elf.model import model as object_model
 from kdiff.elf.read import Object, read_bytes
 from kdiff.elf.write import NO_SYMBOL, Relocatable, Relocation, RelocationSection, Section, Symbol
@@ -17,6 +29,8 @@ from kdiff.emit import EmittedModule, Emitter, Workshop
 from kdiff.errors import KdiffError, Refusal
 from kdiff.exports import Export, read_symvers
 from kdiff.hookspecs import hookimpl
+from kdiff.kallsyms import decode as decode_kallsyms
+from kdiff.kallsyms import parse_text as parse_kallsyms
 from kdiff.kernel import (
     AddressBook,
     BookEntry,
@@ -56,6 +70,7 @@ __all__ = [
     "Branch",
     "ByteOrder",
     "Distribution",
+    "ElfImage",
     "EmittedModule",
     "Emitter",
     "EntryView",
@@ -83,20 +98,30 @@ __all__ = [
     "RelocationSection",
     "Say",
     "Section",
+    "Segment",
     "Site",
     "SpecialSection",
     "Structure",
     "Symbol",
     "Through",
     "Workshop",
+    "btf_structures",
+    "decode_kallsyms",
     "describe_module",
     "failure",
     "hookimpl",
+    "image_sections",
+    "image_symbols",
     "module_file",
     "module_name",
+    "note_build_id",
     "object_model",
+    "open_image",
+    "parse_kallsyms",
     "read_bytes",
+    "read_program_headers",
     "read_symvers",
     "run_make",
+    "segment_at",
     "write_object",
 ]

@@ -118,7 +118,7 @@ def decode(
                 if text is None:
                     continue
                 for addresses in _address_columns(run, names, tokens):
-                    if bool(np.all(addresses[1:] >= addresses[:-1])) and addresses[0] < addresses[-1]:
+                    if _plausible(run, addresses):
                         return _book(text, addresses.tolist())
     raise KdiffError(
         "kallsyms.not_found",
@@ -277,7 +277,7 @@ def _address_columns(run: _Run, names: _Names, tokens: _Tokens) -> Iterator[Colu
             yield from _based(offsets, int(base[0]))
     for place in (names.start - run.word * names.count, behind):
         absolute = run.column(f"u{run.word}", place, names.count)
-        if absolute is not None and _in_reach(run, int(absolute[names.count // 2])):
+        if absolute is not None:
             yield absolute.astype("u8")
     placed = run.column("i4", behind, names.count)
     if placed is not None:
@@ -290,6 +290,11 @@ def _based(offsets: Column, base: int) -> Iterator[Column]:
     yield np.uint64(base) + offsets.astype("u4").astype("u8")
     signed = offsets.astype("i8")
     yield np.where(signed >= 0, signed, base - 1 - (1 << 64 if base >> 63 else 0) - signed).astype("u8")
+
+
+def _plausible(run: _Run, addresses: Column) -> bool:
+    in_order = bool(np.all(addresses[1:] >= addresses[:-1])) and addresses[0] < addresses[-1]
+    return in_order and _in_reach(run, int(addresses[len(addresses) // 2]))
 
 
 def _in_reach(run: _Run, address: int) -> bool:

@@ -23,8 +23,9 @@ from kdiff.distribution import Say
 from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.lines import pin_lines
 from kdiff.make import Outcome, complaint, failure
-from kdiff.patch import Patch, Patched, apply_change, decode, encode, pristine
+from kdiff.patch import Patch
 from kdiff.shadow import replaced, write_file
+from kdiff.texts import Patched, apply_change, decode, encode, pristine
 from kdiff.units import find_units
 from kdiff.workplace import Workplace, open_workplace
 

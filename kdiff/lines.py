@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from kdiff.patch import split_lines
+from kdiff.texts import split_lines
 
 _QUOTED = r""" "(?:\\[ \t]*\n|\\.|[^"\\\n])*"? | '(?:\\[ \t]*\n|\\.|[^'\\\n])*'? """
 _TOKEN = re.compile(

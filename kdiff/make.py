@@ -77,9 +77,11 @@ def failure(key: str, what: str, outcome: Outcome, *, place: str, remedy: str = 
 
 
 def complaint(output: str, limit: int = 12) -> str:
-    """The part of make's output that tells a person what is wrong: from the first error on."""
+    """The part of make's output that tells a person what is wrong: from the first error on, else the end."""
     lines = [line for line in output.splitlines() if line.strip()]
-    first = next((i for i, line in enumerate(lines) if "error:" in line or "***" in line), 0)
-    own = [line for line in lines[first:] if not line.startswith(("make[", "make:"))] or lines[first:]
-    cut = [f"... and {len(own) - limit} more lines"] if len(own) > limit else []
-    return "\n".join(own[:limit] + cut)
+    own = [line for line in lines if not line.startswith(("make[", "make:"))] or lines
+    first = next((at for at, line in enumerate(own) if "error:" in line), None)
+    if first is None:
+        return "\n".join(own[-limit:])
+    more = len(own) - first - limit
+    return "\n".join(own[first : first + limit] + ([f"... and {more} more lines"] if more > 0 else []))

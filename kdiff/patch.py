@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a unified diff and apply it in memory.
+"""Read a unified diff, as `diff -u` or git write it.
 
-In: the bytes of a patch as `diff -u` or git write it, and pristine texts. Out: patched texts in which
-every line knows the pristine line it was. A hunk may have moved, as with patch(1), but its context must
-agree to the letter: a patch that nearly applies is not good enough for a running kernel. Texts are
-UTF-8 with surrogate escapes, so that bytes survive; lines end with a line feed and nothing else.
+Out: a `Patch`, the hunks of each file it changes. What a live update cannot be made from (headers, new
+files, anything but C) is refused here, and nothing that unidiff would skip is overlooked.
 """
 
 from __future__ import annotations
@@ -19,35 +17,11 @@ from unidiff.patch import Hunk as DiffHunk
 from unidiff.patch import PatchedFile, PatchSet
 
 from kdiff.errors import KdiffError, Refusal, Refused
+from kdiff.texts import FileChange, Hunk, decode, split_lines
 
 DEV_NULL = "/dev/null"
 NO_CODE = re.compile(r"Documentation/.*\.(rst|txt|yaml)|tools/testing/.*|MAINTAINERS|CREDITS|\.mailmap")
 """Files of a kernel tree that no part of a kernel is made from: they are left out, not refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hunk:
-    """One hunk: `before` must be found at line `start` (from 1) or nearby and becomes `after`.
-
-    `kept` pairs the index of a context line in `before` with its index in `after`.
-    """
-
-    start: int
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    kept: tuple[tuple[int, int], ...]
-    leading: int
-    """Number of context lines before the first change; `trailing`: after the last."""
-    trailing: int
-    place: str
-
-
-@dataclass(frozen=True, slots=True)
-class FileChange:
-    """All hunks of one part of a patch, for the file at `path` below the tree."""
-
-    path: str
-    hunks: tuple[Hunk, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,38 +38,6 @@ class Patch:
     def paths(self) -> tuple[str, ...]:
         """The files it changes, each once, sorted."""
         return tuple(sorted({change.path for change in self.changes}))
-
-
-@dataclass(frozen=True, slots=True)
-class Patched:
-    """A text; `origin[i]` is the pristine line number (from 1) of line i, None for a line the patch wrote."""
-
-    lines: tuple[str, ...]
-    origin: tuple[int | None, ...]
-    moved: tuple[str, ...] = ()
-    """One line for a person for each hunk that was found at another line than the patch says."""
-
-    @property
-    def text(self) -> str:
-        return "".join(self.lines)
-
-
-def decode(data: bytes) -> str:
-    """Turn a source file's bytes into text such that `encode` gives them back."""
-    return data.decode("utf-8", "surrogateescape")
-
-
-def encode(text: str) -> bytes:
-    """The inverse of `decode`."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def split_lines(text: str) -> tuple[str, ...]:
-    """Cut after each line feed; form feeds and lone carriage returns stay inside their line."""
-    return tuple(re.findall(r"[^\n]*\n|[^\n]+", text))
-
-
-# Reading ---------------------------------------------------------------------------------------------
 
 
 def read_patch(path: Path, strip: int = 1) -> Patch:
@@ -245,77 +187,3 @@ def _hunk(hunk: DiffHunk, path: str) -> Hunk:
     return Hunk(
         start, tuple(before), tuple(after), tuple(kept), leading, trailing, f"{path}:{hunk.source_start}"
     )
-
-
-# Applying --------------------------------------------------------------------------------------------
-
-
-def pristine(text: str) -> Patched:
-    """A text that no patch has touched yet."""
-    lines = split_lines(text)
-    return Patched(lines, tuple(range(1, len(lines) + 1)))
-
-
-def apply_change(change: FileChange, text: Patched) -> Patched:
-    """Apply all hunks of one file; KdiffError `patch.does_not_apply` names the hunk that does not fit."""
-    lines: list[str] = []
-    origin: list[int | None] = []
-    moved = list(text.moved)
-    end = 0
-    offset = 0
-    for hunk in change.hunks:
-        at = _find(hunk, text.lines, end, offset)
-        if at is None:
-            raise KdiffError(
-                "patch.does_not_apply",
-                "the patch does not apply: its context is not in the kernel source",
-                place=hunk.place,
-                remedy="make the patch against exactly this kernel's source",
-            )
-        offset = at - (hunk.start - 1)
-        if offset:
-            moved.append(f"{hunk.place}: applied with an offset of {offset:+d} lines")
-        lines += text.lines[end:at]
-        origin += text.origin[end:at]
-        kept = {after: text.origin[at + before] for before, after in hunk.kept}
-        lines += hunk.after
-        origin += [kept.get(index) for index in range(len(hunk.after))]
-        end = at + len(hunk.before)
-    lines += text.lines[end:]
-    origin += text.origin[end:]
-    return Patched(tuple(lines), tuple(origin), tuple(moved))
-
-
-def _find(hunk: Hunk, lines: Sequence[str], first: int, offset: int) -> int | None:
-    """The index at which `before` is found, not before `first`.
-
-    Tried in this order: where the hunk before it went, where the patch says, the only other place. A hunk
-    that fits several other places is an error: the context then says nothing. As with patch(1), a hunk
-    that has less context on one side was made at that end of the file and may not move away from it.
-    """
-    last = len(lines) - len(hunk.before)
-
-    def fits(at: int) -> bool:
-        return first <= at <= last and tuple(lines[at : at + len(hunk.before)]) == hunk.before
-
-    for at in (hunk.start - 1 + offset, hunk.start - 1):
-        if fits(at):
-            return at
-    if not hunk.leading and not hunk.trailing:
-        return None
-    at_start = hunk.leading < hunk.trailing and hunk.start == 1
-    at_end = hunk.trailing < hunk.leading
-    places = [
-        at
-        for at in range(first, last + 1)
-        if fits(at) and (not at_start or at == 0) and (not at_end or at == last)
-    ]
-    if len(places) > 1:
-        numbers = ", ".join(str(at + 1) for at in places[:5])
-        raise KdiffError(
-            "patch.ambiguous",
-            f"the hunk does not fit where the patch says, but at each of lines {numbers}",
-            place=hunk.place,
-            remedy="make the patch against exactly this kernel's source, or with more context",
-        )
-    return places[0] if places else None

@@ -75,17 +75,21 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
         allow_compiler_mismatch=request.allow_compiler_mismatch,
         say=say,
     )
+    for line in (*(f"left out of the patch: {name}" for name in patch.ignored), *built.warnings):
+        say(line)
     special = plugins.special_sections(facts)
 
     say("comparing before and after")
     plans = tuple(_planned(unit, plugins, special) for unit in built.units)
     refusals = [refusal for each in plans for refusal in (*review(each), *emitter.review(each, facts))]
-    if not refusals and not any(each.replaced for each in plans):
+    if refusals:
+        raise Refused(*dict.fromkeys(refusals))
+    if not any(each.replaced for each in plans):
         raise NothingChanged
 
     say(f"matching every function of {len(plans)} unit(s) against {memory.name}")
     runs = tuple(_matched(each, memory) for each in plans)
-    refusals += [refusal for run in runs for refusal in run.refusals]
+    refusals = [refusal for run in runs for refusal in run.refusals]
     if refusals:
         raise Refused(*dict.fromkeys(refusals))
 

@@ -94,9 +94,9 @@ class Matcher:
     def match(self, node: Node, address: int) -> Match | Mismatch:
         """Compare a node with the memory at an address; code by instruction where the layout differs."""
         run = self.memory.read(address, node.size)
-        if run is None:
-            return Mismatch(node.id, address, 0, 0, "no memory at this address")
-        same = self._same_layout(node, address, run)
+        same: Match | Mismatch = Mismatch(node.id, address, 0, 0, "no memory at this address")
+        if run is not None:
+            same = self._same_layout(node, address, run)
         if isinstance(same, Match) or node.kind is not Kind.FUNCTION or self.graph.is_piece(node):
             return same
         walked = _Walk(self, node, address).walk()
@@ -283,13 +283,16 @@ class _Walk:
         self.facts: list[Fact] = []
 
     def _readable(self, most: int) -> bytes:
-        size = most
-        while size > self.node.size:
-            found = self.matcher.memory.read(self.address, size)
-            if found is not None:
-                return found
-            size = max(self.node.size, size - 64)
-        return self.matcher.memory.read(self.address, self.node.size) or b""
+        """As many bytes as there are, at most `most`."""
+        found = self.matcher.memory.read(self.address, most)
+        least = 0
+        while found is None and least < most:
+            middle = (least + most + 1) // 2
+            if self.matcher.memory.read(self.address, middle) is None:
+                most = middle - 1
+            else:
+                least = middle
+        return found if found is not None else self.matcher.memory.read(self.address, least) or b""
 
     def walk(self) -> Match | Mismatch:
         """Go through the pre instructions and find each in run."""

@@ -84,3 +84,52 @@ def planned(pre: SectionGraph, post: SectionGraph) -> Plan:
 
 def labels(graph: SectionGraph, ids: Iterable[int]) -> list[str]:
     return sorted(graph.nodes[index].label for index in ids)
+
+
+UNIT = """
+int printk(const char *, ...);
+extern int limit, gauge[8];
+int other(int);
+int weak_one(int a);
+static int hits;
+int counter = 5;
+static const char *const names[] = {"one", "two", "three"};
+static const unsigned short primes[] = {2, 3, 5, 7, 11, 13};
+static __attribute__((noinline)) int helper(int a) { return a * limit + hits++; }
+static __attribute__((noinline)) int tail(int a) { hits += a; return helper(a + 1); }
+__attribute__((weak)) int weak_one(int a) { return a ^ 0x55; }
+int choose(int a)
+{
+    switch (a) {
+    case 0: return other(1);
+    case 1: return primes[limit % 6];
+    case 2: printk("case %d", a); return 9;
+    case 3: return limit;
+    case 4: return gauge[3];
+    case 5: gauge[2] = 77; return 1;
+    default: return tail(a);
+    }
+}
+int entry(int a)
+{
+    static int calls;
+    calls++;
+    if (__builtin_expect(a < 0, 0)) {
+        printk("%s: negative", __func__);
+        return other(a) + weak_one(a);
+    }
+    printk("%s: %s", __func__, names[a]);
+    return helper(a) + tail(a + 1) + counter;
+}
+struct ops { int (*entry)(int); int (*choose)(int); const char *name; };
+struct ops table = {entry, choose, "table"};
+"""
+"""A unit with a bit of everything: strings, tables, static variables, tail calls, a switch, pointers."""
+
+REST = """
+int limit = 7, gauge[8];
+int other(int a) { return a + 1; }
+int printk(const char *f, ...) { return f[0]; }
+int weak_one(int a) { return a; }
+"""
+"""The rest of the kernel."""

@@ -2,7 +2,7 @@
 """A kernel source of a few files with a Kbuild of a few lines, and a compiler that copies.
 
 An "object" is the text that the compiler was given, so a test can read what was compiled. A source line
-`error` does not compile; while the file `hold` exists the compiler sleeps.
+`error` does not compile; while the file `hold` exists the compiler sleeps, and `spoil` makes preparing fail.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ SUBLEVEL = 2
 EXTRAVERSION =
 KBUILD = $(MAKE) -s -C $(O) -f $(CURDIR)/Makefile.build SRC=$(CURDIR) obj=./$(patsubst %/,%,$(dir $@)) $@
 olddefconfig:
-	@test ! -e $(CURDIR)/../hold-prepare || sleep 60
 	@echo CONFIG_NEW=y >> $(O)/.config
 prepare:
+	@test ! -e $(O)/../../../spoil || { echo "objtool: libelf.h: No such file"; exit 1; }
 	@echo "prepared $(KERNELRELEASE)" >> $(O)/../made
 net/%: ; @$(KBUILD)
 lib/%: ; @$(KBUILD)

@@ -47,6 +47,7 @@ def proof() -> dict[str, Any]:
         "version": VERSION,
         "build_id": BUILD_ID,
         "byte_order": "little",
+        "word_size": 8,
         "anchor": "_text",
         "nops": ["0f1f440000", "6690", "90"],
         "howtos": [dict(PC32)],

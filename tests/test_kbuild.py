@@ -430,6 +430,15 @@ def test_an_interrupted_preparation_is_done_again(fake: FakeKernel) -> None:
     assert fake.made().count("prepared 9.1.0-7-fake") == 2
 
 
+def test_a_failed_preparation_says_why_and_is_done_again(fake: FakeKernel) -> None:
+    (fake.root / "spoil").touch()
+    error = error_of(fake, fake.patch("net/core.c", 5, "int new;"))
+    assert error.key == "build.prepare"
+    assert "libelf.h" in error.message
+    (fake.root / "spoil").unlink()
+    assert run(fake, fake.patch("net/core.c", 5, "int new;")).units[0].pre == CORE.encode()
+
+
 def test_there_is_nothing_to_put_back_without_a_journal(tmp_path: Path) -> None:
     assert restore(tmp_path, tmp_path, tmp_path / "journal") == ()
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdiff.lines import pin_lines, scan
-from kdiff.patch import split_lines
+from kdiff.texts import split_lines
 
 GCC = shutil.which("gcc-12") or shutil.which("gcc")
 needs_gcc = pytest.mark.skipif(GCC is None, reason="needs gcc")
@@ -179,7 +179,7 @@ def blocks_of(tree: Any) -> list[Block]:
 
 
 @needs_gcc
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TREES, st.data())
 def test_every_unchanged_line_has_its_number_for_the_real_compiler(tree: Any, data: st.DataObject) -> None:
     before: list[str] = []

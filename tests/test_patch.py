@@ -11,18 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdiff.errors import KdiffError, Refused
-from kdiff.patch import (
-    NO_CODE,
-    Patch,
-    Patched,
-    apply_change,
-    decode,
-    encode,
-    parse_patch,
-    pristine,
-    read_patch,
-    split_lines,
-)
+from kdiff.patch import NO_CODE, Patch, parse_patch, read_patch
+from kdiff.texts import Patched, apply_change, decode, encode, pristine, split_lines
 
 EXAMPLE = Path(__file__).parent.parent / "examples/tcp_ipv4.patch"
 OLD = "".join(f"line {number}\n" for number in range(1, 31))

@@ -55,7 +55,7 @@ def test_every_kind_of_part_is_read() -> None:
         Site("jump_label", 2, ((Pad(2),), (Lit(b"\xeb"), Lit(b"\2")))),
         Pad(4),
     )
-    assert sum(map(size, node.parts)) == node.size == len(code())
+    assert sum(size(part) for part in node.parts) == node.size == len(code())
 
 
 def test_replaced_functions_are_named_with_their_positions() -> None:
@@ -88,7 +88,7 @@ def test_text_that_is_no_proof_is_an_error(text: bytes) -> None:
         "build_id",
     ],
 )
-@pytest.mark.parametrize("junk", [None, 7, ["x"], {"a": 1}, 1.5, True])
+@pytest.mark.parametrize("junk", [None, 9, ["x"], {"a": 1}, 1.5, True])
 def test_a_missing_or_odd_member_is_an_error_that_names_it(key: str, junk: object) -> None:
     value = proof()
     del value[key]

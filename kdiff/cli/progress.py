@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress for a person, on stderr: a spinner on a terminal, plain lines elsewhere."""
+"""Progress for a person, on stderr: a spinner on a terminal, plain lines elsewhere.
+
+The spinner takes what is printed to stdout along, so that lines do not mix; so it needs both on a terminal.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,17 @@ def progress(quiet: bool = False) -> Iterator[Say]:
     if quiet:
         yield lambda text: None
         return
-    if not sys.stderr.isatty():
+    if not (sys.stderr.isatty() and sys.stdout.isatty()):
         yield lambda text: print(f"[{time.monotonic() - start:5.1f} s] {text}", file=sys.stderr, flush=True)
         return
     from rich.console import Console  # a spinner is not worth its import where nobody sees it
+    from rich.markup import escape
 
     console = Console(stderr=True)
     with console.status("") as status:
 
         def say(text: str) -> None:
-            console.print(f"[dim]{time.monotonic() - start:5.1f} s[/dim] {text}", highlight=False)
-            status.update(text)
+            console.print(f"[dim]{time.monotonic() - start:5.1f} s[/dim] {escape(text)}", highlight=False)
+            status.update(escape(text))
 
         yield say

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from kdiff.target.proof import Howto, Lit, Pad, Part, Plain, Proof, Relocated, Site, Through, size
+from kdiff.target.proof import Howto, Lit, Pad, Part, Plain, Relocated, Site, Through, size
 
 Read = Callable[[int, int], bytes | None]
 """Return exactly that many bytes at that address, or None."""
@@ -26,10 +26,6 @@ class Run(NamedTuple):
     addresses: tuple[int, ...]
     """Where each symbol of the proof is."""
     nops: tuple[bytes, ...]
-
-    @classmethod
-    def of(cls, proof: Proof, read: Read, word: int, addresses: tuple[int, ...]) -> Run:
-        return cls(read, word, proof.byte_order, addresses, proof.nops)
 
 
 class Difference(NamedTuple):

@@ -104,6 +104,8 @@ class Proof(NamedTuple):
     version: str
     build_id: str
     byte_order: Literal["little", "big"]
+    word: int
+    """Bytes of a pointer."""
     anchor: int
     """The symbol whose address in kallsyms tells how far the kernel has slid."""
     nops: tuple[bytes, ...]

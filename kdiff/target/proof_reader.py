@@ -60,6 +60,7 @@ def read(text: bytes) -> Proof:
         version=_string("version", top),
         build_id=_string("build_id", top),
         byte_order=order,
+        word=_integer("word_size", top, 4, 8),
         anchor=_anchor(_filled("anchor", top), symbols),
         nops=_list("nops", top, _nop),
         symbols=symbols,

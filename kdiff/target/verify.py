@@ -23,6 +23,13 @@ ATTEMPTS = 3
 PAUSE = 0.05
 """Seconds between attempts: the kernel may be in the middle of rewriting an instruction."""
 
+_OTHER_LAYOUT = Refusal(
+    "target.other_kernel",
+    "the running kernel",
+    "its byte order or word size is not the update's",
+    "create the update again for this kernel",
+)
+
 
 def verify(proof: Proof, machine: Machine) -> tuple[Refusal, ...]:
     """Compare this machine's kernel with the proof. KdiffError if it cannot be read."""
@@ -34,11 +41,9 @@ def verify(proof: Proof, machine: Machine) -> tuple[Refusal, ...]:
         return refusals
     memory = open_kcore(machine)
     try:
-        if memory.order != proof.byte_order:
-            return (
-                Refusal("target.other_kernel", "the running kernel", "its byte order is not the update's"),
-            )
-        run = Run.of(proof, memory.read, memory.word, addresses)
+        if (memory.order, memory.word) != (proof.byte_order, proof.word):
+            return (_OTHER_LAYOUT,)
+        run = Run(memory.read, proof.word, proof.byte_order, addresses, proof.nops)
         nodes: Sequence[Node] = proof.nodes
         for _ in range(ATTEMPTS):
             found = [refusal for node in nodes for refusal in compare(node, run, machine)]

@@ -2,9 +2,9 @@
 """Updates as livepatch modules: the kernel's own livepatch core does the patching.
 
 `review.py` says what livepatch cannot redirect. `emit` goes through `workbench.py` (the sources and what
-Kbuild makes of them), `convert.py` and `stamp.py` (the module in livepatch's form), `arrival.py` (every carried byte and
-reference has arrived) and `second_reader.py` (another ELF reader finds what the module loader will look for).
-`runtime.c` is the C part of every update.
+Kbuild makes of them), `convert.py` and `stamp.py` (the module in livepatch's form), `arrival.py` (every
+carried byte and reference has arrived) and `second_reader.py` (another ELF reader finds what the loader
+wants). `runtime.c` is the C part of every update.
 """
 
 from __future__ import annotations

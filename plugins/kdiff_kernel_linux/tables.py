@@ -16,32 +16,27 @@ from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, pointer, si
 
 Sites = Callable[[EntryView], Iterable[Site]]
 
-_BOOT_ONLY = (
+_READ_ONCE = (
     ".con_initcall.init",
     ".early_lsm_info.init",
     ".exitcall.exit",
     ".init.setup",
     ".lsm_info.init",
+    ".static_call_tramp_key",
     "__earlycon_table",
-    "__syscalls_metadata",
-    "__tracepoint_str",
+    "__param",
 )
-"""Read from vmlinux while it boots or by tools that look at vmlinux alone; a module's are never looked at."""
+"""Read while vmlinux boots, or published under a name. An update's are never looked at, or would be published
+a second time: so none travels, and a patch that adds, removes or changes an entry cannot be applied live."""
 
-_PUBLISHED = (".modinfo", "__modver", "__param", ".static_call_tramp_key", ".printk_index")
-"""What vmlinux or the module has published under its own name; an update must not publish it again."""
+_READ_ONCE_FAMILIES = (".initcall", ".pci_fixup", "___kcrctab", "___ksymtab", "__kcrctab", "__ksymtab")
+"""The same for whole families of sections: initcalls, quirks, exports."""
 
-_FAMILIES = (
-    ".discard",
-    ".initcall",
-    ".note",
-    ".pci_fixup",
-    "___kcrctab",
-    "___ksymtab",
-    "__kcrctab",
-    "__ksymtab",
-)
-"""The same two reasons for whole families of sections; .discard is for objtool and dropped by the linker."""
+_UNREAD = (".modinfo", ".printk_index", "__modver", "__syscalls_metadata", "__tracepoint_str")
+"""Read by tools or by tracing, for information: an update does without, and a change does no harm."""
+
+_UNREAD_FAMILIES = (".discard", ".note")
+"""The same for families; .discard is for objtool and dropped by the linker."""
 
 
 def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSection, ...]:
@@ -99,8 +94,10 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             ignored=_range(facts, "_ddebug", "lineno", 3),
         ),
         SpecialSection("__dyndbg_classes", size(facts, "ddebug_class_map"), Keep.REFERENCED),
-        *(SpecialSection(name, 0, Keep.NEVER, compared=False) for name in (*_BOOT_ONLY, *_PUBLISHED)),
-        *(SpecialSection(name, 0, Keep.NEVER, compared=False, prefix=True) for name in _FAMILIES),
+        *(SpecialSection(name, 0, Keep.NEVER) for name in _READ_ONCE),
+        *(SpecialSection(name, 0, Keep.NEVER, prefix=True) for name in _READ_ONCE_FAMILIES),
+        *(SpecialSection(name, 0, Keep.NEVER, compared=False) for name in _UNREAD),
+        *(SpecialSection(name, 0, Keep.NEVER, compared=False, prefix=True) for name in _UNREAD_FAMILIES),
     )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernel memory on disk: `image:FILE` and, for a raw dump, `image:FILE@0xBASE`.
 
-`source.py` opens files, `unpack.py` gets the kernel out of a vmlinuz, `store.py` keeps what was slow to unpack,
-`observe.py` learns facts from memory.
+`source.py` opens files, `unpack.py` gets the kernel out of a vmlinuz, `store.py` keeps what was slow to
+unpack, `observe.py` learns facts from memory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,4 @@ from kdiff_memory_image.source import open_memory
 @hookimpl
 def kdiff_memory_schemes() -> Iterable[MemoryScheme]:
     """Provide `image:`."""
-    return (
-        MemoryScheme("image", "vmlinux, vmlinuz, ELF core, or a raw dump as FILE@0xBASE", open_memory),
-    )
+    return (MemoryScheme("image", "vmlinux, vmlinuz, ELF core, or a raw dump as FILE@0xBASE", open_memory),)

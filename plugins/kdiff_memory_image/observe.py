@@ -66,7 +66,9 @@ def _text(image: ElfImage, address: int) -> str:
 
 def _between(image: ElfImage, book: AddressBook, start: str, stop: str) -> bytes | None:
     first, last = book.address(start), book.address(stop)
-    return image.read(first, last - first) if first is not None and last is not None and first < last else None
+    return (
+        image.read(first, last - first) if first is not None and last is not None and first < last else None
+    )
 
 
 def _uts_machine(image: ElfImage, book: AddressBook, structures: Mapping[str, Structure]) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernels that were slow to unpack, kept in `$XDG_CACHE_HOME/kdiff/images`.
 
-A file is called HASH-OF-VMLINUZ.HASH-OF-VMLINUX (SHA-256): the first half finds it, the second is checked whenever
-it is used. What cannot be kept is not kept; what is damaged is made again.
+A file is called HASH-OF-VMLINUZ.HASH-OF-VMLINUX (SHA-256): the first half finds it, the second is checked
+whenever it is used. What cannot be kept is not kept; what is damaged is made again.
 """
 
 from __future__ import annotations

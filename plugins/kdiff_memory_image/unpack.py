@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Get the kernel's ELF file out of a compressed image.
 
-In: the bytes of a vmlinuz. Out: those of the vmlinux inside. The payload is found through the x86 setup header
-(Documentation/arch/x86/boot.rst of the kernel, protocol 2.08 and later), else by looking for the magic bytes of
-each compression; only a payload that unpacks to ELF counts.
+In: the bytes of a vmlinuz. Out: those of the vmlinux inside. The payload is found through the x86 setup
+header (Documentation/arch/x86/boot.rst of the kernel, protocol 2.08 and later), else by looking for the magic
+bytes of each compression; only a payload that unpacks to ELF counts.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class _Codec:
 def unpack(data: bytes | mmap.mmap, place: str) -> tuple[bytes, bool]:
     """The vmlinux inside, and whether unpacking it was slow.
 
-    KdiffError `image.payload` for a damaged payload, `image.codec` for one that cannot be read, `image.flat` for
-    a kernel that is no ELF file, `image.unknown` if there is no kernel at all.
+    KdiffError `image.payload` for a damaged payload, `image.codec` for one that cannot be read, `image.flat`
+    for a kernel that is no ELF file, `image.unknown` if there is no kernel at all.
     """
     if bytes(data[0x202:0x206]) == b"HdrS":
         return _from_setup_header(data, place)
@@ -110,12 +110,14 @@ def _from_setup_header(data: bytes | mmap.mmap, place: str) -> tuple[bytes, bool
 
 
 def _damaged(place: str, what: str) -> KdiffError:
-    return KdiffError("image.payload", f"the compressed kernel {what}", place=place, remedy="copy the file again")
+    return KdiffError(
+        "image.payload", f"the compressed kernel {what}", place=place, remedy="copy the file again"
+    )
 
 
 def _candidates(data: bytes | mmap.mmap) -> Iterator[tuple[_Codec, int]]:
     """Every place where a payload might begin, by position; few, as most magic bytes are long."""
-    found = []
+    found: list[tuple[int, _Codec]] = []
     for codec in _CODECS:
         start = data.find(codec.magic)
         while start >= 0 and len(found) < 256:

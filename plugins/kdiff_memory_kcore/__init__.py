@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running kernel's memory: `kcore:`, or `kcore:DIRECTORY` with copies of what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kdiff.api import MemoryScheme, hookimpl
+from kdiff_memory_kcore.source import open_memory
+
+
+@hookimpl
+def kdiff_memory_schemes() -> Iterable[MemoryScheme]:
+    """Provide `kcore:`."""
+    return (MemoryScheme("kcore", "the running kernel, through /proc/kcore (needs root)", open_memory),)

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 8: one consistent address per node. Run memory is what a real linker made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from compiled import ASSEMBLY, REST, UNIT, WHOLE, compiled, graph, graph_of, named
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from run_memory import BASE, SLIDE, LinkedMemory, link
+from strategies import units
+
+from kdiff.graph import SectionGraph
+from kdiff.sites import sites
+from kdiff.solve import RunMatch, solve
+from kdiff.split import Kind
+
+
+def solved(graph: SectionGraph, memory: LinkedMemory) -> RunMatch:
+    return solve(graph, sites(graph), memory, memory.address_book())
+
+
+def kernel(base: int = BASE) -> LinkedMemory:
+    return link(compiled(REST), compiled(UNIT, WHOLE), base=base)
+
+
+def proves(run: RunMatch, name: str) -> bool:
+    """Whether the run match would let a function be replaced."""
+    node = named(run.graph, name)
+    match = run.matches.get(node.id)
+    return (
+        match is not None
+        and not run.refusals
+        and not any(fact.node in run.unverified for fact in match.facts)
+    )
+
+
+def keys(run: RunMatch) -> set[str]:
+    return {each.key for each in run.refusals}
+
+
+# Pre linked anywhere matches and teaches the true addresses ------------------------------------------
+
+
+@pytest.mark.parametrize("base", [BASE, BASE + SLIDE, 0xFFFFFFFFC0000000])
+@pytest.mark.parametrize("pristine", [True, False])
+def test_pre_code_linked_anywhere_matches_and_teaches_the_true_addresses(base: int, pristine: bool) -> None:
+    memory = kernel(base)
+    run = solved(graph(UNIT), memory if pristine else memory.alive())
+    assert run.refusals == ()
+    for node in run.graph.nodes:
+        if node.name and node.name != "table":
+            assert run.addresses[node.id] in {each.address for each in memory.book.named(node.name)}
+    functions = {node.name for node in run.graph.nodes if node.kind is Kind.FUNCTION and not node.weak}
+    assert all(proves(run, name) for name in functions)
+
+
+def test_strings_and_unnamed_constants_are_found_by_their_contents() -> None:
+    memory = kernel()
+    run = solved(graph(UNIT), memory)
+    unnamed = [
+        node
+        for node in run.graph.nodes
+        if node.kind in (Kind.STRING, Kind.CONSTANT) and not run.graph.references[node.id]
+    ]
+    assert len(unnamed) > 4
+    for node in unnamed:
+        assert memory.read(run.addresses[node.id], node.size) == run.graph.contents(node)
+
+
+def test_a_tail_merged_string_is_found_inside_of_the_longer_one() -> None:
+    text = 'int f(char *); int g(void) { return f("needle") + f("haystack needle"); }'
+    memory = link(compiled(text), compiled("int f(char *s) { return *s; }"))
+    run = solved(graph(text), memory)
+    short, long = sorted((n for n in run.graph.nodes if n.kind is Kind.STRING), key=lambda n: n.size)
+    assert run.addresses[short.id] == run.addresses[long.id] + len("haystack ")
+    assert proves(run, "g")
+
+
+def test_initial_values_in_pristine_memory_teach_where_functions_are_that_nothing_else_names() -> None:
+    two = "static __attribute__((noinline)) int f(int a) { return a + 1; } int (*%s)(int) = f;"
+    first, second = two % "one", two % "two"
+    memory = link(compiled(first), compiled(second))
+    for text, name in ((first, "one"), (second, "two")):
+        run = solved(graph(text), memory)
+        pointer = memory.read(memory.at(name), 8)
+        assert pointer is not None
+        assert run.addresses[named(run.graph, "f").id] == int.from_bytes(pointer, "little")
+        alive = solved(graph(text), memory.alive())
+        assert named(alive.graph, "f").id not in alive.matches
+
+
+def test_a_weak_undefined_symbol_that_nobody_defines_is_at_zero_and_no_reason_to_refuse() -> None:
+    text = "extern int maybe(int) __attribute__((weak)); int f(int a) { return maybe ? 1 : a; }"
+    run = solved(graph(text), link(compiled(text)))
+    assert run.addresses[named(run.graph, "maybe").id] == 0
+    assert proves(run, "f")
+
+
+@given(units())
+@settings(deadline=None, max_examples=15)
+def test_whatever_was_compiled_and_linked_is_proved(text: str) -> None:
+    memory = link(compiled(REST), compiled(text, WHOLE))
+    run = solved(graph(text), memory)
+    assert run.refusals == ()
+    assert all(
+        proves(run, node.name) for node in run.graph.nodes if node.kind is Kind.FUNCTION and not node.weak
+    )
+
+
+# Any flipped bit is noticed --------------------------------------------------------------------------
+
+
+def bits(memory: LinkedMemory, run: RunMatch, name: str) -> Iterator[tuple[int, int, bool]]:
+    """Every (address, bit) of a matched function, and whether it lies in a field."""
+    node = named(run.graph, name)
+    match = run.matches[node.id]
+    in_fields = set()
+    for reference in run.graph.references[node.id]:
+        at = match.run_offset(reference.offset)
+        if at is not None:
+            in_fields |= {at + step for step in range(reference.howto.size)}
+    for offset in range(match.size):
+        for bit in range(8):
+            yield match.address + offset, bit, offset in in_fields
+
+
+@pytest.mark.parametrize("name", ["helper", "tail", "choose", "entry"])
+@pytest.mark.parametrize("pristine", [True, False])
+def test_any_flipped_bit_of_a_function_is_refused(name: str, pristine: bool) -> None:
+    memory = kernel() if pristine else kernel().alive()
+    pre = graph(UNIT)
+    accepted = [
+        (hex(address), bit, in_field)
+        for address, bit, in_field in bits(memory, solved(pre, memory), name)
+        if proves(solved(pre, memory.flipped(address, bit)), name)
+    ]
+    assert accepted == []
+
+
+def test_a_flipped_bit_outside_of_fields_is_other_code_and_inside_a_contradiction() -> None:
+    memory, pre = kernel(), graph(UNIT)
+    before = solved(pre, memory)
+    outside, inside = memory.at("helper"), memory.at("helper") + 2
+    assert before.matches[named(pre, "helper").id].address == outside
+    assert keys(solved(pre, memory.flipped(outside, 0))) == {"runpre.content"}
+    run = solved(pre, memory.flipped(inside, 4))
+    assert not proves(run, "helper")
+
+
+def test_a_refusal_shows_both_sides_and_the_place_of_the_first_difference() -> None:
+    memory, pre = kernel(), graph(UNIT)
+    address = memory.at("helper")
+    run = solved(pre, memory.patched(address, b"\x0f\x0b"))
+    refusal = next(each for each in run.refusals if "helper" in each.place)
+    assert refusal.place == "unit.o: .text.helper+0x0"
+    assert {"pre:", "run:"} <= set(refusal.details)
+    assert any("ud2" in line for line in refusal.details)
+
+
+def test_any_flipped_bit_of_a_string_or_an_unnamed_table_leaves_the_functions_that_use_it_unproved() -> None:
+    memory, pre = kernel(), graph(UNIT)
+    run = solved(pre, memory)
+    accepted = []
+    tried = 0
+    for node in pre.nodes:
+        if node.kind not in (Kind.STRING, Kind.CONSTANT) or node.names:
+            continue
+        users = [n.name for n in pre.nodes if n.kind is Kind.FUNCTION and any(r.target == node.id for r in pre.references[n.id])]
+        for address in range(run.addresses[node.id], run.addresses[node.id] + node.size):
+            for user in users:
+                tried += 1
+                if proves(solved(pre, memory.flipped(address, tried % 8)), user):
+                    accepted.append((node.label, hex(address), tried % 8, user))
+    assert tried > 50
+    assert accepted == []
+
+
+def test_a_named_constant_with_another_content_is_open() -> None:
+    memory, pre = kernel(), graph(UNIT)
+    run = solved(pre, memory.flipped(memory.at("primes"), 3))
+    assert run.open[named(pre, "primes").id].key == "runpre.content"
+
+
+# Names that mean several things ----------------------------------------------------------------------
+
+TWIN = """
+static __attribute__((noinline)) int twin(int a) { return a * 3 + 1; }
+int %s(int a) { return twin(a) + twin(a + 2); }
+"""
+LONELY = "static __attribute__((used, noinline)) int twin(int a) { return a * 3 + 1; }"
+
+
+def test_equal_functions_of_one_name_are_told_apart_by_the_reference_of_a_caller() -> None:
+    memory = link(compiled(TWIN % "first"), compiled(TWIN % "second"))
+    one, two = (solved(graph(TWIN % name), memory) for name in ("first", "second"))
+    places = [run.addresses[named(run.graph, "twin").id] for run in (one, two)]
+    assert sorted(places) == sorted(each.address for each in memory.book.named("twin"))
+    assert places[0] < memory.at("first") < places[1] < memory.at("second")
+
+
+def test_equal_functions_of_one_name_that_nothing_tells_apart_are_ambiguous() -> None:
+    memory = link(compiled(LONELY), compiled(LONELY))
+    run = solved(graph(LONELY), memory)
+    node = named(run.graph, "twin")
+    assert node.id not in run.addresses
+    assert run.open[node.id].key == "solve.ambiguous"
+    assert all(f"{each.address:#x}" in run.open[node.id].reason for each in memory.book.named("twin"))
+
+
+def test_functions_of_one_name_and_different_code_are_told_apart_by_their_code() -> None:
+    other = LONELY.replace("a * 3", "a * 5")
+    memory = link(compiled(other), compiled(LONELY))
+    run = solved(graph(LONELY), memory)
+    assert run.addresses[named(run.graph, "twin").id] == max(e.address for e in memory.book.named("twin"))
+    assert run.refusals == ()
+
+
+def test_a_weak_function_that_lost_is_no_reason_to_refuse() -> None:
+    memory, pre = kernel(), graph(UNIT)
+    run = solved(pre, memory)
+    weak = named(pre, "weak_one")
+    assert weak.weak
+    assert weak.id not in run.matches
+    assert run.addresses[weak.id] == memory.at("weak_one")
+    assert run.refusals == ()
+
+
+def test_a_function_the_kernel_does_not_have_is_open_and_says_so() -> None:
+    pre = graph(UNIT + "int extra(int a) { return a; }")
+    run = solved(pre, kernel())
+    assert run.open[named(pre, "extra").id].key == "solve.no_candidate"
+
+
+def test_a_listed_function_with_other_code_is_a_refusal_for_the_whole_unit() -> None:
+    pre = graph(UNIT.replace("a * limit", "a * limit * 3"))
+    assert keys(solved(pre, kernel())) == {"runpre.content"}
+
+
+def test_code_of_another_compiler_option_is_a_refusal() -> None:
+    run = solved(graph(UNIT, "-O1"), kernel())
+    assert "runpre.content" in keys(run)
+
+
+ARRAYS = """
+extern char array[9];
+int f(void) { return array[1] * array[2]; }
+int g(void) { return array[3]; }
+"""
+OTHER_ARRAY = "static char array[9] = {1}; char *other_array(void) { return array; }"
+
+
+def redirected(function: str, which: int) -> RunMatch:
+    """Solve with a function's reference number `which` to `array` going to another variable of that name."""
+    memory = link(compiled(ARRAYS), compiled(OTHER_ARRAY), compiled("char array[9] = {3};"))
+    pre = graph(ARRAYS)
+    here = solved(pre, memory).addresses[named(pre, "array").id]
+    (there,) = {each.address for each in memory.book.named("array")} - {here}
+    place = memory.at(function) + pre.references[named(pre, function).id][which].offset
+    field = memory.read(place, 4)
+    assert field is not None
+    value = (int.from_bytes(field, "little") + there - here) & 0xFFFFFFFF
+    return solved(pre, memory.patched(place, value.to_bytes(4, "little")))
+
+
+def test_references_of_one_function_to_one_symbol_must_agree() -> None:
+    run = redirected("f", 1)
+    assert "solve.contradiction" in keys(run)
+    assert "unit.o: .text.f+" in next(each for each in run.refusals if each.key == "solve.contradiction").place
+
+
+def test_references_of_two_functions_to_one_symbol_must_agree() -> None:
+    run = redirected("g", 0)
+    assert keys(run) == {"runpre.content"}
+    assert "contradict" in run.refusals[0].reason
+
+
+def test_an_address_that_only_one_reference_tells_is_unverified() -> None:
+    text = ".text\n.globl f\n.type f,@function\nf: mov hidden(%rip),%eax\nret\n.size f,.-f\n"
+    text += ".data\n.Lpad: .long 1\n.type .Lhidden,@object\n"
+    text = text.replace("hidden(", ".Lhidden(") + ".Lhidden: .long 2\n.size .Lhidden,4\n"
+    data = compiled(text, ASSEMBLY)
+    run = solved(graph_of(data), link(data))
+    data_node = next(n for n in run.graph.nodes if n.kind is Kind.DATA)
+    assert data_node.id in run.unverified
+    assert not proves(run, "f")
+
+
+# Boot code -------------------------------------------------------------------------------------------
+
+INIT = """
+int limit2; int __attribute__((section(".init.text"))) setup(int a) { return a * 77 + limit2; }
+int stays(int a) { return a + limit2; }
+"""
+
+
+def test_boot_code_is_compared_in_pristine_memory_only() -> None:
+    pre, memory = graph(INIT), link(compiled(INIT, WHOLE))
+    broken = memory.flipped(memory.at("setup"), 1)
+    assert keys(solved(pre, broken)) == {"runpre.content"}
+    assert solved(pre, broken.alive()).refusals == ()
