@@ -61,7 +61,9 @@ def rows(count: int = 700, base: int = BASE, percpu: bool = False) -> list[Row]:
     if percpu:
         found += [("fixed_percpu_data", 0, "A"), ("cpu_debug_store", 0x1000, "A")]
     found += [("_text", base, "T"), ("_stext", base, "T"), ("tcp_v4_rcv", base + 0x40, "T")]
-    found += [(f"sym_{i // 3}.part.{i % 3}" if i % 7 else "dup", base + 0x100 + 8 * i, "t") for i in range(count)]
+    found += [
+        (f"sym_{i // 3}.part.{i % 3}" if i % 7 else "dup", base + 0x100 + 8 * i, "t") for i in range(count)
+    ]
     found.append(("Z" + "q9" * 90, base + 0x100 + 8 * count, "D"))
     return found
 
@@ -90,13 +92,16 @@ def tables(symbols: Sequence[Row], layout: Layout, at: int) -> bytes:
             put(words(value - start - 4 * i for i, value in enumerate(values)))
         else:
             if layout.addresses == "percpu":
-                values = [v if kind == "A" else base - v - 1 for v, (_, _, kind) in zip(values, symbols, strict=True)]
+                values = [
+                    v if kind == "A" else base - v - 1
+                    for v, (_, _, kind) in zip(values, symbols, strict=True)
+                ]
             else:
                 values = [value - base for value in values]
             put(words(values))
             put(words([base], wide))
 
-    names, markers = _names(symbols, layout)
+    names, markers = name_table(symbols, layout)
     if layout.first:
         addresses()
     put(words([len(symbols)]))
@@ -114,7 +119,8 @@ def tables(symbols: Sequence[Row], layout: Layout, at: int) -> bytes:
     return bytes(out)
 
 
-def _names(symbols: Sequence[Row], layout: Layout) -> tuple[bytes, list[int]]:
+def name_table(symbols: Sequence[Row], layout: Layout) -> tuple[bytes, list[int]]:
+    """The compressed names, and where each block of 256 begins in them."""
     names = bytearray()
     markers = []
     for number, (name, _, kind) in enumerate(symbols):
@@ -196,7 +202,9 @@ def elf(
     """An ELF64 file of PT_LOADs (address, bytes, further zero bytes); kind 2 is an executable, 4 a core."""
     endian = "<" if order == "little" else ">"
     ident = b"\x7fELF\x02" + (b"\x01" if order == "little" else b"\x02") + b"\x01" + bytes(9)
-    head = struct.pack(endian + "HHIQQQIHHHHHH", kind, machine, 1, 0, 64, 0, 0, 64, 56, len(segments), 64, 0, 0)
+    head = struct.pack(
+        endian + "HHIQQQIHHHHHH", kind, machine, 1, 0, 64, 0, 0, 64, 56, len(segments), 64, 0, 0
+    )
     table, body = b"", b""
     start = 64 + 56 * len(segments)
     for address, data, more in segments:

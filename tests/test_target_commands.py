@@ -83,9 +83,9 @@ def test_an_undone_update_can_be_applied_again(fake: FakeMachine) -> None:
 def test_the_tasks_that_hold_a_transition_up_are_counted_every_second(fake: FakeMachine, capsys: Out) -> None:
     fake.steps = 35
     assert run_apply([fake.tarball()], fake.machine) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if "waiting for" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "still in" in line]
     assert len(lines) == 4
-    assert lines[0] == "waiting for 2 tasks to leave the old code: init (1), server (77 thread 78)"
+    assert lines[0] == "tasks still in the old code: 2 - init (1), server (77 thread 78)"
 
 
 def test_an_update_that_is_there_already_is_a_notice(fake: FakeMachine, capsys: Out) -> None:

@@ -129,10 +129,9 @@ def wait(
         if now - reported >= REPORT:
             reported = now
             waiting = tasks(machine, on)
-            if waiting:
-                code = "old" if on else "new"
-                first = ", ".join(map(str, waiting[:3])) + (", ..." if len(waiting) > 3 else "")
-                say(f"waiting for {counted(waiting)} to leave the {code} code: {first}")
+            first = ", ".join(map(str, waiting[:3])) + (", ..." if len(waiting) > 3 else "")
+            code = "old" if on else "new"
+            say(f"tasks still in the {code} code: {len(waiting)}" + (f" - {first}" if first else ""))
         machine.sleep(POLL)
     return True
 

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+.PHONY: help packages venv demo check format clean
+
+help:
+	@echo 'make demo    create an update, watch a stock kernel in QEMU take it and give it back'
+	@echo 'make check   formatting, lint, types, all tests'
+	@echo 'make venv    kdiff and its development tools in $(VENV)'
+	@echo 'make format  let ruff format and repair the sources'
+	@echo 'make clean   remove what make and the tools left behind'
+
+packages:
+	@.ci/install-packages
+
+venv: packages
+	@$(MAKE) --no-print-directory $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	@echo 'installing kdiff and its tools into $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: venv
+	@$(BIN)/python examples/demo.py
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find kdiff plugins tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
