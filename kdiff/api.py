@@ -52,12 +52,9 @@ from kdiff.kernel import (
 from kdiff.make import failure, run_make
 from kdiff.memory import MemoryScheme, MemorySource
 from kdiff.target.layout import module_file, module_name
+from kdiff.update import Borrowed, How, Replacement, Update
 
 if TYPE_CHECKING:
-    from kdiff.bind import Borrowed as Borrowed
-    from kdiff.bind import How as How
-    from kdiff.bind import Replacement as Replacement
-    from kdiff.bind import Update as Update
     from kdiff.graph import SectionGraph as SectionGraph
     from kdiff.plan import Plan as Plan
 
@@ -67,6 +64,7 @@ __all__ = [
     "Architecture",
     "BitField",
     "BookEntry",
+    "Borrowed",
     "Branch",
     "ByteOrder",
     "Distribution",
@@ -77,6 +75,7 @@ __all__ = [
     "Export",
     "Field",
     "Form",
+    "How",
     "Howto",
     "KdiffError",
     "Keep",
@@ -96,6 +95,7 @@ __all__ = [
     "Relocatable",
     "Relocation",
     "RelocationSection",
+    "Replacement",
     "Say",
     "Section",
     "Segment",
@@ -104,6 +104,7 @@ __all__ = [
     "Structure",
     "Symbol",
     "Through",
+    "Update",
     "Workshop",
     "btf_structures",
     "decode_kallsyms",

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kdiff.errors import Refusal
+from kdiff.kernel import KernelFacts
+from kdiff.update import Update
 
 if TYPE_CHECKING:
-    from kdiff.bind import Update
-    from kdiff.kernel import KernelFacts
     from kdiff.plan import Plan
 
 

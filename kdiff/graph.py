@@ -28,7 +28,7 @@ from kdiff.elf.read import (
 )
 from kdiff.errors import KdiffError
 from kdiff.insn import Instruction, insn_addend, instructions
-from kdiff.kernel import SpecialSection
+from kdiff.kernel import Keep, SpecialSection
 from kdiff.split import Kind, Piece, split
 
 
@@ -117,14 +117,27 @@ class SectionGraph:
         return _decoded(self.arch, self.contents(node))
 
     def topology(self) -> nx.DiGraph[int]:
-        """The graph of node ids for networkx: references, and owner -> entry."""
+        """The graph of node ids for networkx: references, and owner -> entries that travel with it."""
         graph: nx.DiGraph[int] = nx.DiGraph()
         graph.add_nodes_from(range(len(self.nodes)))
         for source, references in enumerate(self.references):
             graph.add_edges_from((source, reference.target) for reference in references)
         for owner, entries in self.entries.items():
-            graph.add_edges_from((owner, entry) for entry in entries)
+            graph.add_edges_from((owner, entry) for entry in entries if _follows(self.nodes[entry]))
         return graph
+
+    def closure(self, sources: Iterable[int], within: set[int]) -> set[int]:
+        """All nodes that `sources` reach through nodes of `within` only, the sources included."""
+        reachable = nx.subgraph_view(self.topology(), filter_node=within.__contains__)
+        found: set[int] = set()
+        for source in sources:
+            if source not in found:
+                found |= {source, *nx.descendants(reachable, source)}
+        return found
+
+
+def _follows(entry: Node) -> bool:
+    return entry.table is not None and entry.table.keep is Keep.OWNER
 
 
 @lru_cache(maxsize=4096)

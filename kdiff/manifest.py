@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Mapping
 
 from kdiff import __version__
-from kdiff.bind import Bound, Update
+from kdiff.bind import Bound
 from kdiff.confdir import Config
 from kdiff.kbuild import Build
 from kdiff.kernel import KernelFacts
 from kdiff.patch import Patch
 from kdiff.proof import borrowed_summary
+from kdiff.update import Update
 
 
 def manifest(

@@ -8,7 +8,6 @@ closure over the post graph, and table entries travel with their owners because 
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from kdiff.correlate import Pairing, is_anonymous_static, is_fragment
@@ -44,26 +43,12 @@ def plan(pre: SectionGraph, post: SectionGraph, pairing: Pairing, delta: Delta, 
         for change in delta.changed
         if _can_be_entered(post, post.nodes[change.post])
     )
-    carried: set[int] = set()
-    borrowed: set[int] = set()
-    waiting = deque(new for _, new in replaced)
-    while waiting:
-        current = waiting.popleft()
-        if current in carried:
-            continue
-        carried.add(current)
-        for reference in post.references[current]:
-            node = post.nodes[reference.target]
-            if travels(post, pairing, changed, node):
-                waiting.append(node.id)
-            else:
-                borrowed.add(node.id)
-        for entry in post.entries.get(current, ()):
-            table = post.nodes[entry].table
-            if table is not None and table.keep is Keep.OWNER:
-                waiting.append(entry)
+    travelling = {node.id for node in post.nodes if travels(post, pairing, changed, node)}
+    travelling.update(new for _, new in replaced)
+    carried = post.closure((new for _, new in replaced), travelling)
+    reached = {reference.target for node in carried for reference in post.references[node]}
     return Plan(
-        pre, post, pairing, delta, target, replaced, tuple(sorted(carried)), tuple(sorted(borrowed - carried))
+        pre, post, pairing, delta, target, replaced, tuple(sorted(carried)), tuple(sorted(reached - carried))
     )
 
 
@@ -72,15 +57,15 @@ def _can_be_entered(graph: SectionGraph, node: Node) -> bool:
 
 
 def travels(post: SectionGraph, pairing: Pairing, changed: set[int], node: Node) -> bool:
-    """Whether a post node that carried code refers to must be carried too."""
+    """Whether a post node must be carried too if carried code reaches it, or owns it."""
     if node.kind is Kind.EXTERN:
         return False
+    if node.table is not None:
+        return node.table.keep is not Keep.NEVER
     if node.id not in pairing.by_post or node.kind is Kind.STRING or post.is_piece(node):
         return True
     if node.kind is Kind.FUNCTION:
         return node.id in changed or is_fragment(node)
-    if node.table is not None:
-        return node.table.keep is Keep.REFERENCED
     if node.kind is Kind.CONSTANT:
         return node.id in changed or not node.names or is_anonymous_static(node)
     return is_anonymous_static(node)

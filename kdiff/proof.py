@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kdiff.arch import Howto
-from kdiff.bind import Borrowed, Bound, Replacement
+from kdiff.bind import Bound
 from kdiff.errors import KdiffError
 from kdiff.kernel import (
     AddressBook,
@@ -31,6 +31,7 @@ from kdiff.kernel import (
 from kdiff.runpre import Allowed
 from kdiff.sites import parts as pre_parts
 from kdiff.split import Kind
+from kdiff.update import Borrowed, Replacement
 
 FORMAT = 1
 Json = dict[str, Any]

@@ -61,11 +61,13 @@ def rows(count: int = 700, base: int = BASE, percpu: bool = False) -> list[Row]:
     if percpu:
         found += [("fixed_percpu_data", 0, "A"), ("cpu_debug_store", 0x1000, "A")]
     found += [("_text", base, "T"), ("_stext", base, "T"), ("tcp_v4_rcv", base + 0x40, "T")]
-    found += [
-        (f"sym_{i // 3}.part.{i % 3}" if i % 7 else "dup", base + 0x100 + 8 * i, "t") for i in range(count)
-    ]
+    found += [(_name(i), base + 0x100 + 8 * i, "t") for i in range(count)]
     found.append(("Z" + "q9" * 90, base + 0x100 + 8 * count, "D"))
     return found
+
+
+def _name(number: int) -> str:
+    return f"sym_{number // 3}.part.{number % 3}" if number % 7 else "dup"
 
 
 def tables(symbols: Sequence[Row], layout: Layout, at: int) -> bytes:
@@ -142,7 +144,7 @@ Member = tuple[str, int, int]
 
 
 def btf(types: Sequence[tuple[int, str, int, Sequence[Member]]], order: ByteOrder = "little") -> bytes:
-    """BTF of types (kind, name, size or type, members), numbered from 1; only kinds whose parts are members."""
+    """BTF of types (kind, name, size or type, members), numbered from 1; only kinds made of members."""
     endian = "<" if order == "little" else ">"
     strings = bytearray(b"\0")
 

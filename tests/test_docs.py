@@ -361,3 +361,16 @@ def test_every_python_file_begins_with_its_licence() -> None:
     for file, _ in trees():
         text = file.read_text()
         assert not text or text.startswith("# SPDX-License-Identifier: Apache-2.0\n"), file
+
+
+def test_every_rewrite_is_in_the_table_of_rewrites_and_no_other() -> None:
+    rewrites = {
+        node.args[2].value
+        for file, tree in trees()
+        if file.is_relative_to(ROOT / "plugins")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and called(node) == "Site" and isinstance(node.args[2], ast.Constant)
+    }
+    table = section("safety", "Rewrites")
+    assert rewrites
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == rewrites

@@ -12,7 +12,7 @@ from kdiff_arch_x86_64 import X86_64
 from kdiff_emit_livepatch import LivepatchEmitter, arrival, convert, second_reader, workbench
 from kdiff_emit_livepatch.stamp import stamp
 
-from kdiff.bind import Borrowed, How, Replacement, Update
+from kdiff.update import Borrowed, How, Replacement, Update
 from kdiff.compiler import find_compiler
 from kdiff.confdir import Config, read_config
 from kdiff.correlate import correlate

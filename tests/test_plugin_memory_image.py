@@ -4,6 +4,7 @@ import gzip
 import lzma
 import os
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,6 +177,15 @@ def test_a_kernel_without_symbols_is_an_error_when_they_are_asked_for(tmp_path: 
     with pytest.raises(KdiffError) as caught:
         source.address_book()
     assert caught.value.key == "kallsyms.not_found"
+
+
+def test_a_vmlinux_without_kallsyms_is_known_by_its_symbol_table(tmp_path: Path) -> None:
+    (tmp_path / "a.s").write_text(f'.globl late, early\nearly: ret\nlate: .asciz "{BANNER}"\n')
+    subprocess.run(["as", "-o", "a.o", "a.s"], cwd=tmp_path, check=True)
+    subprocess.run(["ld", "-e", "early", "-o", "vmlinux", "a.o"], cwd=tmp_path, check=True)
+    book = opened(tmp_path, (tmp_path / "vmlinux").read_bytes()).address_book()
+    names = [entry.name for entry in book.entries]
+    assert names.index("early") < names.index("late")
 
 
 def test_a_core_is_memory_that_has_run(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_a_module_the_kernel_rejects_is_told_with_error_and_log(
 
 def test_a_symbol_the_kernel_cannot_resolve_is_told(fake: FakeMachine, capsys: Out) -> None:
     fake.insert_status = errno.EINVAL
-    fake.insert_says = "livepatch: symbol position 9 for symbol 'x' not found in symbol table"
+    fake.insert_says = "livepatch: symbol position 9 for symbol 'x' in object 'vmlinux' not found"
     fails(fake, capsys)
     run_apply(["--raw-errors", fake.tarball()], fake.machine)
     assert capsys.readouterr().err.splitlines()[0] == "failed_to_find"
@@ -265,7 +265,7 @@ def test_a_transition_that_does_not_finish_is_taken_back_and_names_the_tasks(
     fake.steps = None  # type: ignore[assignment]  # never
     said = fails(fake, capsys, "--timeout=7", fake.tarball())
     assert 7 <= fake.clock < 9
-    assert "2 tasks did not leave the old code within 7 s" in said
+    assert "2 tasks did not leave the old code within 7 s; the update was taken back (try" in said
     assert "    server (77 thread 78)\n" in said
     assert "server_sleeps+0x10" in said
     assert not fake.loaded()
@@ -278,7 +278,7 @@ def test_a_signal_during_the_transition_takes_the_update_back(
     fake.steps = None  # type: ignore[assignment]  # never
     fake.on_sleep = lambda count: os.kill(os.getpid(), number) if count == 4 else None
     handler = signal.getsignal(number)
-    assert number.name in fails(fake, capsys)
+    assert f"stopped by {number.name}; the update was taken back\n" in fails(fake, capsys)
     assert fake.inserted == 1
     assert signal.getsignal(number) is handler
 
@@ -342,7 +342,7 @@ def test_a_transition_that_goes_neither_way_is_told_and_can_be_undone_later(
     fake.steps = fake.steps_back = None  # type: ignore[assignment]  # never
     assert run_apply([fake.tarball()], fake.machine) == 1
     said = capsys.readouterr().err
-    assert "cannot be taken back yet" in said
+    assert "within 60 s; and the update cannot be taken back yet: 2 tasks did not go back" in said
     assert f"ksplice-undo {ID}" in said
     assert livepatch.stage(fake.machine, ID) == livepatch.REVERSING
     fake._left[MODULE] = 2
@@ -408,7 +408,7 @@ def test_undo_that_does_not_finish_leaves_the_update_applied(fake: FakeMachine, 
     assert run_undo(["--timeout", "5", "--raw-errors", ID], fake.machine) == 1
     said = capsys.readouterr().err
     assert said.startswith("code_busy\n")
-    assert "2 tasks did not leave the update's code within 5 s" in said
+    assert "2 tasks did not leave the update's code within 5 s; the update stays applied (try" in said
     assert "server_sleeps" in said
     assert fake.snapshot() == before
     assert livepatch.stage(fake.machine, ID) == livepatch.APPLIED

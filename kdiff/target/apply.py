@@ -112,6 +112,8 @@ def _finish(machine: Machine, id: str, timeout: float, say: Say, stop: Stop) -> 
         store.commit(machine, id)
     except BaseException as error:
         _take_back(machine, id, max(timeout, REVERSAL), say, error)
+        if isinstance(error, KdiffError):
+            raise livepatch.continued(error, "the update was taken back") from error
         raise
 
 
@@ -119,8 +121,7 @@ def _busy(machine: Machine, id: str, timeout: float) -> KdiffError:
     waiting = livepatch.tasks(machine, on=True, stacks=True)
     return KdiffError(
         "update.busy",
-        f"{livepatch.counted(waiting)} did not leave the old code within {timeout:g} s;"
-        " the update was taken back",
+        f"{livepatch.counted(waiting)} did not leave the old code within {timeout:g} s",
         place=id,
         remedy="try again when they are idle, or with a longer --timeout",
         details=livepatch.describe(waiting),
@@ -139,7 +140,7 @@ def _take_back(machine: Machine, id: str, timeout: float, say: Say, why: BaseExc
         )
         raise KdiffError(
             "update.stuck",
-            f"{why}; and the update cannot be taken back yet: {problem}",
+            f"{livepatch.message(why)}; and the update cannot be taken back yet: {problem}",
             place=id,
             remedy=f"run later: ksplice-undo {id}",
             details=livepatch.describe(waiting),

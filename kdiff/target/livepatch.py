@@ -162,6 +162,22 @@ def counted(waiting: list[Task]) -> str:
     return "1 task" if len(waiting) == 1 else f"{len(waiting)} tasks"
 
 
+def message(error: BaseException) -> str:
+    """What an error says, without place and remedy."""
+    return error.message if isinstance(error, KdiffError) else repr(error)
+
+
+def continued(error: KdiffError, words: str) -> KdiffError:
+    """The same error, which goes on to say what became of the update."""
+    return KdiffError(
+        error.key,
+        f"{error.message}; {words}",
+        place=error.place,
+        remedy=error.remedy,
+        details=error.details,
+    )
+
+
 def loaded(machine: Machine, id: str) -> bool:
     """Tell whether an update's module is in the kernel."""
     return os.path.isdir(f"{machine.sys}/module/{layout.module_name(id)}")

@@ -33,6 +33,8 @@ def undo(id: str, timeout: float, machine: Machine, say: Say, stop: Stop) -> str
                 raise _busy(machine, id, timeout)
         except BaseException as error:
             if _put_back(machine, id, timeout, say, error):
+                if isinstance(error, KdiffError):
+                    raise livepatch.continued(error, "the update stays applied") from error
                 raise
         store.remove(machine, id)
         livepatch.unload(machine, id)
@@ -76,8 +78,7 @@ def _busy(machine: Machine, id: str, timeout: float) -> KdiffError:
     waiting = livepatch.tasks(machine, on=False, stacks=True)
     return KdiffError(
         "update.busy",
-        f"{livepatch.counted(waiting)} did not leave the update's code within {timeout:g} s;"
-        " it stays applied",
+        f"{livepatch.counted(waiting)} did not leave the update's code within {timeout:g} s",
         place=id,
         remedy="try again when they are idle, or with a longer --timeout",
         details=livepatch.describe(waiting),
@@ -101,7 +102,7 @@ def _put_back(machine: Machine, id: str, timeout: float, say: Say, why: BaseExce
         )
         raise KdiffError(
             "update.stuck",
-            f"{why}; and it cannot be fully applied again yet: {problem}",
+            f"{livepatch.message(why)}; and it cannot be fully applied again yet: {problem}",
             place=id,
             remedy=f"run again later: ksplice-undo {id}",
             details=livepatch.describe(waiting),

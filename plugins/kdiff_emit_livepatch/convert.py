@@ -37,7 +37,7 @@ def livepatch_name(borrowed: Borrowed) -> str:
 
 def by_position(borrowed: Iterable[Borrowed]) -> tuple[Borrowed, ...]:
     """Those that livepatch must resolve."""
-    return tuple(each for each in borrowed if each.how.value == "position")
+    return tuple(each for each in borrowed if each.how is How.POSITION)
 
 
 def check_update(update: Update) -> None:

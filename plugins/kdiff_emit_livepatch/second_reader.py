@@ -68,7 +68,7 @@ def _wrong_symbols(seen: ModuleDescription, update: Update) -> Iterator[str]:
     wanted = sorted(livepatch_name(each) for each in by_position(update.borrowed))
     if sorted(seen.livepatch) != wanted:
         yield f"livepatch symbols are [{', '.join(seen.livepatch)}], not [{', '.join(wanted)}]"
-    missing = {each.symbol for each in update.borrowed if each.how.value == "export"} - set(seen.undefined)
+    missing = {each.symbol for each in update.borrowed if each.how is How.EXPORT} - set(seen.undefined)
     for name in sorted(missing):
         yield f"{name} is not looked up among the exports"
 
