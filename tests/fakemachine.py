@@ -86,7 +86,7 @@ def package(**changes: Any) -> Package:
         "description": "drop what nobody wants",
         "utsname": ("Linux", "x86_64", RELEASE, "#1 SMP Debian 6.1.192-2"),
         "timestamp": 1_700_000_000,
-        "manifest": {"kernel": RELEASE},
+        "manifest": {"kernel": RELEASE, "replaced": [{"name": "tcp_v4_rcv", "position": 0}]},
         "proof": json.dumps(proof()).encode(),
         "modules": (EmittedModule("vmlinux", MODULE, f"{MODULE}.ko", b"\x7fELF and so on"),),
     }

@@ -174,6 +174,16 @@ def test_a_malformed_proof_is_told(fake: FakeMachine, capsys: Out) -> None:
     assert "proof.json" in fails(fake, capsys, fake.tarball(proof=b"{}"))
 
 
+@pytest.mark.parametrize(
+    "replaced", [None, [], 3, [{"name": "tcp_v4_rcv"}], [{"name": "other", "position": 1}]]
+)
+def test_a_proof_of_other_functions_than_are_replaced_is_told(
+    fake: FakeMachine, capsys: Out, replaced: object
+) -> None:
+    said = fails(fake, capsys, fake.tarball(manifest={"replaced": replaced}))
+    assert "functions" in said
+
+
 def test_code_that_differs_is_refused_with_the_bytes(fake: FakeMachine, capsys: Out) -> None:
     fake.memory(code()[:-1] + b"\0")
     said = fails(fake, capsys, status=3)

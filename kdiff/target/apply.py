@@ -40,6 +40,7 @@ def apply(path: str, timeout: float, machine: Machine, say: Say, detail: Say, st
     update = tarball.read(path)
     promise = proof_reader.read(update.proof)
     functions = tuple(f"{name},{position}" for name, position in promise.replaced)
+    _everything_proved(update, functions, path)
     preconditions.check(machine, update)
     with store.locked(machine):
         if livepatch.stage(machine, update.id) == livepatch.APPLIED:
@@ -56,6 +57,24 @@ def apply(path: str, timeout: float, machine: Machine, say: Say, detail: Say, st
             store.discard(machine, update.id)
             raise
     return Applied(update.id, already=False, functions=functions)
+
+
+def _everything_proved(update: tarball.Update, functions: tuple[str, ...], path: str) -> None:
+    """The proof must be about the functions the manifest says are replaced; a position of 0 means the only one."""
+    try:
+        listed = [f"{each['name']},{each['position'] or 1}" for each in update.manifest["replaced"]]
+    except (KeyError, TypeError) as error:
+        raise KdiffError(
+            "package.manifest", "its manifest.json lists no replaced functions", place=path
+        ) from error
+    if sorted(listed) != sorted(functions):
+        differ = ", ".join(sorted(set(listed) ^ set(functions)))
+        raise KdiffError(
+            "package.unproved",
+            f"its proof and its manifest are not about the same functions: {differ}",
+            place=path,
+            remedy="create it again with ksplice-create",
+        )
 
 
 def _nothing_in_the_way(machine: Machine, id: str, functions: tuple[str, ...]) -> None:
@@ -174,7 +193,7 @@ MEANINGS = {
     ),
 }
 UNRESOLVED = (
-    "not found in symbol table",
+    "' not found",
     "unresolvable ambiguity",
     "Unknown symbol",
     "disagrees about version",

@@ -18,6 +18,7 @@ from kdiff.api import (
     Emitter,
     KernelFacts,
     Refusal,
+    Update,
     Workshop,
     hookimpl,
     module_file,
@@ -30,7 +31,7 @@ from kdiff_emit_livepatch import arrival, convert, review, second_reader, workbe
 from kdiff_emit_livepatch.stamp import stamp
 
 if TYPE_CHECKING:
-    from kdiff.api import Plan, Update
+    from kdiff.api import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from kdiff.api import NO_SYMBOL, KdiffError, Relocatable, Relocation, Section
+from kdiff.api import NO_SYMBOL, KdiffError, Relocatable, Relocation, Section, Update
 from kdiff_emit_livepatch.convert import (
     SHF_ALLOC,
     SHF_RELA_LIVEPATCH,
@@ -19,9 +18,6 @@ from kdiff_emit_livepatch.convert import (
     by_position,
     livepatch_name,
 )
-
-if TYPE_CHECKING:
-    from kdiff.api import Update
 
 Place = tuple[int, int]
 """A section of the module and an offset in it."""

@@ -12,12 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from kdiff.api import KdiffError, Relocatable, RelocationSection, Section, Symbol
-
-if TYPE_CHECKING:
-    from kdiff.api import Borrowed, Update
+from kdiff.api import Borrowed, How, KdiffError, Relocatable, RelocationSection, Section, Symbol, Update
 
 SHN_LIVEPATCH = 0xFF20
 SHF_RELA_LIVEPATCH = 0x00100000

@@ -10,22 +10,20 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from kdiff.api import (
     Export,
+    How,
     KdiffError,
     KernelFacts,
     ModuleDescription,
+    Update,
     Workshop,
     describe_module,
     module_name,
     read_symvers,
 )
 from kdiff_emit_livepatch.convert import SHF_ALLOC, SHF_RELA_LIVEPATCH, by_position, livepatch_name
-
-if TYPE_CHECKING:
-    from kdiff.api import Update
 
 SHT_RELA = 4
 MODVERSION = 64

@@ -10,12 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from kdiff.api import KdiffError, Workshop, failure, module_file, module_name, run_make, write_object
-
-if TYPE_CHECKING:
-    from kdiff.api import Replacement, Update
+from kdiff.api import (
+    KdiffError,
+    Replacement,
+    Update,
+    Workshop,
+    failure,
+    module_file,
+    module_name,
+    run_make,
+    write_object,
+)
 
 RUNTIME = Path(__file__).with_name("runtime.c")
 NEEDED = ("Makefile", "Module.symvers", "include/generated/autoconf.h", "scripts/mod/modpost")
