@@ -9,8 +9,8 @@ never asks which one it has. Facts about a relocation type that is not in the ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal, Protocol
 
@@ -45,7 +45,29 @@ class Howto:
 
     `value = destination + addend` (minus the address of the field where `pc_relative`), its bits spread
     over `fields` of a container of `size` bytes. Where `end_relative`, the processor counts from the end
-    of the instruction, so the compiler's addend contains the distance from the field to that end.
+    of the instruction, so the compiler's addend contains the distance from the field to that end; where it
+    counts from a fixed distance, the addend contains `bias` (ARM's branches: -8).
+
+    A field that stores a value's high part only throws its `drops` low bits away, after `adjust` was added
+    to make up for a low part that is sign-extended (`@ha`, `%hi`). `paged`: the low bits of destination and
+    place are dropped before the one is subtracted from the other (aarch64 `adrp`), not after.
+
+    `flips`: the container's bits that are stored inverted, for values from 0 on and for negative ones
+    (aarch64 turns `movz` into `movn` and stores the complement).
+
+    `signed_low`: the value's so many low bits are stored as a signed part, and the bits above it make up for
+    its sign (the two halves of riscv's `call`).
+
+    `slot`: the field reaches a pointer, made by the linker, to the destination (GOT). `base`: the value counts
+    from this symbol (`.TOC.`). `entry`: bytes from a function's address to where this kind of call enters it,
+    by the st_other of its symbol.
+
+    Some types mean something together only (kdiff.compound): `partner` is the type of a second record at the
+    same place, a row that `subtracts` its symbol. `labelled`: the record's symbol is the place of the record
+    that stores the high part; that one's target is meant, and values count from there. `uleb128`: the field
+    is as long as its contents say. `stack`: an operation of a stack machine whose last record stores.
+
+    A row without size stores nothing: it is a hint to the linker.
     """
 
     type: int
@@ -55,6 +77,35 @@ class Howto:
     overflow: Overflow
     pc_relative: bool = False
     end_relative: bool = False
+    bias: int = 0
+    drops: int = 0
+    adjust: int = 0
+    paged: bool = False
+    flips: tuple[int, int] = (0, 0)
+    signed_low: int = 0
+    slot: bool = False
+    base: str = ""
+    entry: Callable[[int], int] | None = None
+    partner: int | None = None
+    subtracts: bool = False
+    labelled: bool = False
+    uleb128: bool = False
+    stack: str = ""
+
+    @property
+    def shape(self) -> Howto:
+        """The row without its names: equal for types that store alike."""
+        return replace(self, type=0, name="", overflow=Overflow.WRAP, entry=None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the field and its place determine the destination, and not only some of its bits.
+
+        False for high parts, for low parts that wrap, and where nothing is stored. Such a field can be
+        checked against a destination that is known, but none can be learned from it.
+        """
+        whole = self.overflow is not Overflow.WRAP or self.span == 8 * self.size
+        return bool(self.fields) and not self.drops and whole
 
     @property
     def mask(self) -> int:
@@ -69,6 +120,22 @@ class Howto:
         """The number of value bits that are stored, counted from bit 0 of the value."""
         return max((bits.value_lsb + bits.width for bits in self.fields), default=0)
 
+    def value(self, destination: int, place: int, bits: int) -> int:
+        """What a field at `place` stores to reach `destination` (S + A, instruction's share included).
+
+        Computed modulo the size of a pointer in `bits`, and signed where the field is.
+        """
+        destination += self.adjust
+        low = (1 << self.drops) - 1
+        if self.pc_relative:
+            destination -= place & ~low if self.paged else place
+        value = destination & ~low & ((1 << bits) - 1)
+        return value - (1 << bits) if self.overflow is Overflow.SIGNED and value >> (bits - 1) else value
+
+    def addend(self, container: bytes, order: ByteOrder) -> int:
+        """The addend that a REL record leaves in the field: unscaled where the field drops low bits."""
+        return self.extract(container, order) >> self.drops
+
     def insert(self, container: bytes, value: int, order: ByteOrder) -> bytes:
         """Return `container` (exactly `size` bytes) with `value` stored; OverflowError if it does not fit."""
         if self.extract(self._store(container, value, order), order) != self._canonical(value):
@@ -78,17 +145,26 @@ class Howto:
     def extract(self, container: bytes, order: ByteOrder) -> int:
         """Read the value back from `container`; the inverse of `insert`."""
         word = int.from_bytes(container, order)
+        value = self._gather(word ^ self.flips[1])
+        return value if value < 0 or not any(self.flips) else self._gather(word ^ self.flips[0])
+
+    def _gather(self, word: int) -> int:
         value = 0
         for bits in self.fields:
             value |= ((word & bits.mask) >> bits.field_lsb) << bits.value_lsb
+        if self.signed_low and value >> (self.signed_low - 1) & 1:
+            value = (value - (1 << self.signed_low)) & ((1 << self.span) - 1)
         if self.overflow is not Overflow.UNSIGNED and value >> (self.span - 1) & 1:
             value -= 1 << self.span
         return value
 
     def _store(self, container: bytes, value: int, order: ByteOrder) -> bytes:
         word = int.from_bytes(container, order) & ~self.mask
+        above = value + (1 << self.signed_low >> 1)
         for bits in self.fields:
-            word |= ((value >> bits.value_lsb) & ((1 << bits.width) - 1)) << bits.field_lsb
+            part = above if bits.value_lsb >= self.signed_low else value
+            word |= ((part >> bits.value_lsb) & ((1 << bits.width) - 1)) << bits.field_lsb
+        word ^= self.flips[value < 0]
         return word.to_bytes(self.size, order)
 
     def _canonical(self, value: int) -> int:
@@ -152,6 +228,10 @@ class Architecture(Protocol):
     @property
     def padding(self) -> frozenset[int]:
         """Byte values the linker may leave between functions."""
+
+    @property
+    def mapping_symbols(self) -> tuple[str, ...]:
+        """How the names begin of symbols that only tell code from data (`$x`, `$d`); they name no node."""
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -29,7 +29,7 @@ from kdiff.elf.read import (
 from kdiff.errors import KdiffError
 from kdiff.insn import Instruction, insn_addend, instructions
 from kdiff.kernel import Keep, SpecialSection
-from kdiff.split import Kind, Piece, split
+from kdiff.split import Kind, Piece, is_mapping, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def build(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
     pieces = split(obj, arch, special)
     nodes = [_node(obj, index, piece) for index, piece in enumerate(pieces)]
     nodes = _unique(nodes)
-    lookup = _Lookup(obj, nodes)
+    lookup = _Lookup(obj, arch, nodes)
     references = _references(obj, arch, nodes, lookup)
     nodes += lookup.externs
     references += [()] * len(lookup.externs)
@@ -212,8 +212,8 @@ def _unique(nodes: Iterable[Node]) -> list[Node]:
 class _Lookup:
     """Finds the node for (section, offset) and for symbols; collects externs while the graph is built."""
 
-    def __init__(self, obj: Object, nodes: list[Node]) -> None:
-        self.obj = obj
+    def __init__(self, obj: Object, arch: Architecture, nodes: list[Node]) -> None:
+        self.obj, self.arch = obj, arch
         self.symbols = obj.symbols.tolist()
         self.externs: list[Node] = []
         self._first_extern = len(nodes)
@@ -243,7 +243,7 @@ class _Lookup:
             if not 0 < section < len(self.obj.sections) or kind == STT_SECTION:
                 continue
             node = self.at(section, value)
-            if node is not None and value > node.start:
+            if node is not None and value > node.start and not is_mapping(self.obj, self.arch, index):
                 found.setdefault(node.id, []).append((value - node.start, self.obj.symbol_name(index)))
         return {node: tuple(sorted(names)) for node, names in found.items()}
 
@@ -252,12 +252,14 @@ def _references(
     obj: Object, arch: Architecture, nodes: list[Node], lookup: _Lookup
 ) -> list[tuple[Reference, ...]]:
     result: list[tuple[Reference, ...]] = []
+    markers = {number for number, row in arch.howtos.items() if not row.fields}
     for node in nodes:
         low, high = (int(obj.relocation_bounds[node.section + step]) for step in (0, 1))
         first, last = np.searchsorted(
             obj.relocations["offset"][low:high], (node.start, node.start + node.size)
         )
-        records = [each for each in obj.relocations[low + first : low + last].tolist() if each[2]]
+        found = obj.relocations[low + first : low + last].tolist()
+        records = [each for each in found if each[2] not in markers]
         if not records:
             result.append(())
             continue
@@ -294,7 +296,7 @@ def _reference(
         raise KdiffError("elf.relocations", f"{howto.name} reaches beyond its node {node.label}", place=where)
     if implicit:
         raw = bytes(obj.contents(node.section)[place : place + howto.size])
-        addend = howto.extract(raw, arch.byte_order)
+        addend = howto.addend(raw, arch.byte_order)
     share, branch = 0, False
     if code is not None:
         starts, found = code

@@ -100,6 +100,7 @@ class Guest:
             token = secrets.token_hex(8)
             (scratch / "initramfs").write_bytes(_initramfs(module_tree, token))
             command = (
+                *_dies_with_us(),
                 *(qemu, *MACHINE, "-m", str(memory), "-smp", str(processors)),
                 *("-kernel", str(image), "-initrd", str(scratch / "initramfs")),
                 *("-append", " ".join(("console=ttyS0", "panic=-1", "quiet", *arguments))),
@@ -251,6 +252,12 @@ class Guest:
 
 def _text(file: Path) -> str:
     return file.read_bytes().decode(errors="replace") if file.exists() else ""
+
+
+def _dies_with_us() -> Iterable[str]:
+    """What to start QEMU through, so that it does not outlive a kdiff that was killed."""
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "KILL") if setpriv else ()
 
 
 def _shared(tag: str, path: Path, options: str) -> Iterable[str]:

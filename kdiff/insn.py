@@ -62,7 +62,7 @@ def insn_addend(howto: Howto, field_offset: int, insn_end: int) -> int:
     Both offsets count from the same place. Immediate operands behind the field are why this must be
     decoded: x86 has -4, -5 (`cmpb $1, flag(%rip)`) and -8 (`movl $5, counter(%rip)`).
     """
-    return field_offset - insn_end if howto.end_relative else 0
+    return field_offset - insn_end if howto.end_relative else howto.bias
 
 
 @cache

@@ -141,10 +141,18 @@ def _per_cpu(plan: Plan) -> Iterator[Refusal]:
 def _entries_inside(plan: Plan) -> Iterator[Refusal]:
     """Nobody may keep a pointer to the inside of a function that is redirected at its start."""
     replaced = {pre for pre, _ in plan.replaced}
+    used_elsewhere = {
+        reference.target
+        for source, references in enumerate(plan.pre.references)
+        for reference in references
+        if source not in replaced and not is_fragment(plan.pre.nodes[source])
+    }
     for source, references in enumerate(plan.pre.references):
         node = plan.pre.nodes[source]
         if node.table is not None or source in replaced or is_fragment(node) or plan.pre.is_piece(node):
             continue
+        if node.kind is Kind.CONSTANT and node.local and source not in used_elsewhere:
+            continue  # a switch's table, of which the successor has its own
         for reference in references:
             if reference.target in replaced and reference.addend:
                 name = plan.pre.nodes[reference.target].label

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
-from kdiff.arch import Architecture
+from kdiff.arch import Architecture, Howto
 from kdiff.elf.read import (
     SHF_ALLOC,
     SHF_EXECINSTR,
@@ -65,7 +66,7 @@ class Piece:
 def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> list[Piece]:
     """Cut all allocated sections, in section order and by offset."""
     companions = _cuts(obj, arch, special)
-    by_section = _symbols_by_section(obj)
+    by_section = _symbols_by_section(obj, arch)
     pieces: list[Piece] = []
     for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist():
         section = obj.sections[index]
@@ -117,12 +118,23 @@ def _strings(data: bytes) -> list[tuple[int, int]]:
     return ranges
 
 
-def _symbols_by_section(obj: Object) -> dict[int, list[int]]:
+def is_mapping(obj: Object, arch: Architecture, symbol: int) -> bool:
+    """Whether a symbol only tells the disassembler where code and where data begin."""
+    prefixes = arch.mapping_symbols
+    return bool(prefixes) and bool(
+        obj.symbols["type"][symbol] == STT_NOTYPE
+        and obj.symbols["binding"][symbol] == STB_LOCAL
+        and obj.symbol_name(symbol).startswith(prefixes)
+    )
+
+
+def _symbols_by_section(obj: Object, arch: Architecture) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     kinds = (STT_FUNC, STT_OBJECT, STT_NOTYPE)
     named = np.isin(obj.symbols["type"], kinds) & (obj.symbols["section"] > 0)
     for index in np.flatnonzero(named & (obj.symbols["section"] < len(obj.sections))):
-        found.setdefault(int(obj.symbols["section"][index]), []).append(int(index))
+        if not is_mapping(obj, arch, index):
+            found.setdefault(int(obj.symbols["section"][index]), []).append(int(index))
     return found
 
 
@@ -214,15 +226,23 @@ def _cuts(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
     for record in obj.relocations[np.isin(targets, list(sections))]:
         symbol = obj.symbols[record["symbol"]]
         source, target = int(record["section"]), int(symbol["section"])
-        at = int(symbol["value"]) + int(record["addend"])
+        howto = arch.howtos.get(int(record["type"]))
+        at = int(symbol["value"]) + _addend(obj, arch, howto, record)
         if obj.sections["flags"][source] & SHF_EXECINSTR:
             # Code gets there by a branch, whose displacement ends the instruction.
-            howto = arch.howtos.get(int(record["type"]))
-            if source in sections or howto is None or not howto.end_relative:
+            if source in sections or howto is None or not howto.pc_relative or not howto.complete:
                 continue
-            at += howto.size
+            at += howto.size if howto.end_relative else -howto.bias
         elif source not in tables:
             continue
         if 0 <= at < obj.sections["size"][target]:
             cuts[target].add(at)
     return cuts
+
+
+def _addend(obj: Object, arch: Architecture, howto: Howto | None, record: Any) -> int:
+    """A relocation's addend, from the record or from the field."""
+    if howto is None or not record["implicit"]:
+        return int(record["addend"])
+    at = int(record["offset"])
+    return howto.addend(bytes(obj.contents(int(record["section"]))[at : at + howto.size]), arch.byte_order)

@@ -23,6 +23,8 @@ from kdiff.kernel import AddressBook, KernelFacts
 
 BASE = 0xFFFFFFFF81000000
 SLIDE = 0x1C000000
+MODULES = 0xFFFFFFFFC0000000
+"""Where modules are loaded."""
 _SCRIPT = """
 SECTIONS
 {
@@ -120,3 +122,16 @@ def _run(*command: str | Path) -> str:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     return done.stdout
+
+
+def place_module(data: bytes, symbols: Mapping[str, int], base: int = MODULES) -> LinkedMemory:
+    """Link an object at a module's address, its undefined symbols at the addresses given."""
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "module.o").write_bytes(data)
+        given_ = "".join(f'"{name}" = {address:#x};\n' for name, address in symbols.items())
+        (folder / "script").write_text(given_ + _SCRIPT % base)
+        _run("ld", "-z", "max-page-size=4096", "-T", folder / "script", "-o", folder / "image", folder / "module.o")
+        listed = [line.split() for line in _run("nm", "-n", folder / "image").splitlines()]
+        book = AddressBook((f[2], int(f[0], 16), f[1], "module") for f in listed if len(f) == 3)
+        return LinkedMemory(open_image((folder / "image").read_bytes(), "module"), book)

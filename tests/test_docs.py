@@ -27,6 +27,7 @@ DOCS = ROOT / "docs"
 WRITTEN_HERE = ("architecture", "cli", "glossary", "plugins", "safety", "support")
 RAISERS = frozenset(("KdiffError", "Refusal", "Trouble", "failure"))
 """What is called with a dotted key as its first argument."""
+FILE_NAMES = (".c", ".gz", ".h", ".json", ".ko", ".o", ".py")
 KEY = re.compile(r"[a-z]+\.[a-z_]+")
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-[a-zA-Z?])(?![\w-])")
 ON_TARGET = {"apply": target.run_apply, "view": target.run_view, "undo": target.run_undo}
@@ -104,7 +105,7 @@ def keys_in_code() -> frozenset[str]:
         and isinstance(node.value, str)
         and KEY.fullmatch(node.value)
         and node.value.partition(".")[0] in known
-        and not node.value.endswith((".json", ".py"))
+        and not node.value.endswith(FILE_NAMES)
     }
     for tree, prefix, name in makers():
         for node in ast.walk(tree):
@@ -351,7 +352,7 @@ def test_every_licence_a_file_names_is_there() -> None:
         found[1]
         for file in files
         if file.suffix in {".py", ".c", ".sh"}
-        for found in [re.search(r"SPDX-License-Identifier: (\S+)", file.read_text())]
+        for found in [re.match(r"(?:#!.*\n)?\S+ SPDX-License-Identifier: (\S+)\n", file.read_text())]
         if found
     }
     assert named == texts

@@ -117,6 +117,14 @@ def test_a_module_is_described_by_what_its_author_wrote() -> None:
     assert flags[".klp.rela.vmlinux..text.klp"] & 0x100002 == 0x100002
 
 
+def test_types_that_have_no_name_are_numbers_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    odd = Sec(".odd", b"\xe8\0\0\0\0", "a", type=0x6FFFFFF1, relocs=((1, 200, "printk", -4),))
+    module = describe_module(relocatable(odd))
+    assert [each.type for each in module.relocations] == [200]
+    assert 0x6FFFFFF1 in [each.type for each in module.sections]
+    assert not recwarn.list
+
+
 def test_a_module_cut_off_anywhere_is_an_error() -> None:
     for size in range(0, len(MODULE), 13):
         with pytest.raises(KdiffError):

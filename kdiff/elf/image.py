@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -240,6 +241,7 @@ def _parse(data: bytes, place: str, symbols: bool = False, relocations: bool = F
     import lief
 
     lief.logging.disable()
+    warnings.filterwarnings("ignore", r"\d+ is not a valid \w+", RuntimeWarning)
     config = lief.ELF.ParserConfig()
     config.parse_dyn_symbols = config.parse_symbol_versions = config.parse_notes = config.parse_overlay = (
         False

@@ -60,7 +60,7 @@ def apply(path: str, timeout: float, machine: Machine, say: Say, detail: Say, st
 
 
 def _everything_proved(update: tarball.Update, functions: tuple[str, ...], path: str) -> None:
-    """The proof must be about the functions the manifest says are replaced; a position of 0 means the only one."""
+    """The proof must be about the functions the manifest lists as replaced (position 0: the only one)."""
     try:
         listed = [f"{each['name']},{each['position'] or 1}" for each in update.manifest["replaced"]]
     except (KeyError, TypeError) as error:

@@ -43,6 +43,7 @@ class X86_64:
     capstone: tuple[str, tuple[str, ...]] = ("CS_ARCH_X86", ("CS_MODE_64",))
     nops: tuple[bytes, ...] = NOPS
     padding: frozenset[int] = frozenset({0xCC, 0x90})
+    mapping_symbols: tuple[str, ...] = ()
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Updates of net/, fs/, mm/ and kernel/ on one stock, running kernel: each seen to work, and undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from updates import EXAMPLE, PATCHES, make
+
+from kdiff.distribution import KernelSetup
+from kdiff.guest import Guest, Result
+from kdiff.kernel_log import complaints
+from kdiff.package import save
+from kdiff.rehearse import program
+
+pytestmark = [pytest.mark.kernel, pytest.mark.guest]
+
+PORT = Path(__file__).parent.parent / "examples" / "port.sh"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A patch, and shell lines that hold while its update is applied, and while it is not."""
+
+    patch: Path
+    applied: str
+    otherwise: str
+
+    @property
+    def id(self) -> str:
+        return self.patch.stem
+
+
+CASES = (
+    Case(PATCHES / "fs_cmdline.patch", "grep -q ^patched /proc/cmdline", "! grep -q patched /proc/cmdline"),
+    Case(
+        PATCHES / "mm_commit_limit.patch",
+        "grep -q 'CommitLimit:  *16968 kB' /proc/meminfo",
+        "! grep -q 'CommitLimit:  *16968 kB' /proc/meminfo",
+    ),
+    Case(
+        PATCHES / "kernel_getppid.patch",
+        "test $(sh -c 'echo $PPID') = 6688",
+        "test $(sh -c 'echo $PPID') != 6688",
+    ),
+    Case(PATCHES / "mm_do_mmap.patch", "true; dmesg | grep -q 'kdiff test: first mapping'", "true"),
+    Case(
+        PATCHES / "kernel_clone.patch", "true; dmesg | grep -Eq 'kdiff test: (one|two|three) tasks'", "true"
+    ),
+    Case(EXAMPLE, f"{PORT} 6688 silent && {PORT} 6689 answers", f"{PORT} 6688 answers"),
+)
+
+
+@pytest.fixture(scope="module")
+def tarballs(kernel: KernelSetup, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with every case's update, and one that touches a function of another."""
+    folder = tmp_path_factory.mktemp("updates")
+    for patch in (*(case.patch for case in CASES), PATCHES / "two_units.patch"):
+        save(make(kernel, patch, description=f"test of {patch.stem}"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def guest(kernel: KernelSetup) -> Iterator[Guest]:
+    with Guest.boot(kernel.image / "vmlinuz", kernel.image / "modules") as running:
+        yield running
+
+
+def held(guest: Guest, line: str, folder: Path = Path("/")) -> Result:
+    result = guest.run(line, timeout=120, directory=folder)
+    assert result.status == 0, f"{line}: status {result.status}\n{result.output}\n{guest.log()[-3000:]}"
+    return result
+
+
+def test_updates_stack_work_and_go_again(guest: Guest, tarballs: Path) -> None:
+    start = len(guest.records())
+    for case in CASES:
+        held(guest, case.otherwise)
+        assert held(guest, program("apply", f"ksplice-{case.id}.tar.gz"), tarballs).output.endswith("Done!\n")
+        held(guest, case.applied)
+        assert f"ksplice: Update {case.id} applied successfully" in guest.log()
+    for case in CASES:
+        held(guest, case.applied)
+
+    listed = held(guest, program("view")).output.splitlines()
+    assert listed == [f"{case.id}: test of {case.id}" for case in sorted(CASES, key=lambda case: case.id)]
+
+    for case in reversed(CASES):
+        held(guest, program("undo", case.id))
+        held(guest, case.otherwise)
+        assert f"ksplice: Update {case.id} reversed successfully" in guest.log()
+    assert held(guest, program("view")).output == ""
+    assert held(guest, "ls /sys/kernel/livepatch /var/lib/kdiff/updates").output.count("\n") <= 3
+    assert complaints(guest.records()[start:]) == ()
+
+
+def test_an_update_of_a_function_that_is_patched_already_is_refused(guest: Guest, tarballs: Path) -> None:
+    held(guest, program("apply", "ksplice-fs_cmdline.tar.gz"), tarballs)
+    again = guest.run(program("apply", "ksplice-fs_cmdline.tar.gz"), directory=tarballs)
+    assert again.status == 0
+    assert "applied already" in again.output
+    other = guest.run(program("apply", "ksplice-two_units.tar.gz"), directory=tarballs)
+    assert other.status == 3
+    assert "cmdline_proc_show" in other.output
+    assert "two_units" not in held(guest, "cat /proc/modules").output
+    held(guest, program("undo", "fs_cmdline"))
+
+
+def test_a_tarball_with_one_changed_byte_is_refused(guest: Guest, tarballs: Path) -> None:
+    data = bytearray((tarballs / "ksplice-fs_cmdline.tar.gz").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tarballs / "ksplice-bad.tar.gz").write_bytes(data)
+    result = guest.run(program("apply", "ksplice-bad.tar.gz"), directory=tarballs)
+    assert result.status == 1
+    assert len(result.output.splitlines()) == 1
+
+
+def test_undo_of_an_unknown_update_says_so(guest: Guest) -> None:
+    result = guest.run(program("undo", "nosuchid"))
+    assert result.status == 1
+    assert "nosuchid" in result.output
+    assert "not present in the kernel" in result.output
+
+
+def test_the_running_kernel_is_refused_once_its_code_differs(guest: Guest, tarballs: Path) -> None:
+    """A kprobe on the function writes int3 into it."""
+    probe = "echo 'p:kdifftest cmdline_proc_show+5' > /sys/kernel/tracing/kprobe_events"
+    held(guest, "mount -t tracefs none /sys/kernel/tracing 2>/dev/null; " + probe)
+    held(guest, "echo 1 > /sys/kernel/tracing/events/kprobes/kdifftest/enable")
+    result = guest.run(program("apply", "ksplice-fs_cmdline.tar.gz"), directory=tarballs)
+    assert result.status == 3
+    assert "cmdline_proc_show" in result.output
+    held(guest, "echo 0 > /sys/kernel/tracing/events/kprobes/kdifftest/enable")
+    held(guest, "echo > /sys/kernel/tracing/kprobe_events")
+    assert "ksplice_fs_cmdline" not in held(guest, "cat /proc/modules").output
