@@ -218,8 +218,15 @@ class Architecture(Protocol):
         """The relocation type of a pointer-sized absolute field."""
 
     @property
-    def capstone(self) -> tuple[str, tuple[str, ...]]:
-        """Names of capstone's architecture and mode constants: `("CS_ARCH_X86", ("CS_MODE_64",))`."""
+    def capstone(self) -> tuple[str, tuple[str, ...]] | None:
+        """Names of capstone's architecture and mode constants: `("CS_ARCH_X86", ("CS_MODE_64",))`.
+
+        None where capstone lacks the architecture and all instructions have `instruction_size` bytes.
+        """
+
+    @property
+    def instruction_size(self) -> int:
+        """Bytes of every instruction; 0 where they vary."""
 
     @property
     def nops(self) -> tuple[bytes, ...]:
@@ -232,6 +239,10 @@ class Architecture(Protocol):
     @property
     def mapping_symbols(self) -> tuple[str, ...]:
         """How the names begin of symbols that only tell code from data (`$x`, `$d`); they name no node."""
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Sections in which the compiler keeps addresses for code to load, a word for each (`.toc`)."""
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -93,11 +93,13 @@ def correlate(pre: SectionGraph, post: SectionGraph) -> Pairing:
     work.pair_unique("name", _local_key)
     work.pair_in_order("content", lambda g, n: g.contents(n) if n.kind is Kind.STRING else None)
     work.pair_in_order("content", _constant_key)
+    work.pair_pool_words()
     work.pair_unique("section", _section_key)
     work.pair_in_order("row", _ownerless_key)
     for _ in range(2):
         work.follow_references()
         work.pair_entries()
+        work.pair_pool_words()
     work.follow_references()
     return Pairing(work.by_pre, work.by_post)
 
@@ -157,6 +159,20 @@ class _Work:
         for value, nodes in ours.items():
             for node, partner in zip(nodes, theirs.get(value, []), strict=False):
                 self.add(node.id, partner.id, how)
+
+    def pair_pool_words(self) -> None:
+        """Pair the words of address pools by what they refer to."""
+
+        def key(graph: SectionGraph, node: Node) -> Hashable | None:
+            if not graph.is_pool_word(node):
+                return None
+            targets = [(each.offset, each.target, each.addend) for each in graph.references[node.id]]
+            if graph is self.post:
+                return graph.contents(node), tuple(targets)
+            paired = [(offset, self.by_pre.get(target), addend) for offset, target, addend in targets]
+            return graph.contents(node), tuple((o, pair and pair.post, addend) for o, pair, addend in paired)
+
+        self.pair_in_order("content", key)
 
     def _sides(self) -> tuple[tuple[SectionGraph, Mapping[int, Pair]], ...]:
         return (self.pre, self.by_pre), (self.post, self.by_post)

@@ -100,9 +100,7 @@ class _Comparison:
             if mine.offset != yours.offset or mine.insn_addend != yours.insn_addend:
                 yield Cause("reference", "references stand at other places", mine.offset)
                 return
-            if (mine.howto.size, mine.howto.pc_relative, mine.howto.fields) != (
-                yours.howto.size, yours.howto.pc_relative, yours.howto.fields,
-            ):  # fmt: skip
+            if mine.howto is not yours.howto and mine.howto.shape != yours.howto.shape:
                 yield Cause("reference", f"{mine.howto.name} became {yours.howto.name}", mine.offset)
             elif not self.equivalent(mine, yours):
                 before, after = (
@@ -114,6 +112,8 @@ class _Comparison:
 
     def equivalent(self, mine: Reference, yours: Reference) -> bool:
         """Whether two references mean the same."""
+        if mine.minus != yours.minus and not self._same_minus(mine, yours):
+            return False
         one, other = self.pre.nodes[mine.target], self.post.nodes[yours.target]
         if one.kind is Kind.STRING and other.kind is Kind.STRING:
             ours, theirs = self.pre.contents(one)[mine.addend :], self.post.contents(other)[yours.addend :]
@@ -124,6 +124,20 @@ class _Comparison:
             return True
         if _is_pool(self.pre, one) and _is_pool(self.post, other):
             return self.pre.contents(one) == self.post.contents(other)
+        if self.pre.is_pool_word(one) and self.post.is_pool_word(other):
+            return not any(self._references(one, other))
+        return Kind.EXTERN in (one.kind, other.kind) and one.name == other.name != ""
+
+    def _same_minus(self, mine: Reference, yours: Reference) -> bool:
+        """Whether two references count from the same place."""
+        if mine.minus is None or yours.minus is None:
+            return False
+        (pre, before), (post, after) = mine.minus, yours.minus
+        one, other = self.pre.nodes[pre], self.post.nodes[post]
+        if before != after:
+            return False
+        if self.pairing.to_post(pre) == post:
+            return True
         return Kind.EXTERN in (one.kind, other.kind) and one.name == other.name != ""
 
     def _entries(self, one: Node, other: Node) -> Iterator[Cause]:

@@ -10,7 +10,7 @@ offset in that node, and what the instruction's encoding adds is kept apart (`in
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -18,11 +18,13 @@ import networkx as nx
 import numpy as np
 
 from kdiff.arch import Architecture, Howto
+from kdiff.compound import Record, records
 from kdiff.elf.read import (
     RESERVED,
     SHF_EXECINSTR,
     STB_LOCAL,
     STB_WEAK,
+    STT_FUNC,
     STT_SECTION,
     Object,
 )
@@ -64,8 +66,9 @@ class Node:
 class Reference:
     """A relocation seen from the graph: the field at `offset` of its node reaches `target` + `addend`.
 
-    The stored value is target + addend + insn_addend (- the field's address). `branch`: the field is the
-    displacement of a jump or call.
+    The stored value is target + addend + insn_addend + entry (- the field's address, or - `minus`: a node and
+    an offset in it). `branch`: the field is the displacement of a jump or call. `entry`: where such a jump
+    enters a function that its own module calls, counted from its address.
     """
 
     offset: int
@@ -74,6 +77,8 @@ class Reference:
     addend: int
     insn_addend: int
     branch: bool
+    minus: tuple[int, int] | None = None
+    entry: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,10 @@ class SectionGraph:
     def is_piece(self, node: Node) -> bool:
         """Whether a node is part of a table entry's payload, never called by itself."""
         return node.section_name in self.pieces
+
+    def is_pool_word(self, node: Node) -> bool:
+        """Whether a node is an address that the compiler keeps for code to load."""
+        return node.kind is Kind.CONSTANT and not node.names and node.section_name in self.arch.pools
 
     def contents(self, node: Node) -> bytes:
         """The node's raw bytes; zeros for SHT_NOBITS."""
@@ -122,6 +131,7 @@ class SectionGraph:
         graph.add_nodes_from(range(len(self.nodes)))
         for source, references in enumerate(self.references):
             graph.add_edges_from((source, reference.target) for reference in references)
+            graph.add_edges_from((source, each.minus[0]) for each in references if each.minus is not None)
         for owner, entries in self.entries.items():
             graph.add_edges_from((owner, entry) for entry in entries if _follows(self.nodes[entry]))
         return graph
@@ -218,6 +228,8 @@ class _Lookup:
         self.externs: list[Node] = []
         self._first_extern = len(nodes)
         self._by_name: dict[str, int] = {}
+        self._nodes = nodes
+        self._others = {(row[6], row[1]): row[5] for row in self.symbols if row[3] == STT_FUNC}
         self._sections: dict[int, tuple[list[int], list[Node]]] = {}
         for node in nodes:
             starts, found = self._sections.setdefault(node.section, ([], []))
@@ -237,6 +249,18 @@ class _Lookup:
             self.externs.append(Node(self._by_name[name], name, Kind.EXTERN, names=(name,), local=False))
         return self._by_name[name]
 
+    def entered(self, entry: Callable[[int], int], symbol: int, target: int, addend: int) -> tuple[int, int]:
+        """Tell what a call adds to reach a function's local entry from its addend: (addend, entry).
+
+        Assemblers write either the function's symbol, or its section's with the entry in the addend.
+        """
+        _, _, _, kind, _, other, section = self.symbols[symbol]
+        if kind != STT_SECTION or target >= len(self._nodes):
+            return addend, entry(other)
+        node = self._nodes[target]
+        way = entry(self._others.get((section, node.start), 0))
+        return (0, way) if way and addend == way else (addend, 0)
+
     def _inner_symbols(self) -> dict[int, tuple[tuple[int, str], ...]]:
         found: dict[int, list[tuple[int, str]]] = {}
         for index, (_, value, _, kind, _, _, section) in enumerate(self.symbols):
@@ -252,19 +276,17 @@ def _references(
     obj: Object, arch: Architecture, nodes: list[Node], lookup: _Lookup
 ) -> list[tuple[Reference, ...]]:
     result: list[tuple[Reference, ...]] = []
-    markers = {number for number, row in arch.howtos.items() if not row.fields}
     for node in nodes:
         low, high = (int(obj.relocation_bounds[node.section + step]) for step in (0, 1))
         first, last = np.searchsorted(
             obj.relocations["offset"][low:high], (node.start, node.start + node.size)
         )
-        found = obj.relocations[low + first : low + last].tolist()
-        records = [each for each in found if each[2] not in markers]
-        if not records:
+        found = records(obj, arch, obj.relocations[low + first : low + last].tolist()) if first < last else []
+        if not found:
             result.append(())
             continue
         fields = _instruction_fields(obj, arch, node) if _is_code(obj, node) else None
-        result.append(tuple(_reference(obj, arch, node, record, fields, lookup) for record in records))
+        result.append(tuple(_reference(obj, arch, node, record, fields, lookup) for record in found))
     return result
 
 
@@ -282,16 +304,13 @@ def _reference(
     obj: Object,
     arch: Architecture,
     node: Node,
-    record: tuple[int, int, int, int, int, bool],
+    record: Record,
     code: tuple[list[int], list[Instruction]] | None,
     lookup: _Lookup,
 ) -> Reference:
-    _, place, kind, symbol, addend, implicit = record
-    howto = arch.howtos.get(kind)
+    place, howto, symbol, addend, implicit, minus, origin = record
     offset = place - node.start
     where = f"{obj.path}: {node.section_name}+{place:#x}"
-    if howto is None:
-        raise KdiffError("arch.relocation", f"{arch.name} relocation type {kind} is not known", place=where)
     if offset + howto.size > node.size:
         raise KdiffError("elf.relocations", f"{howto.name} reaches beyond its node {node.label}", place=where)
     if implicit:
@@ -304,9 +323,18 @@ def _reference(
         share = insn_addend(howto, offset, instruction.offset + instruction.size)
         raw = bytes(obj.contents(node.section)[node.start + instruction.offset : node.start + node.size])
         decoded = arch.branch(raw[: instruction.size])
-        branch = decoded is not None and instruction.offset + decoded.field_offset == offset
+        displaced = decoded is not None and instruction.offset + decoded.field_offset == offset
+        branch = displaced and howto.pc_relative
+    if origin is not None:
+        share = place - origin
     target, inner = _target(obj, symbol, addend - share, where, lookup)
-    return Reference(offset, howto, target, inner, share, branch)
+    less = None if minus is None else _target(obj, *minus, where, lookup)
+    if howto.base:
+        less = lookup.extern(howto.base), 0
+    entry = 0
+    if howto.entry is not None:
+        inner, entry = lookup.entered(howto.entry, symbol, target, inner)
+    return Reference(offset, howto, target, inner, share, branch, less, entry)
 
 
 def _target(obj: Object, index: int, addend: int, where: str, lookup: _Lookup) -> tuple[int, int]:

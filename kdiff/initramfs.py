@@ -80,7 +80,7 @@ def modules(tree: Path, wanted: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
                 "guest.module",
                 f"no module {name}, which a guest needs to see this machine's files",
                 place=str(tree),
-                remedy="name the modules that belong to the image; a kernel built without it cannot be a guest",
+                remedy="name the image's own modules; a kernel built without this one cannot be a guest",
             )
         data = _UNPACK["." + files[name].name.partition(".")[2]](files[name].read_bytes())
         found = _DEPENDS.search(data)

@@ -8,6 +8,7 @@ nothing become one-byte instructions that are not `known`, so the result always 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -30,20 +31,19 @@ class Instruction(NamedTuple):
 
 def instructions(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
     """Cut `code` into instructions, without a gap."""
-    found = _decoder(arch.capstone).disasm_lite(code, 0)
-    return tuple([Instruction(at, size, text != _UNKNOWN) for at, size, text, _ in found])
+    return tuple([Instruction(at, size, text != _UNKNOWN) for at, size, text, _ in _decoded(arch, code, 0)])
 
 
 def boundaries(arch: Architecture, code: bytes) -> frozenset[int]:
     """The offsets at which an instruction begins."""
-    return frozenset([at for at, _, _, _ in _decoder(arch.capstone).disasm_lite(code, 0)])
+    return frozenset([at for at, _, _, _ in _decoded(arch, code, 0)])
 
 
 def disassemble(arch: Architecture, code: bytes, address: int = 0) -> tuple[str, ...]:
     """One line for each instruction: address, bytes, text. `address` is that of the first byte."""
     return tuple(
         f"{at:x}: {code[at - address : at - address + size].hex(' '):<32} {mnemonic} {operands}".rstrip()
-        for at, size, mnemonic, operands in _decoder(arch.capstone).disasm_lite(code, address)
+        for at, size, mnemonic, operands in _decoded(arch, code, address)
     )
 
 
@@ -63,6 +63,20 @@ def insn_addend(howto: Howto, field_offset: int, insn_end: int) -> int:
     decoded: x86 has -4, -5 (`cmpb $1, flag(%rip)`) and -8 (`movl $5, counter(%rip)`).
     """
     return field_offset - insn_end if howto.end_relative else howto.bias
+
+
+def _decoded(arch: Architecture, code: bytes, address: int) -> Iterable[tuple[int, int, str, str]]:
+    """(address, size, mnemonic, operands); words as data where capstone lacks the architecture."""
+    if arch.capstone is not None:
+        found: Iterable[tuple[int, int, str, str]] = _decoder(arch.capstone).disasm_lite(code, address)
+        return found
+    step = arch.instruction_size
+    words = len(code) // step * step
+    whole = [
+        (address + at, step, ".word", f"{int.from_bytes(code[at : at + step], arch.byte_order):#010x}")
+        for at in range(0, words, step)
+    ]
+    return [*whole, *((address + at, 1, _UNKNOWN, f"{code[at]:#04x}") for at in range(words, len(code)))]
 
 
 @cache

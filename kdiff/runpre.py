@@ -76,6 +76,23 @@ class Mismatch:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place in both worlds: pre `offset` of a node, and the run `address` it is compared with.
+
+    `start` is the run address of the node's start where its layout is the pre layout, else None.
+    """
+
+    node: Node
+    offset: int
+    address: int
+    start: int | None
+
+    def plus(self, distance: int) -> Spot:
+        """The spot some bytes further on."""
+        return Spot(self.node, self.offset + distance, self.address + distance, self.start)
+
+
 class Matcher:
     """Compares nodes of one graph with one memory."""
 
@@ -112,14 +129,8 @@ class Matcher:
         facts: list[Fact] = []
         for reference in self.graph.references[node.id]:
             field = run[reference.offset : reference.offset + reference.howto.size]
-            problem = self.learn(
-                node,
-                reference.offset,
-                _field(self.graph, node, reference),
-                address + reference.offset,
-                field,
-                facts,
-            )
+            spot = Spot(node, 0, address, address).plus(reference.offset)
+            problem = self.learn(spot, _field(self.graph, node, reference), field, facts)
             if problem:
                 return Mismatch(node.id, address, reference.offset, reference.offset, problem)
         return Match(node.id, address, node.size, (), tuple(facts))
@@ -137,9 +148,8 @@ class Matcher:
                 return _unequal(node, address, pre, run, position, offset)
             if offset > position:
                 parts.append(Literal(run[position:offset]))
-            problem = self._item(
-                node, offset, item, address, address + offset, run[offset : offset + size], parts, facts
-            )
+            spot = Spot(node, 0, address, address).plus(offset)
+            problem = self._item(spot, item, run[offset : offset + size], parts, facts)
             if problem:
                 return Mismatch(node.id, address, offset, offset, problem)
             position = offset + size
@@ -158,28 +168,25 @@ class Matcher:
         return sorted(ranges, key=lambda item: (item[0], isinstance(item[2], Reference)))
 
     def _item(
-        self, node: Node, offset: int, item: Site | Reference, base: int, place: int, run: bytes,
-        parts: list[RunPart], facts: list[Fact],
-    ) -> str:  # fmt: skip
-        if isinstance(item, Site):
-            return self.site(node, item, place, run, parts, facts)
-        part = _field(self.graph, node, item)
-        parts.append(part)
-        return self.learn(node, offset, part, place, run, facts)
-
-    def site(
-        self, node: Node, site: Site, place: int, run: bytes, parts: list[RunPart], facts: list[Fact]
+        self, spot: Spot, item: Site | Reference, run: bytes, parts: list[RunPart], facts: list[Fact]
     ) -> str:
+        if isinstance(item, Site):
+            return self.site(spot, item, run, parts, facts)
+        part = _field(self.graph, spot.node, item)
+        parts.append(part)
+        return self.learn(spot, part, run, facts)
+
+    def site(self, spot: Spot, site: Site, run: bytes, parts: list[RunPart], facts: list[Fact]) -> str:
         """Find the form that the run bytes have; return a reason if none fits.
 
         Where nothing has run yet nothing has been rewritten either.
         """
         reasons: list[str] = []
-        original = pre_parts(self.graph, node, site.offset, site.offset + site.size)
+        original = pre_parts(self.graph, spot.node, site.offset, site.offset + site.size)
         rewritten = () if self.memory.pristine else site.forms
         for form in (original, *rewritten):
             learned: list[Fact] = []
-            reason = self._form(node, site.offset, form, place, run, learned)
+            reason = self._form(spot, form, run, learned)
             if not reason:
                 facts += learned
                 parts.append(Allowed(site, site.size))
@@ -187,7 +194,7 @@ class Matcher:
             reasons.append(reason)
         return f"{site.rewrite} site holds {run.hex(' ')}, none of its {len(reasons)} allowed forms"
 
-    def _form(self, node: Node, offset: int, form: Form, place: int, run: bytes, facts: list[Fact]) -> str:
+    def _form(self, spot: Spot, form: Form, run: bytes, facts: list[Fact]) -> str:
         position = 0
         for part in form:
             piece = run[position : position + part.size]
@@ -196,21 +203,13 @@ class Matcher:
             elif isinstance(part, Pad):
                 reason = "" if is_pad(self.graph.arch.nops, piece) else "no padding"
             else:
-                reason = self.learn(node, offset + position, part, place + position, piece, facts)
+                reason = self.learn(spot.plus(position), part, piece, facts)
             if reason:
                 return reason
             position += part.size
         return ""
 
-    def learn(
-        self,
-        node: Node,
-        offset: int,
-        part: Field | Through | OneOf,
-        place: int,
-        run: bytes,
-        facts: list[Fact],
-    ) -> str:
+    def learn(self, spot: Spot, part: Field | Through | OneOf, run: bytes, facts: list[Fact]) -> str:
         """Invert a field. Append what it teaches to `facts`; return a reason if kallsyms contradicts it."""
         howto = part.howto
         if isinstance(part, Field):
@@ -220,7 +219,7 @@ class Matcher:
                 != int.from_bytes(part.background, self._order) & outside
             ):
                 return f"bits around a {howto.name} field differ"
-        destination = self._destination(howto, run, place, part.insn_addend)
+        destination = self._destination(howto, run, spot.address, part.insn_addend)
         if isinstance(part, OneOf):
             known = [entry.address for name in part.names for entry in self.book.named(name)]
             return (
@@ -229,9 +228,13 @@ class Matcher:
         if isinstance(part, Through):
             return self._through(part.place, destination)
         address = (destination - part.place.offset) & WORD
+        if part.place.node == spot.node.id and spot.start not in (None, address):
+            return (
+                f"refers to {destination:#x}, another place of {spot.node.label} than {part.place.offset:#x}"
+            )
         if not self.plausible(part.place, address):
             return f"refers to {destination:#x}, which is not {part.place.name or 'the target'}"
-        source = self.graph.where(node, offset)
+        source = self.graph.where(spot.node, spot.offset)
         facts.append(Fact(part.place.node, part.place.name, part.place.offset, destination, source))
         return ""
 
@@ -254,6 +257,8 @@ class Matcher:
         if place.node is None:
             return any(entry.address == address for entry in self.book.named(place.name))
         node = self.graph.nodes[place.node]
+        if self.graph.is_piece(node) and not self.memory.pristine:
+            return False
         if node.kind is Kind.FUNCTION and place.offset:
             return True
         return self.names_allow(node, address)
@@ -347,6 +352,9 @@ class _Walk:
             r += step
         return r
 
+    def _spot(self, offset: int, r: int) -> Spot:
+        return Spot(self.node, offset, self.address + r, None)
+
     def _instruction_end(self, offset: int) -> int:
         """The end of the instruction that `offset` cuts; `offset` itself between two instructions."""
         return next(
@@ -357,7 +365,7 @@ class _Walk:
     def _site(self, site: Site, stop: int, r: int) -> tuple[str, int]:
         """Compare a site and what follows of its last instruction (a lock prefix is a site by itself)."""
         run = self.run[r : r + site.size]
-        problem = self.matcher.site(self.node, site, self.address + r, run, self.parts, self.facts)
+        problem = self.matcher.site(self._spot(site.offset, r), site, run, self.parts, self.facts)
         if problem:
             return problem, 0
         problem = self._range(site.offset + site.size, stop, r + site.size)
@@ -383,7 +391,7 @@ class _Walk:
             part = _field(self.graph, self.node, self.fields[offset])
             at = r + offset - start
             field_bytes = self.run[at : at + part.size]
-            problem = self.matcher.learn(self.node, offset, part, self.address + at, field_bytes, self.facts)
+            problem = self.matcher.learn(self._spot(offset, at), part, field_bytes, self.facts)
             if problem:
                 return problem
             self.parts.append(part)

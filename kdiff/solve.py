@@ -268,6 +268,8 @@ class _Flood:
     def explain(self, node: Node) -> Refusal:
         """Why a node has no match."""
         where = self.graph.where(node)
+        if self._is_freed(node):
+            return Refusal("solve.freed", where, f"{node.label} is gone: the kernel frees its boot code")
         if node.id in self.ambiguous:
             places = ", ".join(f"{address:#x}" for address in self.ambiguous[node.id])
             return Refusal(
@@ -277,6 +279,9 @@ class _Flood:
         if not failures:
             reason = "kallsyms does not list it and no matched code refers to it"
             return Refusal("solve.no_candidate", where, f"{node.label} is not in the kernel: {reason}")
+        if node.weak:
+            reason = f"{node.label} is weak, and what the kernel has under this name is another definition"
+            return Refusal("solve.overridden", where, reason)
         best = max(failures, key=lambda each: each.offset)
         return Refusal(
             "runpre.content",

@@ -91,6 +91,11 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
                 Piece(index, start, stop - start, kind)
                 for start, stop in zip(starts, [*starts[1:], size], strict=True)
             ]
+        elif obj.section_name(index) in arch.pools:
+            word = arch.elf_class // 8
+            pieces += [
+                Piece(index, at, min(word, size - at), Kind.CONSTANT) for at in range(0, size, word)
+            ]
         elif flags & SHF_MERGE and flags & SHF_STRINGS and section["entsize"] == 1:
             pieces += [Piece(index, a, b - a, Kind.STRING) for a, b in _strings(bytes(obj.contents(index)))]
         elif flags & SHF_MERGE and section["entsize"] and size % int(section["entsize"]) == 0:
@@ -133,7 +138,7 @@ def _symbols_by_section(obj: Object, arch: Architecture) -> dict[int, list[int]]
     kinds = (STT_FUNC, STT_OBJECT, STT_NOTYPE)
     named = np.isin(obj.symbols["type"], kinds) & (obj.symbols["section"] > 0)
     for index in np.flatnonzero(named & (obj.symbols["section"] < len(obj.sections))):
-        if not is_mapping(obj, arch, index):
+        if not is_mapping(obj, arch, int(index)):
             found.setdefault(int(obj.symbols["section"][index]), []).append(int(index))
     return found
 

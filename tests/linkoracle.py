@@ -23,16 +23,29 @@ import lief
 import pytest
 
 from kdiff.arch import Architecture
+from kdiff.correlate import correlate
+from kdiff.diff import diff
 from kdiff.elf.read import SHF_ALLOC, SHF_MERGE, SHF_STRINGS, SHT_NOBITS, Object, read_bytes
 from kdiff.graph import Reference, SectionGraph, build
 from kdiff.split import Kind
 
 FLAGS = (
     *("-O2", "-ffreestanding", "-std=gnu11", "-w", "-fno-common", "-fno-strict-aliasing", "-fno-pic"),
-    *("-fno-pie", "-fno-asynchronous-unwind-tables", "-fno-stack-protector", "-ffunction-sections"),
-    "-fdata-sections",
+    *("-fno-pie", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-fno-stack-protector"),
+    *("-ffunction-sections", "-fdata-sections"),
 )
 """How the kernel compiles on every architecture."""
+
+
+EDITS = (
+    ("return primes[limit % 6];", "return primes[limit % 5];", "choose"),
+    ("hits += a; return helper(a + 1);", "hits += a; return helper(a + 2);", "tail"),
+    ("return a ^ 0x55;", "return a ^ 0x57;", "weak_one"),
+    ("return gauge[3];", "return gauge[4];", "choose"),
+    ('"%s: negative"', '"%s: below zero"', "entry"),
+    ("return other(1);", "return weak_one(1);", "choose"),
+)
+"""Edits of `compiled.UNIT` (old, new), and the only function that each changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +103,8 @@ def compiled(cross: Cross, text: str, *options: str, language: str = "c") -> byt
     """The bytes of the object that the architecture's gcc makes of C (or `language="assembler"`)."""
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "unit.o"
-        command = [f"{cross.prefix}gcc", *FLAGS, *cross.flags, *options, "-x", language, "-c", "-o", str(path)]
-        _run([*command, "-"], text)
+        command = [f"{cross.prefix}gcc", *FLAGS, *cross.flags, *options]
+        _run([*command, "-x", language, "-c", "-o", str(path), "-"], text)
         return path.read_bytes()
 
 
@@ -105,8 +118,10 @@ def link(cross: Cross, data: bytes, externs: Mapping[str, int] | None = None) ->
     found = graph(cross, data)
     obj = found.obj
     addresses = _layout(cross, obj)
-    undefined = sorted(node.name for node in found.nodes if node.kind is Kind.EXTERN and node.name)
-    places = {name: cross.externs + 0x40 * index for index, name in enumerate(undefined)} | dict(externs or {})
+    numbers = [index for index in range(1, len(obj.symbols)) if not obj.symbols["section"][index]]
+    undefined = sorted({obj.symbol_name(index) for index in numbers} - {""})
+    places = {name: cross.externs + 0x40 * index for index, name in enumerate(undefined)}
+    places.update(externs or {})
     lines = [f"{name} = {places[name]:#x};" for name in undefined]
     lines.append("SECTIONS {")
     lines += [f".o{index} {at:#x} : {{ *({obj.section_name(index)}) }}" for index, at in addresses.items()]
@@ -158,6 +173,20 @@ def mismatches(linked: Linked) -> list[str]:
         for each in fields(linked)
         if each.ours != each.linker
     ]
+
+
+def changed_functions(before: SectionGraph, after: SectionGraph) -> list[str]:
+    """Labels of the functions that changed, or that only one of the graphs has."""
+    delta = diff(before, after, correlate(before, after))
+    found = [after.nodes[each] for each in (*(change.post for change in delta.changed), *delta.added)]
+    found += [before.nodes[each] for each in delta.removed]
+    return sorted(node.label for node in found if node.kind is Kind.FUNCTION)
+
+
+def differs(before: SectionGraph, after: SectionGraph) -> bool:
+    """Whether anything at all changed."""
+    delta = diff(before, after, correlate(before, after))
+    return bool(delta.changed or delta.added or delta.removed)
 
 
 def howtos_used(linked: Linked) -> set[str]:

@@ -4,8 +4,8 @@
     memory = link(compiled(UNIT, WHOLE), compiled(REST))
     memory.address_book().address("printk")
 
-Symbols are those `nm` lists, in the order of their addresses, which is that of kallsyms. `flipped` and `patched`
-are the same memory with other bytes.
+Symbols are those `nm` lists, in the order of their addresses, which is that of kallsyms.
+`flipped` and `patched` are the same memory with other bytes.
 """
 
 from __future__ import annotations
@@ -131,7 +131,16 @@ def place_module(data: bytes, symbols: Mapping[str, int], base: int = MODULES) -
         (folder / "module.o").write_bytes(data)
         given_ = "".join(f'"{name}" = {address:#x};\n' for name, address in symbols.items())
         (folder / "script").write_text(given_ + _SCRIPT % base)
-        _run("ld", "-z", "max-page-size=4096", "-T", folder / "script", "-o", folder / "image", folder / "module.o")
+        _run(
+            "ld",
+            "-z",
+            "max-page-size=4096",
+            "-T",
+            folder / "script",
+            "-o",
+            folder / "image",
+            folder / "module.o",
+        )
         listed = [line.split() for line in _run("nm", "-n", folder / "image").splitlines()]
         book = AddressBook((f[2], int(f[0], 16), f[1], "module") for f in listed if len(f) == 3)
         return LinkedMemory(open_image((folder / "image").read_bytes(), "module"), book)

@@ -6,6 +6,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from kdiff_arch_aarch64 import ARCHITECTURE as AARCH64
+from kdiff_arch_arm import ARCHITECTURE as ARM
+from kdiff_arch_i386 import ARCHITECTURE as I386
 from kdiff_arch_x86_64 import ARCHITECTURE
 
 from kdiff.arch import BitField, ByteOrder, Howto, Overflow
@@ -16,7 +19,10 @@ SHIFTED = Howto(2, "shifted", 4, (BitField(0, 2, 26),), Overflow.SIGNED, True)
 """The value's low bits are implied, as in aarch64's and ppc64's branches."""
 HIGH_HALF = Howto(3, "high", 2, (BitField(0, 16, 16),), Overflow.UNSIGNED)
 
-ROWS = (*ARCHITECTURE.howtos.values(), SPLIT, SHIFTED, HIGH_HALF)
+ROWS = (
+    *(row for each in (ARCHITECTURE, AARCH64, ARM, I386) for row in each.howtos.values()),
+    *(SPLIT, SHIFTED, HIGH_HALF),
+)
 STORING = tuple(row for row in ROWS if row.size)
 
 orders: st.SearchStrategy[ByteOrder] = st.sampled_from(("little", "big"))
@@ -29,9 +35,9 @@ def containers(row: Howto) -> st.SearchStrategy[bytes]:
 
 def fits(row: Howto, value: int) -> bool:
     """The psABI's range check, written the other way round: by the range and not by storing."""
-    if row.overflow is Overflow.WRAP:
-        return True
     step = 1 << min(bits.value_lsb for bits in row.fields)
+    if row.overflow is Overflow.WRAP:
+        return value % step == 0
     low = 0 if row.overflow is Overflow.UNSIGNED else -(1 << (row.span - 1))
     return low <= value < low + (1 << row.span) and value % step == 0
 
@@ -100,3 +106,43 @@ def test_an_empty_field_holds_nothing_but_zero() -> None:
     assert none.extract(b"", "little") == 0
     with pytest.raises(OverflowError):
         none.insert(b"", 1, "little")
+
+
+def test_a_page_is_counted_from_page_to_page() -> None:
+    page = AARCH64.howtos[275]
+    for destination, place, pages in ((0x2000, 0x1FFC, 1), (0x2FFF, 0x2000, 0), (0x1FFF, 0x2000, -1)):
+        assert page.value(destination, place, 64) == pages << 12
+    assert AARCH64.howtos[289].value(0x2FFFF, 0x10000, 64) == 0x10000
+
+
+def test_a_value_is_counted_modulo_the_size_of_a_pointer() -> None:
+    signed, word, relative = AARCH64.howtos[272], ARCHITECTURE.howtos[10], I386.howtos[2]
+    assert signed.value(0xFFFF800012345678, 0, 64) == -0x8000 << 32
+    assert word.value(-1, 0, 64) == (1 << 64) - 1
+    assert relative.insert(bytes(4), relative.value(0x10, 0xC0000000, 32), "little").hex() == "10000040"
+
+
+def test_a_signed_move_stores_the_complement_of_a_negative_value() -> None:
+    move = AARCH64.howtos[270]
+    movz, movn = (move.insert(bytes.fromhex("000080d2"), value, "little") for value in (5, -5))
+    assert (movz.hex(), movn.hex()) == ("a00080d2", "80008092")
+    assert (move.extract(movz, "little"), move.extract(movn, "little")) == (5, -5)
+
+
+def test_a_row_is_complete_where_the_field_determines_the_destination() -> None:
+    assert all(
+        row.complete == bool(row.size) for row in (*ARCHITECTURE.howtos.values(), *I386.howtos.values())
+    )
+    assert [row.complete for row in (SPLIT, SHIFTED)] == [True, True]
+    assert not any(
+        row.complete for row in AARCH64.howtos.values() if "LO12" in row.name or "_PG_" in row.name
+    )
+
+
+@given(st.integers(-(1 << 15), (1 << 15) - 1))
+def test_the_addend_of_a_rel_record_is_not_scaled_by_what_the_field_drops(addend: int) -> None:
+    for row in (ARM.howtos[43], ARM.howtos[44]):
+        container = row.insert(bytes(4), addend << row.drops, "little")
+        assert row.addend(container, "little") == addend
+    branch = ARM.howtos[28]
+    assert branch.addend(branch.insert(bytes(4), 4 * addend, "little"), "little") == 4 * addend

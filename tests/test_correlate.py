@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 from compiled import ASSEMBLY, UNIT, WHOLE, compiled, graph, graph_of, named
-from elfwriter import FUNC, LOCAL, OBJECT, Sec, Sym, elf
+from elfwriter import LOCAL, OBJECT, Sec, Sym, elf
 from hypothesis import given, settings
 from strategies import pairs
 
@@ -20,7 +20,8 @@ PC32, ABS64 = 2, 1
 def paired(pre: SectionGraph, post: SectionGraph) -> dict[str, str]:
     """Labels of pre to labels of post."""
     return {
-        pre.nodes[pair.pre].label: post.nodes[pair.post].label for pair in correlate(pre, post).by_pre.values()
+        pre.nodes[pair.pre].label: post.nodes[pair.post].label
+        for pair in correlate(pre, post).by_pre.values()
     }
 
 
@@ -36,7 +37,11 @@ def is_one_to_one(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> bo
         len(pairing.by_pre) == len(pairing.by_post)
         and all(pairing.by_post[pair.post] == pair for pair in pairing.by_pre.values())
         and all(pairing.to_pre(pairing.to_post(index) or 0) == index for index in pairing.by_pre if index)
-        and all(pre.nodes[pair.pre].kind is post.nodes[pair.post].kind for pair in pairing.by_pre.values() if pair.how != "name")
+        and all(
+            pre.nodes[pair.pre].kind is post.nodes[pair.post].kind
+            for pair in pairing.by_pre.values()
+            if pair.how != "name"
+        )
     )
 
 
@@ -127,7 +132,12 @@ def test_a_static_variable_of_a_changed_function_pairs_by_its_order_of_use() -> 
 
 TWO = """
 int far(int);
-int f(int a) {{ {before} if (a) {{ static int n = 1; far(n++); }} else {{ static int n = 2; far(n--); }} return 0; }}
+int f(int a)
+{{
+    {before}
+    if (a) {{ static int n = 1; far(n++); }} else {{ static int n = 2; far(n--); }}
+    return 0;
+}}
 """
 
 
@@ -303,7 +313,16 @@ def test_the_stem_of_a_name_has_no_numbers_of_the_compiler(name: str, expected: 
 
 def test_static_variables_fragments_and_macros_leftovers_are_told_by_their_names() -> None:
     pre = graph(COLD % 2)
-    calls, done = (next(n for n in graph("int g(void) { static int __already_done, calls; return __already_done++ + calls++; }").nodes if stem(n.name) == name) for name in ("calls", "__already_done"))
+    calls, done = (
+        next(
+            n
+            for n in graph(
+                "int g(void) { static int __already_done, calls; return __already_done++ + calls++; }"
+            ).nodes
+            if stem(n.name) == name
+        )
+        for name in ("calls", "__already_done")
+    )
     assert (is_static_local(calls), is_anonymous_static(calls)) == (True, False)
     assert is_anonymous_static(done)
     assert is_fragment(named(pre, "f.cold"))

@@ -156,12 +156,16 @@ def test_something_that_was_a_variable_and_is_a_constant_changed() -> None:
 
 def test_more_references_in_the_same_bytes_are_a_change() -> None:
     def data(*relocs: tuple[int, int, str, int]) -> SectionGraph:
-        return graph_of(elf(Sec(".data", bytes(16), "wa", 8, relocs=relocs), Sym("n", ".data", 0, 16, OBJECT)))
+        return graph_of(
+            elf(Sec(".data", bytes(16), "wa", 8, relocs=relocs), Sym("n", ".data", 0, 16, OBJECT))
+        )
 
     one = (0, ABS64, "x", 0)
     assert texts(data(one), data(one, (8, ABS64, "x", 0))) == {"n": ["had 1 references, has 2"]}
     assert texts(data(one), data((8, ABS64, "x", 0))) == {"n": ["references stand at other places"]}
-    assert texts(data((0, ABS64, "x", 0)), data((0, 24, "x", 0))) == {"n": ["R_X86_64_64 became R_X86_64_PC64"]}
+    assert texts(data((0, ABS64, "x", 0)), data((0, 24, "x", 0))) == {
+        "n": ["R_X86_64_64 became R_X86_64_PC64"]
+    }
 
 
 # What does not count ---------------------------------------------------------------------------------
@@ -229,7 +233,7 @@ def test_the_order_of_functions_in_their_unit_does_not_count() -> None:
 
 
 def test_what_only_post_has_was_added() -> None:
-    pre, post = graph(UNIT), graph(UNIT + 'static int fresh = 4; int more(void) { return fresh++; }')
+    pre, post = graph(UNIT), graph(UNIT + "static int fresh = 4; int more(void) { return fresh++; }")
     found = delta(pre, post)
     assert labels(post, found.added) == ["fresh", "more"]
     assert (found.removed, found.changed) == ((), ())

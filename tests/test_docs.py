@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import fnmatch
 import importlib
+import inspect
 import re
 import sys
 import tomllib
@@ -16,23 +18,22 @@ from typing import Any
 
 import pytest
 
-from kdiff import api, errors, hookspecs, registry
+from kdiff import api, arch, distribution, emit, errors, hookspecs, kernel, memory, registry
 from kdiff.cli import main
 from kdiff.kernel import KernelFacts
 from kdiff.target import layout
-from kdiff.target import main as target
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 WRITTEN_HERE = ("architecture", "cli", "glossary", "plugins", "safety", "support")
 RAISERS = frozenset(("KdiffError", "Refusal", "Trouble", "failure"))
 """What is called with a dotted key as its first argument."""
-FILE_NAMES = (".c", ".gz", ".h", ".json", ".ko", ".o", ".py")
+FILE_NAMES = (".c", ".gz", ".h", ".json", ".ko", ".o", ".part", ".py")
 KEY = re.compile(r"[a-z]+\.[a-z_]+")
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-[a-zA-Z?])(?![\w-])")
-ON_TARGET = {"apply": target.run_apply, "view": target.run_view, "undo": target.run_undo}
 PROGRAMS = {
-    name: f"ksplice-{name}" if name in {"create", *ON_TARGET} else f"kdiff {name}" for name in main.COMMANDS
+    name: f"ksplice-{name}" if name in {"create", *main.ON_TARGET} else f"kdiff {name}"
+    for name in main.COMMANDS
 }
 
 
@@ -74,7 +75,8 @@ def raised(tree: ast.AST) -> Iterator[ast.expr]:
             yield node.args[0]
 
 
-def families() -> set[str]:
+@cache
+def families() -> frozenset[str]:
     """What stands before the dot."""
     literal = {
         argument.value.partition(".")[0]
@@ -82,7 +84,7 @@ def families() -> set[str]:
         for argument in raised(tree)
         if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
     }
-    return literal | {prefix.rstrip(".") for _, prefix, _ in makers()}
+    return frozenset(literal | {prefix.rstrip(".") for _, prefix, _ in makers()})
 
 
 def makers() -> Iterator[tuple[ast.Module, str, str]]:
@@ -161,10 +163,7 @@ def parser_of(command: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Argumen
     with monkeypatch.context() as patched:
         patched.setattr(argparse.ArgumentParser, "parse_args", catch)
         with pytest.raises(Caught) as caught:
-            if command in ON_TARGET:
-                ON_TARGET[command]([])
-            else:
-                main.run_command(command, [], PROGRAMS[command])
+            main.run_command(command, [], PROGRAMS[command])
     parser = caught.value.args[0]
     assert isinstance(parser, argparse.ArgumentParser)
     return parser
@@ -204,9 +203,7 @@ def test_every_exit_status_is_documented() -> None:
 def test_every_environment_variable_is_documented() -> None:
     source = "".join(file.read_text() for file, _ in trees())
     read = set(re.findall(r"environ(?:ment)?(?:\.get\(|\[)\"([A-Z_]+)\"", source))
-    documented = set(
-        re.findall(r"^\| `([A-Z_]+)` \|", section("cli", "Environment variables"), re.MULTILINE)
-    )
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", section("cli", "Environment variables"), re.MULTILINE))
     assert read
     assert documented == read
 
@@ -237,6 +234,26 @@ def test_every_hook_has_a_heading() -> None:
 def test_every_name_a_plugin_may_import_is_explained() -> None:
     spans = {name for span in code_spans(document("plugins")) for name in re.findall(r"\w+", span)}
     assert sorted(set(api.__all__) - spans) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [arch.Architecture, arch.Howto, kernel.SpecialSection, memory.MemorySource, memory.MemoryScheme,
+     emit.Emitter, emit.Workshop, emit.EmittedModule, distribution.Distribution, distribution.KernelSetup],
+)  # fmt: skip
+def test_every_field_of_what_a_plugin_provides_is_explained(value: type) -> None:
+    spans = {name for span in code_spans(document("plugins")) for name in re.findall(r"\w+", span)}
+    fields = getattr(value, "__dataclass_fields__", None) or {
+        name for name, each in vars(value).items() if isinstance(each, property) or inspect.isfunction(each)
+    }
+    assert sorted(name for name in fields if not name.startswith("_") and name not in spans) == []
+
+
+def test_every_architecture_is_in_the_support_matrix() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = {name for name in project["entry-points"]["kdiff"] if name.startswith("arch_")}
+    rows = re.findall(r"\| `(arch_\w+)` \|", section("support", "Architectures"))
+    assert sorted(rows) == sorted(listed)
 
 
 def blocks(language: str) -> list[str]:
@@ -298,16 +315,22 @@ def test_the_example_plugin_says_what_is_wrong(example: str, tmp_path: Path) -> 
 # Everything else -------------------------------------------------------------------------------------
 
 
-def test_the_architecture_names_every_file_and_no_other() -> None:
+def test_the_architecture_names_every_file_of_kdiff_and_no_other() -> None:
     files = {
         str(file.relative_to(ROOT))
-        for pattern in ("kdiff/**/*", "plugins/**/*")
-        for file in ROOT.glob(pattern)
-        if file.suffix in {".py", ".c", ".sh"} and file.name != "__init__.py" and "cache" not in str(file)
+        for file in ROOT.glob("kdiff/**/*")
+        if file.suffix in {".py", ".sh"} and not file.name.startswith("__")
     }
-    named = re.findall(r"`((?:kdiff|plugins)/[\w/]+\.(?:py|c|sh))`", document("architecture"))
-    assert sorted(files - set(named)) == []
-    assert sorted(set(named) - files - {f"kdiff/{n}" for n in ("__init__.py", "target/__main__.py")}) == []
+    named = set(re.findall(r"`(kdiff/[\w/]+\.(?:py|sh))`", document("architecture")))
+    assert sorted(files - named) == []
+    assert sorted(named - files - {"kdiff/target/__main__.py"}) == []
+
+
+def test_the_architecture_names_every_plugin_and_no_other() -> None:
+    folders = {str(file.parent.relative_to(ROOT)) for file in ROOT.glob("plugins/*/__init__.py")}
+    named = set(re.findall(r"^\| `(plugins/[\w*]+)` \|", document("architecture"), re.MULTILINE))
+    assert folders == {folder for each in named for folder in fnmatch.filter(folders, each)}
+    assert all(fnmatch.filter(folders, each) for each in named)
 
 
 def test_every_stage_of_the_pipeline_is_in_the_architecture() -> None:

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import pytest
-from compiled import ASSEMBLY, REST, UNIT, WHOLE, compiled, graph, graph_of, labels, named
-from elfwriter import ABS, FUNC, LOCAL, NOBITS, OBJECT, WEAK, Sec, Sym, elf
+from compiled import ASSEMBLY, UNIT, WHOLE, compiled, graph, graph_of, named
+from elfwriter import ABS, FUNC, LOCAL, NOBITS, OBJECT, Sec, Sym, elf
 from hypothesis import given, settings
 from strategies import units
 
 from kdiff.errors import KdiffError
-from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.graph import Node, SectionGraph
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.split import Kind
 
@@ -20,7 +20,8 @@ PC32, PLT32, ABS64, ABS32S = 2, 4, 1, 11
 def edges(graph: SectionGraph, name: str) -> list[tuple[str, int, int]]:
     """(target, addend, what the instruction adds) of each reference of a node."""
     return [
-        (graph.nodes[r.target].label, r.addend, r.insn_addend) for r in graph.references[named(graph, name).id]
+        (graph.nodes[r.target].label, r.addend, r.insn_addend)
+        for r in graph.references[named(graph, name).id]
     ]
 
 
@@ -145,8 +146,14 @@ def test_a_unit_means_the_same_with_function_sections_and_without(text: str) -> 
 
 
 def test_a_node_knows_its_binding_and_all_its_names() -> None:
-    text = "int f(void) { return 1; } int g(void) __attribute__((alias(\"f\"))); static int h(void) __attribute__((used)); static int h(void) { return 2; }"
-    found = graph(text + "int w(void) __attribute__((weak)); int w(void) { return 3; }")
+    found = graph(
+        """
+        int f(void) { return 1; }
+        int g(void) __attribute__((alias("f")));
+        static __attribute__((used)) int h(void) { return 2; }
+        __attribute__((weak)) int w(void) { return 3; }
+        """
+    )
     f, h, w = (named(found, name) for name in "fhw")
     assert set(f.names) == {"f", "g"}
     assert (f.local, h.local, w.local) == (False, True, False)

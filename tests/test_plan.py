@@ -109,8 +109,10 @@ def test_strings_are_carried() -> None:
 
 
 def test_a_new_static_function_and_what_it_needs_are_carried() -> None:
-    new = "static __attribute__((noinline)) int fresh(int a) { static int n; printk(\"fresh\"); return n += a; }\n"
-    found = patched("int choose(int a)\n{", new + "int choose(int a)\n{ if (a > 99) return fresh(a);")
+    new = (
+        'static __attribute__((noinline)) int fresh(int a) { static int n; printk("fresh"); return n += a; }'
+    )
+    found = patched("int choose(int a)\n{", new + "\nint choose(int a)\n{ if (a > 99) return fresh(a);")
     assert {"fresh", "'fresh'"} <= carried(found)
     assert any(each.startswith("n.") for each in carried(found))
     assert replaced(found) == ["choose"]

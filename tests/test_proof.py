@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,20 @@ from strategies import pairs
 from kdiff.bind import Bound, bind
 from kdiff.errors import KdiffError, Refused
 from kdiff.graph import SectionGraph
-from kdiff.kernel import EntryView, Field, Form, Keep, KernelFacts, Literal, OneOf, Pad, Place, Site, SpecialSection, Through
+from kdiff.kernel import (
+    EntryView,
+    Field,
+    Form,
+    Keep,
+    KernelFacts,
+    Literal,
+    OneOf,
+    Pad,
+    Place,
+    Site,
+    SpecialSection,
+    Through,
+)
 from kdiff.proof import dump, prove
 from kdiff.sites import sites
 from kdiff.solve import solve
@@ -33,7 +45,11 @@ from kdiff.target.verify import locate, verify
 FACTS = KernelFacts(release=RELEASE, version=VERSION, build_id=BUILD_ID, machine="x86_64")
 PC32 = ARCHITECTURE.howtos[2]
 CALL = b"\xe8"
-AFTER = UNIT.replace("a * limit", "a ^ limit").replace("gauge[2] = 77", "gauge[2] = 78").replace("calls++", "calls--")
+AFTER = (
+    UNIT.replace("a * limit", "a ^ limit")
+    .replace("gauge[2] = 77", "gauge[2] = 78")
+    .replace("calls++", "calls--")
+)
 
 
 def kernel(base: int = BASE) -> LinkedMemory:
@@ -63,7 +79,7 @@ def machine(root: Path, memory: LinkedMemory) -> FakeMachine:
 
 def accepts(proof: Proof, memory: LinkedMemory, addresses: tuple[int, ...]) -> bool:
     """Whether the target finds every node of the proof in memory."""
-    run = Run.of(proof, memory.read, 8, addresses)
+    run = Run(memory.read, proof.word, proof.byte_order, addresses, proof.nops)
     for node in proof.nodes:
         place = addresses[node.symbol] + node.offset
         data = memory.read(place, node.size)
@@ -128,7 +144,9 @@ def test_what_lies_outside_of_replaced_functions_may_change(tmp_path: Path) -> N
 def test_a_symbol_that_moved_by_another_distance_is_refused(tmp_path: Path) -> None:
     memory = kernel()
     fake = machine(tmp_path, memory)
-    listed = memory.kallsyms().replace(f"{memory.at('limit'):016x} D limit", f"{memory.at('limit') + 8:016x} D limit")
+    listed = memory.kallsyms().replace(
+        f"{memory.at('limit'):016x} D limit", f"{memory.at('limit') + 8:016x} D limit"
+    )
     fake.put("proc/kallsyms", listed)
     keys = {each.key for each in verify(read(proof_of_unit()), fake.machine)}
     assert keys == {"verify.symbol"}
@@ -136,11 +154,15 @@ def test_a_symbol_that_moved_by_another_distance_is_refused(tmp_path: Path) -> N
 
 @given(pairs())
 @settings(deadline=None, max_examples=10)
-def test_whatever_was_proved_is_accepted_by_the_machine(tmp_path_factory: Any, texts: tuple[str, str]) -> None:
-    here, there = (link(compiled(REST), compiled(texts[0], WHOLE), base=base) for base in (BASE, BASE + SLIDE))
+def test_whatever_was_proved_is_accepted_by_the_machine(
+    tmp_path_factory: Any, texts: tuple[str, str]
+) -> None:
+    here, there = (
+        link(compiled(REST), compiled(texts[0], WHOLE), base=base) for base in (BASE, BASE + SLIDE)
+    )
     try:
         made = proved(graph(texts[0]), graph(texts[1]), here)
-    except (Refused, IndexError):
+    except Refused:
         assume(False)
     assume(made["nodes"])
     proof = read(made)
@@ -157,7 +179,6 @@ def test_parts_add_up_to_each_function() -> None:
     proof = proof_of_unit()
     assert [node["name"] for node in proof["nodes"]] == ["helper", "choose", "entry"]
     assert {node["role"] for node in proof["nodes"]} == {"replaced"}
-    assert all(part != before for node in proof["nodes"] for part, before in zip(node["parts"][1:], node["parts"], strict=False))
     assert not any(
         part[0] == before[0] == "lit"
         for node in proof["nodes"]
@@ -236,7 +257,7 @@ def forms(view: EntryView) -> Iterator[Site]:
         (Literal(b"\xcc" * 5),),
         (Pad(5),),
         (Literal(CALL), Field(PC32, Place(None, "new"), -4, bytes(4))),
-        (Literal(b"\xe9"), OneOf(PC32, ("gone", "old", "new"), -4)),
+        (Literal(b"\x9a"), OneOf(PC32, ("gone", "old", "new"), -4)),
         (Literal(b"\x0f"), Through(PC32, Place(None, "slot"), -4)),
         (Literal(CALL), Field(PC32, Place(None, "gone"), -4, bytes(4))),
     )
@@ -263,8 +284,8 @@ def written(memory: LinkedMemory) -> dict[str, bytes]:
         "literal": b"\xcc" * 5,
         "pad": b"\x0f\x1f\x44\0\0",
         "field": branch(memory, CALL, "new"),
-        "one": branch(memory, b"\xe9", "old"),
-        "other": branch(memory, b"\xe9", "new"),
+        "one": branch(memory, b"\x9a", "old"),
+        "other": branch(memory, b"\x9a", "new"),
         "through": branch(memory, b"\x0f", "old"),
     }
 
@@ -311,5 +332,4 @@ def test_a_call_through_a_pointer_follows_the_pointer_on_the_machine(tmp_path: P
 def test_a_proof_of_a_kernel_without_version_or_build_id_compares_bytes_only(tmp_path: Path) -> None:
     made = proof_of_unit()
     made["version"] = made["build_id"] = ""
-    assert replace(FACTS).release == made["release"]
     assert verify(read(made), machine(tmp_path, kernel()).machine) == ()

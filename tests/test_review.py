@@ -49,8 +49,9 @@ def test_nothing_changed_is_fine() -> None:
     assert review(planned(one, one)) == ()
 
 
-def test_a_new_global_variable_that_replaced_code_uses_is_fine() -> None:
-    assert patched("gauge[2] = 77", "{ extern int fresh; fresh = 77; }") == set()
+def test_a_variable_the_patch_adds_is_fine() -> None:
+    text = "{} int f(int a) {{ return a + {}; }}"
+    assert keys(text.format("", 1), text.format("int fresh = 7;", "fresh")) == set()
 
 
 def test_a_function_with_a_jump_table_may_be_replaced() -> None:
@@ -92,7 +93,8 @@ def test_a_changed_static_constant_that_only_replaced_functions_use_is_fine() ->
 
 
 def test_a_changed_static_constant_that_data_points_to_is_refused() -> None:
-    text = "static const int limits[] = {{1, 2, {}}}; const int *p = limits; int f(int a) {{ return limits[a]; }}"
+    text = "static const int limits[] = {{1, 2, {}}}; const int *p = limits;"
+    text += "int f(int a) {{ return limits[a]; }}"
     assert "review.constant_changed" in keys(text.format(3), text.format(4))
 
 
@@ -102,7 +104,7 @@ def test_a_per_cpu_variable_of_another_size_is_refused() -> None:
 
 
 def test_a_new_per_cpu_variable_is_refused() -> None:
-    text = 'extern int limit; {} int f(void) {{ return limit + {}; }}'
+    text = "extern int limit; {} int f(void) {{ return limit + {}; }}"
     new = '__attribute__((section(".data..percpu"))) int fresh;'
     assert keys(text.format("", 1), text.format(new, "fresh")) == {"review.per_cpu"}
 
@@ -112,7 +114,12 @@ def test_a_new_per_cpu_variable_is_refused() -> None:
 ONE = "int far(int); int f(int a) { static int n = 1; return far(n++); }"
 TWO = """
 int far(int);
-int f(int a) {{ {} if (a) {{ static int n = 1; far(n++); }} else {{ static int n = 1; far(n--); }} return 0; }}
+int f(int a)
+{{
+    {}
+    if (a) {{ static int n = 1; far(n++); }} else {{ static int n = 1; far(n--); }}
+    return 0;
+}}
 """
 
 

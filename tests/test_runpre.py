@@ -335,7 +335,14 @@ def test_a_rewritten_site_matches_where_the_layout_moved_too() -> None:
 
 @pytest.mark.parametrize(
     ("data", "answer"),
-    [("", True), ("90", True), ("0f1f4400006690", True), ("0f1f44", False), ("0f1f440000cc", False), ("66", False)],
+    [
+        ("", True),
+        ("90", True),
+        ("0f1f4400006690", True),
+        ("0f1f44", False),
+        ("0f1f440000cc", False),
+        ("66", False),
+    ],
 )
 def test_padding_is_whole_no_ops_of_any_shape(data: str, answer: bool) -> None:
     assert is_pad(ARCHITECTURE.nops, bytes.fromhex(data)) is answer

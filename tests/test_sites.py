@@ -138,7 +138,9 @@ def test_an_entry_about_data_has_no_site() -> None:
 
 
 def test_a_section_the_kernel_rewrites_as_a_whole_has_sites_without_a_table() -> None:
-    row = SpecialSection(".text.f", 0, Keep.REFERENCED, code=True, sites=lambda view: [Site(0, 1, view.name, ())])
+    row = SpecialSection(
+        ".text.f", 0, Keep.REFERENCED, code=True, sites=lambda view: [Site(0, 1, view.name, ())]
+    )
     found = graph_of(compiled(UNIT, ASSEMBLY), (row,))
     assert sites(found) == {named(found, "f").id: (Site(0, 1, "f", ()),)}
 

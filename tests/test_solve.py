@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 from compiled import ASSEMBLY, REST, UNIT, WHOLE, compiled, graph, graph_of, named
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from run_memory import BASE, SLIDE, LinkedMemory, link
 from strategies import units
 
@@ -168,7 +167,11 @@ def test_any_flipped_bit_of_a_string_or_an_unnamed_table_leaves_the_functions_th
     for node in pre.nodes:
         if node.kind not in (Kind.STRING, Kind.CONSTANT) or node.names:
             continue
-        users = [n.name for n in pre.nodes if n.kind is Kind.FUNCTION and any(r.target == node.id for r in pre.references[n.id])]
+        users = [
+            n.name
+            for n in pre.nodes
+            if n.kind is Kind.FUNCTION and any(r.target == node.id for r in pre.references[n.id])
+        ]
         for address in range(run.addresses[node.id], run.addresses[node.id] + node.size):
             for user in users:
                 tried += 1
@@ -268,7 +271,9 @@ def redirected(function: str, which: int) -> RunMatch:
 def test_references_of_one_function_to_one_symbol_must_agree() -> None:
     run = redirected("f", 1)
     assert "solve.contradiction" in keys(run)
-    assert "unit.o: .text.f+" in next(each for each in run.refusals if each.key == "solve.contradiction").place
+    assert (
+        "unit.o: .text.f+" in next(each for each in run.refusals if each.key == "solve.contradiction").place
+    )
 
 
 def test_references_of_two_functions_to_one_symbol_must_agree() -> None:

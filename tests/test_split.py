@@ -132,7 +132,11 @@ def test_aliases_are_one_piece_and_the_name_a_person_knows_comes_first() -> None
 
 
 def test_code_between_symbols_is_a_piece_of_its_own() -> None:
-    found = pieces(Sec(".text", b"\xc3\xcc\x90\x0f\x0b\xc3", "ax"), Sym("f", ".text", 0, 1, FUNC), Sym("g", ".text", 5, 1, FUNC))
+    found = pieces(
+        Sec(".text", b"\xc3\xcc\x90\x0f\x0b\xc3", "ax"),
+        Sym("f", ".text", 0, 1, FUNC),
+        Sym("g", ".text", 5, 1, FUNC),
+    )
     assert ranges(found) == [(0, 1), (1, 4), (5, 1)]
 
 

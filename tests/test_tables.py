@@ -20,9 +20,7 @@ def rows(*listed: SpecialSection) -> dict[str, SpecialSection]:
     return {each.name: each for each in listed}
 
 
-def size(
-    data: bytes, relocs: tuple[Reloc, ...] = (), known: int = 0, declared: int = 0
-) -> int:
+def size(data: bytes, relocs: tuple[Reloc, ...] = (), known: int = 0, declared: int = 0) -> int:
     obj = read_bytes(elf(Sec("__table", data, "a", 8, entry_size=declared, relocs=relocs)))
     return entry_size(obj, 1, row("__table", known))
 

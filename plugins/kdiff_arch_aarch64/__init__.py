@@ -47,6 +47,8 @@ class Aarch64:
     nops: tuple[bytes, ...] = (_NOP,)
     padding: frozenset[int] = frozenset({0})
     mapping_symbols: tuple[str, ...] = ("$x", "$d")
+    instruction_size: int = 4
+    pools: tuple[str, ...] = ()
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -44,6 +44,8 @@ class X86_64:
     nops: tuple[bytes, ...] = NOPS
     padding: frozenset[int] = frozenset({0xCC, 0x90})
     mapping_symbols: tuple[str, ...] = ()
+    instruction_size: int = 0
+    pools: tuple[str, ...] = ()
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""
