@@ -32,7 +32,7 @@ from kdiff.patch import read_patch
 from kdiff.plan import Plan, plan
 from kdiff.proof import dump, prove
 from kdiff.registry import Registry
-from kdiff.review import review
+from kdiff.review import review, review_layouts
 from kdiff.running import check_same_kernel, find_memory
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
@@ -81,7 +81,11 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
 
     say("comparing before and after")
     plans = tuple(_planned(unit, plugins, special) for unit in built.units)
-    refusals = [refusal for each in plans for refusal in (*review(each), *emitter.review(each, facts))]
+    refusals = [
+        refusal
+        for each in plans
+        for refusal in (*review(each), *review_layouts(each, facts.release), *emitter.review(each, facts))
+    ]
     if refusals:
         raise Refused(*dict.fromkeys(refusals))
     if not any(each.replaced for each in plans):

@@ -33,6 +33,24 @@ def review(plan: Plan) -> tuple[Refusal, ...]:
     )
 
 
+def review_layouts(plan: Plan, release: str) -> tuple[Refusal, ...]:
+    """Refuse tables whose layout the kernel at hand does not tell: nobody may guess it."""
+    unknown = {
+        node.section_name: node
+        for graph in (plan.pre, plan.post)
+        for node in graph.nodes
+        if node.table is not None and not node.table.entry_size and node.table.keep is not Keep.NEVER
+    }
+    return tuple(
+        Refusal(
+            "review.unknown_layout", plan.post.where(node),
+            f"the image of {release or 'this kernel'} has no type information about the entries of {name}",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF",
+        )
+        for name, node in sorted(unknown.items())
+    )  # fmt: skip
+
+
 def _changed_data(plan: Plan) -> Iterator[Refusal]:
     """Data that exists keeps its value and size; only unnamed or unit-local constants can be carried anew."""
     for change in plan.delta.changed:

@@ -58,7 +58,7 @@ def pairs(draw: st.DrawFn) -> tuple[str, str]:
     before = draw(functions())
     after = list(before)
     where = draw(st.integers(0, len(before) - 1))
-    kind = draw(st.sampled_from(("replace", "append", "remove")))
+    kind = draw(st.sampled_from(("replace", "replace", "append", "remove")))
     if kind == "replace":
         after[where] = draw(functions())[0]
     elif kind == "append":

@@ -106,16 +106,13 @@ def test_every_reference_of_every_carried_node_is_bound_exactly_once() -> None:
 
 
 @given(pairs())
-@settings(deadline=None, max_examples=15)
-def test_any_update_is_bound_completely_or_refused(texts: tuple[str, str]) -> None:
+@settings(deadline=None, max_examples=10)
+def test_any_update_is_bound_completely(texts: tuple[str, str]) -> None:
     memory = link(compiled(REST), compiled(texts[0], WHOLE))
     pre, post = (graph(text) for text in texts)
     unit = bound(pre, post, memory)
     assume(unit.plan.replaced)
-    try:
-        made = bind("test", (unit,), memory.address_book(), {})
-    except Refused:
-        return
+    made = bind("test", (unit,), memory.address_book(), {})
     undefined = {each.name for each in made.carried.symbols if each.section is None}
     assert undefined == {each.symbol for each in made.borrowed}
     assert sum(len(each.relocations) for each in made.carried.sections) == sum(

@@ -43,7 +43,7 @@ def test_nothing_changes_between_a_graph_and_itself(form: tuple[str, ...]) -> No
 
 
 @given(pairs())
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_every_node_lies_in_exactly_one_bucket_and_swapping_sides_swaps_added_and_removed(
     sources: tuple[str, str],
 ) -> None:

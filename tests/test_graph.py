@@ -129,7 +129,7 @@ def test_strings_are_reached_at_their_start_wherever_they_stand() -> None:
 
 
 @given(units())
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 def test_a_unit_means_the_same_with_function_sections_and_without(text: str) -> None:
     one, whole = graph(text), graph(text, WHOLE)
     for node in one.nodes:

@@ -99,7 +99,7 @@ def test_a_weak_undefined_symbol_that_nobody_defines_is_at_zero_and_no_reason_to
 
 
 @given(units())
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 def test_whatever_was_compiled_and_linked_is_proved(text: str) -> None:
     memory = link(compiled(REST), compiled(text, WHOLE))
     run = solved(graph(text), memory)

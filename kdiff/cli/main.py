@@ -57,7 +57,7 @@ def run_command(name: str, words: Sequence[str], program: str) -> int:
     """Parse the words of one command, run it and report what stopped it."""
     if name in ON_TARGET:
         run: object = getattr(import_module("kdiff.target.main"), f"run_{name}")
-        return int(run(list(words)))  # type: ignore[operator]  # found by name
+        return int(run(list(words), program=program))  # type: ignore[operator]  # found by name
     module = import_module(f"kdiff.cli.{name}")
     parser = argparse.ArgumentParser(prog=program, description=module.__doc__, add_help=True)
     parser.add_argument("--version", action="version", version=f"kdiff {__version__}")

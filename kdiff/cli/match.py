@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(result: RunMatch) -> None:
-    functions = [node for node in result.graph.nodes if node.kind is Kind.FUNCTION]
+    graph = result.graph
+    functions = [node for node in graph.nodes if node.kind is Kind.FUNCTION and not graph.is_piece(node)]
     for node in functions:
         if node.id in result.matches:
             match = result.matches[node.id]
