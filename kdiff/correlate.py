@@ -93,13 +93,13 @@ def correlate(pre: SectionGraph, post: SectionGraph) -> Pairing:
     work.pair_unique("name", _local_key)
     work.pair_in_order("content", lambda g, n: g.contents(n) if n.kind is Kind.STRING else None)
     work.pair_in_order("content", _constant_key)
-    work.pair_pool_words()
-    work.pair_unique("section", _section_key)
+    work.pair_by_targets()
+    work.pair_unique("section", lambda n: None if post.is_pool_word(n) else _section_key(n))
     work.pair_in_order("row", _ownerless_key)
     for _ in range(2):
         work.follow_references()
         work.pair_entries()
-        work.pair_pool_words()
+        work.pair_by_targets()
     work.follow_references()
     return Pairing(work.by_pre, work.by_post)
 
@@ -160,17 +160,19 @@ class _Work:
             for node, partner in zip(nodes, theirs.get(value, []), strict=False):
                 self.add(node.id, partner.id, how)
 
-    def pair_pool_words(self) -> None:
-        """Pair the words of address pools by what they refer to."""
+    def pair_by_targets(self) -> None:
+        """Pair unnamed constants that hold references by their bytes and by what they refer to."""
 
         def key(graph: SectionGraph, node: Node) -> Hashable | None:
-            if not graph.is_pool_word(node):
+            references = graph.references[node.id]
+            if node.kind is not Kind.CONSTANT or node.names or not references:
                 return None
-            targets = [(each.offset, each.target, each.addend) for each in graph.references[node.id]]
             if graph is self.post:
-                return graph.contents(node), tuple(targets)
-            paired = [(offset, self.by_pre.get(target), addend) for offset, target, addend in targets]
-            return graph.contents(node), tuple((o, pair and pair.post, addend) for o, pair, addend in paired)
+                targets = [each.target for each in references]
+            else:
+                pairs = [self.by_pre.get(each.target) for each in references]
+                targets = [pair.post for pair in pairs if pair is not None]
+            return graph.contents(node), tuple(targets), tuple((each.offset, each.addend) for each in references)
 
         self.pair_in_order("content", key)
 
@@ -200,7 +202,7 @@ class _Work:
 
     def _plausible(self, pre: int, post: int) -> bool:
         one, other = self.pre.nodes[pre], self.post.nodes[post]
-        if one.kind is not other.kind or one.kind in (Kind.STRING, Kind.EXTERN):
+        if one.kind is not other.kind or one.kind in (Kind.STRING, Kind.EXTERN) or self.pre.is_pool_word(one):
             return False
         if one.table is not None or other.table is not None:
             return one.section_name == other.section_name
@@ -222,6 +224,8 @@ class _Work:
         for reference in references:
             node = graph.nodes[reference.target]
             if node.id in paired or node.kind in (Kind.STRING, Kind.EXTERN) or is_fragment(node):
+                continue
+            if graph.is_pool_word(node):
                 continue
             if node.kind is Kind.FUNCTION and not _CODE_PART.search(node.name):
                 continue

@@ -116,8 +116,10 @@ class _Comparison:
             return False
         one, other = self.pre.nodes[mine.target], self.post.nodes[yours.target]
         if one.kind is Kind.STRING and other.kind is Kind.STRING:
-            ours, theirs = self.pre.contents(one)[mine.addend :], self.post.contents(other)[yours.addend :]
-            return ours == theirs and 0 <= mine.addend < max(one.size, 1)
+            ours, theirs = self.pre.contents(one), self.post.contents(other)
+            if ours == theirs and mine.addend == yours.addend:
+                return True
+            return ours[mine.addend :] == theirs[yours.addend :] and 0 <= mine.addend < max(one.size, 1)
         if mine.addend != yours.addend:
             return False
         if self.pairing.to_post(mine.target) == yours.target:

@@ -322,7 +322,7 @@ def _reference(
         instruction = found[bisect_right(starts, offset) - 1]
         share = insn_addend(howto, offset, instruction.offset + instruction.size)
         raw = bytes(obj.contents(node.section)[node.start + instruction.offset : node.start + node.size])
-        decoded = arch.branch(raw[: instruction.size])
+        decoded = arch.branch(raw[: max(instruction.size, offset + howto.size - instruction.offset)])
         displaced = decoded is not None and instruction.offset + decoded.field_offset == offset
         branch = displaced and howto.pc_relative
     if origin is not None:

@@ -61,6 +61,18 @@ class Cross:
     link_flags: tuple[str, ...] = ()
     emulation: str = ""
     """For `ld -m`, where the prefix alone does not say it."""
+    compiler: tuple[str, ...] = ()
+    """In place of the prefix's gcc: clang and its target."""
+    linker: str = ""
+    """In place of the prefix's ld."""
+    bases: tuple[tuple[str, int], ...] = ()
+    """Symbols that the linker places so many bytes behind the start of .got."""
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The programs that must be installed."""
+        compiler = self.compiler[:1] or (f"{self.prefix}gcc", f"{self.prefix}as")
+        return (*compiler, self.linker or f"{self.prefix}ld")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,8 @@ class Linked:
     addresses: Mapping[int, int]
     contents: Mapping[int, bytes]
     externs: Mapping[str, int]
+    slots: Mapping[int, int]
+    """Addresses of the pointers that the linker made, by what they point to."""
 
     def address(self, node: int) -> int:
         found = self.graph.nodes[node]
@@ -94,8 +108,8 @@ class FieldCheck:
 
 def needs(cross: Cross) -> pytest.MarkDecorator:
     """Skip where this architecture's compiler or linker is not installed."""
-    missing = [tool for tool in ("gcc", "as", "ld") if shutil.which(cross.prefix + tool) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(cross.prefix + x for x in missing)}")
+    missing = [tool for tool in cross.commands if shutil.which(tool) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 
 @cache
@@ -103,7 +117,7 @@ def compiled(cross: Cross, text: str, *options: str, language: str = "c") -> byt
     """The bytes of the object that the architecture's gcc makes of C (or `language="assembler"`)."""
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "unit.o"
-        command = [f"{cross.prefix}gcc", *FLAGS, *cross.flags, *options]
+        command = [*(cross.compiler or (f"{cross.prefix}gcc",)), *FLAGS, *cross.flags, *options]
         _run([*command, "-x", language, "-c", "-o", str(path), "-"], text)
         return path.read_bytes()
 
@@ -119,19 +133,23 @@ def link(cross: Cross, data: bytes, externs: Mapping[str, int] | None = None) ->
     obj = found.obj
     addresses = _layout(cross, obj)
     numbers = [index for index in range(1, len(obj.symbols)) if not obj.symbols["section"][index]]
-    undefined = sorted({obj.symbol_name(index) for index in numbers} - {""})
+    names = {node.name for node in found.nodes if node.kind is Kind.EXTERN}
+    undefined = sorted(({obj.symbol_name(index) for index in numbers} | names) - {""})
     places = {name: cross.externs + 0x40 * index for index, name in enumerate(undefined)}
     places.update(externs or {})
+    got = (max(addresses.values()) + 0x20000) & ~0xFF
+    places.update({name: got + way for name, way in cross.bases})
     lines = [f"{name} = {places[name]:#x};" for name in undefined]
     lines.append("SECTIONS {")
     lines += [f".o{index} {at:#x} : {{ *({obj.section_name(index)}) }}" for index, at in addresses.items()]
-    lines.append("/DISCARD/ : { *(*) } }")
+    lines.append(f".got {got:#x} : {{ *(.got.plt) *(.got) }}")
+    lines.append("}" if "lld" in cross.linker else "/DISCARD/ : { *(*) } }")
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "unit.o").write_bytes(data)
         (folder / "script").write_text("\n".join(lines) + "\n")
         emulation = ("-m", cross.emulation) if cross.emulation else ()
-        command = [f"{cross.prefix}ld", *emulation, "-static", "--build-id=none", "--no-warn-rwx-segments"]
+        command = [cross.linker or f"{cross.prefix}ld", *emulation, "-static", "--build-id=none"]
         _run([*command, *cross.link_flags, "-T", "script", "-o", "image", "unit.o"], cwd=folder)
         image = lief.ELF.parse(str(folder / "image"))
         assert image is not None
@@ -140,11 +158,15 @@ def link(cross: Cross, data: bytes, externs: Mapping[str, int] | None = None) ->
             for index, at in addresses.items()
             if (section := image.get_section(f".o{index}")) is not None and section.virtual_address == at
         }
-    return Linked(found, addresses, contents, places)
+        slots = _slots(found.arch, image.get_section(".got"))
+    return Linked(found, addresses, contents, places, slots)
 
 
 def fields(linked: Linked) -> Iterator[FieldCheck]:
-    """Every field of every stored section, computed from the graph and read from the linker's output."""
+    """Every field of every stored section, computed from the graph and read from the linker's output.
+
+    Not those of instructions that the linker changed because a symbol is near: they need no slot any more.
+    """
     found = linked.graph
     order = found.arch.byte_order
     for node in found.nodes:
@@ -157,7 +179,14 @@ def fields(linked: Linked) -> Iterator[FieldCheck]:
             start = node.start + reference.offset
             place = linked.addresses[node.section] + start
             before = bytes(found.obj.contents(node.section)[start : start + howto.size])
-            target = linked.address(reference.target) + reference.addend + reference.insn_addend
+            target = linked.address(reference.target) + reference.addend
+            if howto.slot:
+                if target not in linked.slots:
+                    continue
+                target = linked.slots[target]
+            if reference.minus is not None:
+                target -= linked.address(reference.minus[0]) + reference.minus[1]
+            target += reference.insn_addend + reference.entry
             value = howto.value(target, place, found.arch.elf_class)
             linker = linked.contents[node.section][start : start + howto.size]
             ours = howto.insert(before, value, order)
@@ -194,11 +223,21 @@ def howtos_used(linked: Linked) -> set[str]:
     return {each.howto.name for row in linked.graph.references for each in row}
 
 
+def _slots(arch: Architecture, section: lief.ELF.Section | None) -> dict[int, int]:
+    if section is None:
+        return {}
+    data, size = bytes(section.content), arch.elf_class // 8
+    return {
+        int.from_bytes(data[at : at + size], arch.byte_order): section.virtual_address + at
+        for at in range(0, len(data), size)
+    }
+
+
 def _layout(cross: Cross, obj: Object) -> dict[int, int]:
     at = {True: cross.text, False: cross.data}
     addresses: dict[int, int] = {}
     for index, section in enumerate(obj.sections):
-        if not section["flags"] & SHF_ALLOC or not section["size"]:
+        if not section["flags"] & SHF_ALLOC:
             continue
         code = bool(section["flags"] & 4)
         align = max(int(section["align"]), 1)

@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 from kdiff_arch_aarch64 import ARCHITECTURE as AARCH64
 from kdiff_arch_arm import ARCHITECTURE as ARM
 from kdiff_arch_i386 import ARCHITECTURE as I386
+from kdiff_arch_loongarch64 import ARCHITECTURE as LOONGARCH64
+from kdiff_arch_ppc64le import ARCHITECTURE as PPC64LE
+from kdiff_arch_riscv64 import ARCHITECTURE as RISCV64
+from kdiff_arch_s390x import ARCHITECTURE as S390X
 from kdiff_arch_x86_64 import ARCHITECTURE
 
 from kdiff.arch import BitField, ByteOrder, Howto, Overflow
@@ -19,8 +23,9 @@ SHIFTED = Howto(2, "shifted", 4, (BitField(0, 2, 26),), Overflow.SIGNED, True)
 """The value's low bits are implied, as in aarch64's and ppc64's branches."""
 HIGH_HALF = Howto(3, "high", 2, (BitField(0, 16, 16),), Overflow.UNSIGNED)
 
+ARCHITECTURES = (ARCHITECTURE, AARCH64, ARM, I386, LOONGARCH64, PPC64LE, RISCV64, S390X)
 ROWS = (
-    *(row for each in (ARCHITECTURE, AARCH64, ARM, I386) for row in each.howtos.values()),
+    *(row for each in ARCHITECTURES for row in each.howtos.values()),
     *(SPLIT, SHIFTED, HIGH_HALF),
 )
 STORING = tuple(row for row in ROWS if row.size)
@@ -38,7 +43,7 @@ def fits(row: Howto, value: int) -> bool:
     step = 1 << min(bits.value_lsb for bits in row.fields)
     if row.overflow is Overflow.WRAP:
         return value % step == 0
-    low = 0 if row.overflow is Overflow.UNSIGNED else -(1 << (row.span - 1))
+    low = 0 if row.overflow is Overflow.UNSIGNED else -(1 << (row.span - 1)) - (1 << row.signed_low >> 1)
     return low <= value < low + (1 << row.span) and value % step == 0
 
 

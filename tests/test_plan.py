@@ -109,7 +109,7 @@ def test_strings_are_carried() -> None:
 
 
 def test_a_new_static_function_and_what_it_needs_are_carried() -> None:
-    new = 'static __attribute__((noinline)) int fresh(int a) { static int n; printk("fresh"); return n++; }'
+    new = 'static __attribute__((noinline)) int fresh(int a) { static int n; printk("fresh"); return n+=a; }'
     found = patched("int choose(int a)\n{", new + "\nint choose(int a)\n{ if (a > 99) return fresh(a);")
     assert {"fresh", "'fresh'"} <= carried(found)
     assert any(each.startswith("n.") for each in carried(found))
