@@ -58,9 +58,9 @@ class Howto:
     `signed_low`: the value's so many low bits are stored as a signed part, and the bits above it make up for
     its sign (the two halves of riscv's `call`).
 
-    `slot`: the field reaches a pointer, made by the linker, to the destination (GOT). `base`: the value counts
-    from this symbol (`.TOC.`). `entry`: bytes from a function's address to where this kind of call enters it,
-    by the st_other of its symbol.
+    `slot`: the field reaches a pointer, made by the linker, to the destination (GOT). `base`: the value
+    counts from this symbol (`.TOC.`). `entry`: bytes from a function's address to where this kind of call
+    enters it, by the st_other of its symbol.
 
     Some types mean something together only (kdiff.compound): `partner` is the type of a second record at the
     same place, a row that `subtracts` its symbol. `labelled`: the record's symbol is the place of the record
@@ -101,11 +101,12 @@ class Howto:
     def complete(self) -> bool:
         """Whether the field and its place determine the destination, and not only some of its bits.
 
-        False for high parts, for low parts that wrap, and where nothing is stored. Such a field can be
-        checked against a destination that is known, but none can be learned from it.
+        False for high parts, for low parts that wrap, for slots, for values that count from a symbol, and
+        where nothing is stored. Such a field can be checked against a destination that is known, but none can
+        be learned from it.
         """
-        whole = self.overflow is not Overflow.WRAP or self.span == 8 * self.size
-        return bool(self.fields) and not self.drops and whole
+        whole = self.overflow is not Overflow.WRAP or (self.span == 8 * self.size and self.size >= 4)
+        return bool(self.fields) and not self.drops and not self.slot and not self.base and whole
 
     @property
     def mask(self) -> int:
@@ -152,11 +153,10 @@ class Howto:
         value = 0
         for bits in self.fields:
             value |= ((word & bits.mask) >> bits.field_lsb) << bits.value_lsb
-        if self.signed_low and value >> (self.signed_low - 1) & 1:
-            value = (value - (1 << self.signed_low)) & ((1 << self.span) - 1)
+        borrow = 1 << self.signed_low if self.signed_low and value >> (self.signed_low - 1) & 1 else 0
         if self.overflow is not Overflow.UNSIGNED and value >> (self.span - 1) & 1:
             value -= 1 << self.span
-        return value
+        return value - borrow
 
     def _store(self, container: bytes, value: int, order: ByteOrder) -> bytes:
         word = int.from_bytes(container, order) & ~self.mask

@@ -16,11 +16,11 @@ from kdiff.errors import Refusal, Refused
 from kdiff.exports import Export
 from kdiff.graph import Node, Reference
 from kdiff.kernel import AddressBook, BookEntry
-from kdiff.plan import Plan
-from kdiff.runpre import Match
+from kdiff.plan import Plan, keeps_identity
 from kdiff.solve import RunMatch
 from kdiff.split import Kind
 from kdiff.update import Borrowed, How, Replacement, Update
+from kdiff.verdict import Match
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class _Binder:
         """Whether a reference goes to the carried copy of its target."""
         if reference.target not in self.carrier.members(number):
             return False
-        return not self._keeps_identity(plan, source, reference)
+        return not keeps_identity(plan, source, reference)
 
     def _destination(self, unit: Bound, reference: Reference) -> str | None:
         """The name of the borrowed symbol a reference goes to; None after a refusal."""
@@ -116,15 +116,6 @@ class _Binder:
         if pre is not None and target.kind is not Kind.EXTERN:
             return self._borrow_known(unit, pre)
         return self._borrow_extern(unit, target, pre)
-
-    def _keeps_identity(self, plan: Plan, source: Node, reference: Reference) -> bool:
-        """Whether a reference takes the address of a replaced function: it must stay the kernel's own.
-
-        A pointer may be stored, compared, and called after the update is gone; calls go to the successor.
-        """
-        if reference.branch or reference.addend or source.table is not None or plan.post.is_piece(source):
-            return False
-        return any(reference.target == post for _, post in plan.replaced)
 
     def _borrow_known(self, unit: Bound, pre: int) -> str | None:
         node = unit.plan.pre.nodes[pre]

@@ -49,7 +49,7 @@ def records(obj: Object, arch: Architecture, found: Sequence[Raw]) -> list[Recor
     position = 0
     while position < len(rows):
         raw, howto = rows[position]
-        section, place, _, symbol, addend, implicit = raw
+        _, place, _, symbol, addend, implicit = raw
         position += 1
         if howto.stack:
             stop = next((i for i in range(position - 1, len(rows)) if rows[i][1].stack == "pop"), len(rows))
@@ -60,7 +60,7 @@ def records(obj: Object, arch: Architecture, found: Sequence[Raw]) -> list[Recor
             position = stop + 1
         elif howto.subtracts:
             raise _broken(obj, raw, f"{howto.name} subtracts from nothing")
-        elif howto.partner is not None and position < len(rows) and _is_partner(raw, howto, rows[position][0]):
+        elif position < len(rows) and _is_partner(raw, howto, rows[position][0]):
             result.append(_difference(obj, raw, howto, rows[position][0]))
             position += 1
         elif howto.labelled:
@@ -88,6 +88,7 @@ def _broken(obj: Object, raw: Raw, message: str) -> KdiffError:
 
 
 def _is_partner(raw: Raw, howto: Howto, other: Raw) -> bool:
+    """Whether the record `other` subtracts what `raw` adds to."""
     return (other[0], other[1], other[2]) == (raw[0], raw[1], howto.partner)
 
 

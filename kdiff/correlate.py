@@ -172,7 +172,8 @@ class _Work:
             else:
                 pairs = [self.by_pre.get(each.target) for each in references]
                 targets = [pair.post for pair in pairs if pair is not None]
-            return graph.contents(node), tuple(targets), tuple((each.offset, each.addend) for each in references)
+            places = tuple((each.offset, each.addend) for each in references)
+            return graph.contents(node), tuple(targets), places
 
         self.pair_in_order("content", key)
 

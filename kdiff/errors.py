@@ -10,6 +10,7 @@ it has no dataclass either, whose import costs that machine more than all of thi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 EXIT_DONE = 0
@@ -66,6 +67,30 @@ class Refused(Exception):
     def __init__(self, *refusals: Refusal) -> None:
         super().__init__("; ".join(str(each) for each in refusals))
         self.refusals = refusals
+
+
+def lines_of(error: KdiffError | Refused) -> Iterator[str]:
+    """Yield what a command prints of an error: a line for each problem, its details indented."""
+    for problem in error.refusals if isinstance(error, Refused) else (error,):
+        yield f"refused: {problem}" if isinstance(error, Refused) else str(problem)
+        yield from (f"    {detail}" for detail in problem.details)
+
+
+def json_of(error: KdiffError | Refused) -> dict[str, list[dict[str, object]]]:
+    """What a command prints of an error with --json: `{"error": [...]}` or `{"refused": [...]}`."""
+    if isinstance(error, Refused):
+        return {"refused": [_as_json(each, each.reason) for each in error.refusals]}
+    return {"error": [_as_json(error, error.message)]}
+
+
+def _as_json(problem: KdiffError | Refusal, message: str) -> dict[str, object]:
+    return {
+        "key": problem.key,
+        "place": problem.place,
+        "message": message,
+        "remedy": problem.remedy,
+        "details": list(problem.details),
+    }
 
 
 class NothingChanged(Exception):

@@ -86,6 +86,7 @@ def build(
     `jobs`: 0 is one for each processor. `cache`: where prepared kernels are kept, by default
     $XDG_CACHE_HOME/kdiff/kernels.
     """
+    _check_objtool(config)
     compiler = find_compiler(config, allow_mismatch=allow_compiler_mismatch)
     jobs = jobs or len(os.sched_getaffinity(0))
     with open_workplace(config, source, compiler, jobs=jobs, say=say, cache=cache) as place:
@@ -104,6 +105,24 @@ def build(
         make_arguments=_module_arguments(config, compiler),
         warnings=_compiler_warning(config, compiler) + place.warnings,
     )
+
+
+def _check_objtool(config: Config) -> None:
+    """Refuse kernels whose objtool runs over all of vmlinux: a unit's own object then lacks its tables.
+
+    `delay-objtool` in scripts/Makefile.lib.
+    """
+    late = [name for name in ("CONFIG_LTO_CLANG", "CONFIG_X86_KERNEL_IBT") if config.options.get(name) == "y"]
+    if late and config.options.get("CONFIG_OBJTOOL") == "y":
+        raise Refused(
+            Refusal(
+                "build.late_objtool",
+                str(config.directory / ".config"),
+                f"{late[0]}=y: Kbuild runs objtool over the whole kernel only, so the objects of single units"
+                " lack the tables that run-pre matching and updates need",
+                "such kernels cannot be updated yet",
+            )
+        )
 
 
 def patch_texts(source: Path, patch: Patch) -> Mapping[str, tuple[bytes, Patched]]:

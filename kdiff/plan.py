@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kdiff.correlate import Pairing, is_anonymous_static, is_fragment
 from kdiff.diff import Delta
-from kdiff.graph import Node, SectionGraph
+from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.kernel import Keep
 from kdiff.split import Kind
 
@@ -69,3 +69,13 @@ def travels(post: SectionGraph, pairing: Pairing, changed: set[int], node: Node)
     if node.kind is Kind.CONSTANT:
         return node.id in changed or not node.names or is_anonymous_static(node)
     return is_anonymous_static(node)
+
+
+def keeps_identity(plan: Plan, source: Node, reference: Reference) -> bool:
+    """Whether a reference takes the address of a replaced function: it must stay the kernel's own.
+
+    A pointer may be stored, compared, and called after the update is gone; calls go to the successor.
+    """
+    if reference.branch or reference.addend or source.table is not None or plan.post.is_piece(source):
+        return False
+    return any(reference.target == post for _, post in plan.replaced)

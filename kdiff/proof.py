@@ -28,10 +28,10 @@ from kdiff.kernel import (
     Place,
     Through,
 )
-from kdiff.runpre import Allowed
 from kdiff.sites import parts as pre_parts
 from kdiff.split import Kind
 from kdiff.update import Borrowed, Replacement
+from kdiff.verdict import Allowed
 
 FORMAT = 1
 Json = dict[str, Any]

@@ -17,7 +17,7 @@ from kdiff.kernel import Keep
 from kdiff.plan import Plan
 from kdiff.split import Kind
 
-CALLBACK = "write a callback that changes the data at run time, or reboot into a fixed kernel"
+LEAVE_DATA = "leave the data as it is and change the code that uses it, or reboot into a fixed kernel"
 
 
 def review(plan: Plan) -> tuple[Refusal, ...]:
@@ -62,18 +62,18 @@ def _changed_data(plan: Plan) -> Iterator[Refusal]:
             yield Refusal(
                 "review.data_changed", plan.post.where(node),
                 f"the initial value or size of variable {before.label} changes ({what});"
-                " the running kernel already has this variable", CALLBACK,
+                " the running kernel already has this variable", LEAVE_DATA,
             )  # fmt: skip
         elif node.kind is Kind.CONSTANT and not node.local:
             yield Refusal(
                 "review.constant_changed", plan.post.where(node),
-                f"the global constant {before.label} changes ({what}) and other units use it", CALLBACK,
+                f"the global constant {before.label} changes ({what}) and other units use it", LEAVE_DATA,
             )  # fmt: skip
         elif node.kind is Kind.CONSTANT and not _only_replaced_users(plan, node):
             yield Refusal(
                 "review.constant_changed", plan.post.where(node),
                 f"the constant {before.label} changes ({what}), and data that stays refers to it",
-                CALLBACK,
+                LEAVE_DATA,
             )  # fmt: skip
 
 

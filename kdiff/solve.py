@@ -18,8 +18,9 @@ from kdiff.graph import Node, SectionGraph
 from kdiff.insn import around
 from kdiff.kernel import AddressBook, Site
 from kdiff.memory import MemorySource
-from kdiff.runpre import Fact, Match, Matcher, Mismatch
+from kdiff.runpre import Matcher
 from kdiff.split import Kind
+from kdiff.verdict import Fact, Match, Mismatch
 
 BOOT_SECTIONS = (".init", ".exit")
 
@@ -244,7 +245,7 @@ class _Flood:
                         f" ({self.learned.get(index, 'learned')})",
                         "the running code is not what this source compiles to",
                     )  # fmt: skip
-                elif not self.matcher.names_allow(node, base):
+                elif not self.matcher.reader.names_allow(node, base):
                     yield Refusal(
                         "solve.kallsyms", fact.source,
                         f"places {node.label} at {base:#x}, where kallsyms does not list it",
@@ -252,14 +253,20 @@ class _Flood:
                     )  # fmt: skip
 
     def unverified(self) -> frozenset[int]:
-        """Nodes whose address rests on nothing but the fields that refer to them."""
-        return frozenset(
+        """Nodes whose address rests on nothing but the fields that refer to them, and constants that do."""
+        found = {
             index
             for index in self.facts
             if index not in self.matches
             and not self._is_listed(self.graph.nodes[index])
             and not (self.graph.nodes[index].kind is Kind.EXTERN and self.addresses.get(index) == 0)
-        )
+        }
+        constants = [i for i in self.matches if self.graph.nodes[i].kind is Kind.CONSTANT]
+        while more := {
+            i for i in constants if i not in found and any(f.node in found for f in self.matches[i].facts)
+        }:
+            found |= more
+        return frozenset(found)
 
     def _is_listed(self, node: Node) -> bool:
         owners = dict.fromkeys((self.owner, "vmlinux"))

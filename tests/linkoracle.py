@@ -242,8 +242,9 @@ def _layout(cross: Cross, obj: Object) -> dict[int, int]:
         code = bool(section["flags"] & 4)
         align = max(int(section["align"]), 1)
         addresses[index] = (at[code] + align - 1) // align * align
-        # Not a multiple of anything large: every bit of a page offset is then worth checking.
-        at[code] = addresses[index] + int(section["size"]) + 0x1128
+        if section["size"]:
+            # Not a multiple of anything large: every bit of a page offset is then worth checking.
+            at[code] = addresses[index] + int(section["size"]) + 0x1128
     return addresses
 
 

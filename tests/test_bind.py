@@ -22,6 +22,7 @@ from kdiff.graph import SectionGraph
 from kdiff.plan import Plan
 from kdiff.sites import sites
 from kdiff.solve import solve
+from kdiff.split import Kind
 from kdiff.update import How, Update
 
 WORD = (1 << 64) - 1
@@ -229,6 +230,20 @@ def test_a_function_that_is_not_what_runs_is_refused() -> None:
     with pytest.raises(Refused) as caught:
         bind("test", (unit,), memory.book, {})
     assert "runpre.content" in {each.key for each in caught.value.refusals}
+
+
+def test_a_field_of_a_replaced_function_that_nothing_confirms_is_refused() -> None:
+    memory, pre = link(compiled(REST), compiled(UNIT, WHOLE)), graph(UNIT)
+    node = named(pre, "choose")
+    field = next(r for r in pre.references[node.id] if pre.nodes[r.target].kind is Kind.STRING)
+    place = solve(pre, {}, memory, memory.book).matches[node.id].run_offset(field.offset)
+    assert place is not None
+    broken = memory.flipped(memory.at("choose") + place, 3)
+    unit = bound(pre, graph(UNIT.replace("gauge[2] = 77", "gauge[2] = 78")), broken)
+    with pytest.raises(Refused) as caught:
+        bind("test", (unit,), memory.book, {})
+    (refusal,) = caught.value.refusals
+    assert (refusal.key, refusal.place) == ("solve.unverified", f"unit.o: .text.choose+{field.offset:#x}")
 
 
 # Identity --------------------------------------------------------------------------------------------

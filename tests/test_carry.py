@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from compiled import ASSEMBLY, UNIT, WHOLE, compiled, graph, graph_of, named
+from elfwriter import Sec, elf
 
 from kdiff.carry import Carrier
 from kdiff.elf.read import SHT_NOBITS, SHT_PROGBITS, STB_GLOBAL, STT_FUNC, STT_OBJECT, read_bytes
@@ -98,6 +99,16 @@ def test_strings_share_a_section_and_stay_whole() -> None:
     assert made.data == b"".join(found.contents(node) for node in strings)
 
 
+def test_strings_that_are_aligned_stay_aligned() -> None:
+    found = graph_of(elf(Sec(".rodata.str1.8", b"one\0\0\0\0\0two\0", "aMS", 8, entry_size=1)))
+    carrier = Carrier()
+    for node in (node for node in found.nodes if node.size > 1):
+        carrier.place(found, 0, node)
+    made = carrier.finish(found)
+    assert made.sections[0].data == b"one\0\0\0\0\0two\0"
+    assert [each.value for each in made.symbols] == [0, 8]
+
+
 TABLE = """
 .section .text.f,"ax"
 .type f,@function
@@ -122,13 +133,6 @@ def test_entries_of_one_table_share_a_section_without_gaps_and_keep_their_order(
     made = section(carrier.finish(found), "__sites")
     assert made.data == bytes(4) + b"\1\0\0\0" + bytes(4) + b"\3\0\0\0"
     assert [each.offset for each in made.relocations] == [0, 8]
-
-
-def test_nodes_are_aligned_within_a_shared_section() -> None:
-    found = graph(UNIT, WHOLE)
-    made = carried(found, "helper", "tail")
-    assert all(each.data[:1] for each in made.sections)
-    assert {each.value for each in made.symbols if each.type == STT_FUNC} == {0}
 
 
 def test_what_was_made_is_a_sound_object() -> None:

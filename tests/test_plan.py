@@ -100,6 +100,13 @@ def test_an_unchanged_cold_part_is_carried_too() -> None:
     assert {"f", "f.cold"} <= carried(found)
 
 
+def test_an_unchanged_cold_part_that_never_comes_back_is_carried_too() -> None:
+    text = "void stop(int) __attribute__((cold, noreturn)); int f(int a) {{ if (a < 0) stop(7); return a * {}; }}"
+    found = plan(text.format(3), text.format(5))
+    assert [each.post for each in found.delta.changed] == [named(found.post, "f").id]
+    assert carried(found) == {"f", "f.cold"}
+
+
 # What is carried -------------------------------------------------------------------------------------
 
 

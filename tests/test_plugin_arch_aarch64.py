@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import kdiff_arch_aarch64
 import linkoracle
@@ -12,7 +13,17 @@ from compiled import UNIT
 from hypothesis import given
 from hypothesis import strategies as st
 from kdiff_arch_aarch64 import ARCHITECTURE
-from linkoracle import Cross, changed_functions, compiled, differs, graph, howtos_used, link, mismatches
+from linkoracle import (
+    Cross,
+    changed_functions,
+    compiled,
+    differs,
+    fields,
+    graph,
+    howtos_used,
+    link,
+    mismatches,
+)
 
 from kdiff.api import Architecture, Overflow
 from kdiff.insn import disassemble, instructions
@@ -26,6 +37,18 @@ CROSS = Cross(
     externs=0xFFFF80000A000000,
 )
 needs_cross = linkoracle.needs(CROSS)
+CLANG = replace(
+    CROSS,
+    compiler=("clang", "--target=aarch64-linux-gnu"),
+    flags=("-mgeneral-regs-only", "-mbranch-protection=pac-ret+bti"),
+)
+needs_clang = linkoracle.needs(CLANG)
+
+MAYBE = """
+extern int maybe __attribute__((weak)); extern int sometimes(void) __attribute__((weak));
+int probe(void) { return (&maybe ? maybe : 1) + (sometimes ? sometimes() : 2); }
+"""
+"""Symbols that may stay undefined, whose addresses are loaded from slots."""
 
 EVERY_TYPE = """
 .text
@@ -51,7 +74,7 @@ movz x0, #:prel_g1:before
 movk x0, #:prel_g1_nc:near
 movz x0, #:prel_g2:near
 movz x0, #:prel_g2:before
-movk x0, #:prel_g2_nc:near
+movk x0, #:prel_g2_nc:before
 movz x0, #:prel_g3:near
 movz x0, #:prel_g3:before
 ldr x0, next
@@ -60,13 +83,16 @@ adr x0, before - 5
 adrp x0, near
 adrp x0, before
 adrp x0, next + 0x1000
-adrp x0, :pg_hi21_nc:near + 0x123456
+adrp x0, near + 0xbc0
+adrp x0, :pg_hi21_nc:near + 0x123bc0
 add x0, x0, #:lo12:near + 0x7ff
 ldrb w0, [x0, #:lo12:near + 5]
 ldrh w0, [x0, #:lo12:near + 6]
 ldr w0, [x0, #:lo12:near + 12]
 ldr x0, [x0, #:lo12:near + 0xf8]
 ldr q0, [x0, #:lo12:near + 0x30]
+adrp x0, :got:near
+ldr x0, [x0, #:got_lo12:near]
 tbz x3, #40, next
 b.ne next
 cbnz w5, next
@@ -105,14 +131,11 @@ def test_an_absolute_word_is_a_pointer() -> None:
     assert (row.size, row.pc_relative, row.overflow) == (8, False, Overflow.WRAP)
 
 
-def test_types_that_reach_a_slot_and_not_the_symbol_have_no_row() -> None:
-    assert not set(range(300, 314)) & ARCHITECTURE.howtos.keys()
-
-
 def test_halves_of_an_address_do_not_determine_it() -> None:
     partial = {row.name for row in ARCHITECTURE.howtos.values() if not row.complete}
     assert {"R_AARCH64_ADR_PREL_PG_HI21", "R_AARCH64_ADD_ABS_LO12_NC", "R_AARCH64_NONE"} <= partial
     assert not partial & {"R_AARCH64_ABS64", "R_AARCH64_PREL32", "R_AARCH64_CALL26", "R_AARCH64_TSTBR14"}
+    assert {row.name for row in ARCHITECTURE.howtos.values() if row.slot} <= partial
     assert not any("MOVW" in row.name and row.complete for row in ARCHITECTURE.howtos.values() if row.drops)
 
 
@@ -131,7 +154,8 @@ def test_the_linker_stores_what_every_row_stores() -> None:
     }  # fmt: skip
     linked = link(CROSS, compiled(CROSS, EVERY_TYPE, language="assembler"), places)
     assert not mismatches(linked)
-    assert howtos_used(linked) == {row.name for row in ARCHITECTURE.howtos.values() if row.fields}
+    used = {row.name for row in ARCHITECTURE.howtos.values() if row.fields}
+    assert howtos_used(linked) == used - {"R_AARCH64_GOT_LD_PREL19"}
 
 
 @needs_cross
@@ -140,6 +164,23 @@ def test_the_linker_stores_what_is_computed_for_compiled_code(options: tuple[str
     linked = link(CROSS, compiled(CROSS, UNIT, *options))
     assert not mismatches(linked)
     assert len(howtos_used(linked)) > 3
+
+
+@needs_cross
+@pytest.mark.parametrize("options", [(), ("-mcmodel=tiny",)])
+def test_a_slot_is_reached_as_the_linker_reaches_it(options: tuple[str, ...]) -> None:
+    near = replace(CROSS, data=CROSS.text + 0x40000, externs=CROSS.text + 0x60000)
+    linked = link(near, compiled(near, MAYBE, *options))
+    slots = [each.reference for each in fields(linked) if each.reference.howto.slot]
+    assert {linked.graph.nodes[each.target].name for each in slots} == {"maybe", "sometimes"}
+    assert not mismatches(linked)
+
+
+@needs_clang
+def test_the_linker_stores_what_is_computed_for_what_clang_compiles() -> None:
+    linked = link(CLANG, compiled(CLANG, UNIT + MAYBE))
+    assert not mismatches(linked)
+    assert "R_AARCH64_ADR_GOT_PAGE" in howtos_used(linked)
 
 
 # Branches --------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import kdiff_arch_arm
@@ -43,6 +44,12 @@ CROSS = Cross(
     link_flags=("--no-merge-exidx-entries",),
 )
 needs_cross = linkoracle.needs(CROSS)
+CLANG = replace(
+    CROSS,
+    compiler=("clang", "--target=arm-linux-gnueabi"),
+    flags=("-marm", "-march=armv7-a", "-mfloat-abi=soft", "-funwind-tables", "-meabi", "gnu"),
+)
+needs_clang = linkoracle.needs(CLANG)
 
 EVERY_TYPE = """
 .syntax unified
@@ -126,6 +133,14 @@ def test_the_linker_stores_what_is_computed_for_compiled_code(option: str) -> No
     linked = link(CROSS, compiled(CROSS, UNIT, option))
     assert not mismatches(linked)
     assert len(howtos_used(linked)) >= 2
+
+
+@needs_clang
+@pytest.mark.parametrize("option", ["-O2", "-march=armv5te", "-Os"])
+def test_the_linker_stores_what_is_computed_for_what_clang_compiles(option: str) -> None:
+    linked = link(CLANG, compiled(CLANG, UNIT, option))
+    assert not mismatches(linked)
+    assert {"R_ARM_CALL", "R_ARM_PREL31"} <= howtos_used(linked)
 
 
 @needs_cross

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import kdiff_arch_i386
@@ -42,6 +43,12 @@ CROSS = Cross(
     externs=0xC1A00000,
 )
 needs_cross = linkoracle.needs(CROSS)
+CLANG = replace(
+    CROSS,
+    compiler=("clang", "--target=i686-linux-gnu"),
+    flags=("-march=i686", "-mregparm=3", "-mno-sse", "-mno-mmx", "-fcf-protection=none"),
+)
+needs_clang = linkoracle.needs(CLANG)
 
 EVERY_TYPE = """
 .text
@@ -114,6 +121,14 @@ def test_the_linker_stores_what_is_computed_for_compiled_code(options: tuple[str
     linked = link(CROSS, compiled(CROSS, UNIT, *options))
     assert not mismatches(linked)
     assert len(howtos_used(linked)) >= 2
+
+
+@needs_clang
+@pytest.mark.parametrize("option", ["-O2", "-Os", "-O0"])
+def test_the_linker_stores_what_is_computed_for_what_clang_compiles(option: str) -> None:
+    linked = link(CLANG, compiled(CLANG, UNIT, option))
+    assert not mismatches(linked)
+    assert howtos_used(linked) == {"R_386_32", "R_386_PC32"}
 
 
 @needs_cross

@@ -247,12 +247,20 @@ def test_unwind_entries_belong_to_the_owner_of_their_address() -> None:
     assert rows()[".orc_unwind_ip"].owner == 0
 
 
-@pytest.mark.parametrize("family", [".discard", "___ksymtab", "___kcrctab", ".initcall", "__ksymtab"])
-def test_families_of_sections_never_travel_and_are_not_compared(family: str) -> None:
+@pytest.mark.parametrize("family", [".discard", ".note"])
+def test_families_that_nobody_reads_never_travel_and_are_not_compared(family: str) -> None:
     row = rows()[family]
     assert row.prefix
     assert row.keep is Keep.NEVER
     assert not row.compared
+
+
+@pytest.mark.parametrize("family", ["___ksymtab", "___kcrctab", ".initcall", "__ksymtab"])
+def test_exports_and_initcalls_never_travel_and_a_change_in_them_counts(family: str) -> None:
+    row = rows()[family]
+    assert row.prefix
+    assert row.keep is Keep.NEVER
+    assert row.compared
 
 
 def test_code_tables_travel_with_the_code_they_are_about() -> None:

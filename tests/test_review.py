@@ -65,7 +65,7 @@ def test_another_initial_value_is_refused_with_a_place_and_a_remedy() -> None:
     (refusal,) = refusals(UNIT, UNIT.replace("counter = 5", "counter = 6"))
     assert (refusal.key, refusal.place) == ("review.data_changed", "unit.o: .data.counter")
     assert "byte was 0x05, is 0x06" in refusal.reason
-    assert "callback" in refusal.remedy
+    assert "reboot" in refusal.remedy
 
 
 def test_a_variable_of_another_size_is_refused() -> None:

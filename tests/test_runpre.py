@@ -10,9 +10,11 @@ from compiled import ASSEMBLY, REST, UNIT, WHOLE, compiled, graph, graph_of, nam
 from kdiff_arch_x86_64 import ARCHITECTURE
 from run_memory import BASE, LinkedMemory, link
 
+from kdiff.fields import is_pad
 from kdiff.graph import SectionGraph
 from kdiff.kernel import Field, Form, Literal, OneOf, Pad, Place, Site, Through
-from kdiff.runpre import Allowed, Match, Matcher, Mismatch, is_pad
+from kdiff.runpre import Matcher
+from kdiff.verdict import Allowed, Match, Mismatch
 
 PC32 = ARCHITECTURE.howtos[2]
 CALL = b"\xe8"

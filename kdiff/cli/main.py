@@ -16,7 +16,16 @@ from importlib import import_module
 from types import ModuleType
 
 from kdiff import __version__
-from kdiff.errors import EXIT_ERROR, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, NothingChanged, Refused
+from kdiff.errors import (
+    EXIT_ERROR,
+    EXIT_NOTHING_CHANGED,
+    EXIT_REFUSED,
+    KdiffError,
+    NothingChanged,
+    Refused,
+    json_of,
+    lines_of,
+)
 
 COMMANDS = {
     "create": "make an update from a source patch",
@@ -70,26 +79,11 @@ def run_command(name: str, words: Sequence[str], program: str) -> int:
 def _guarded(module: ModuleType, args: argparse.Namespace, program: str) -> int:
     try:
         return int(module.run(args))
-    except Refused as refused:
-        if args.json:
-            print(json.dumps({"refused": [_as_json(each) for each in refused.refusals]}, indent=2))
-        if args.raw_errors:
-            print(raw_code(refused.refusals[0].key), file=sys.stderr)
-        for each in refused.refusals:
-            print(f"{program}: refused: {each}", file=sys.stderr)
-            for line in each.details:
-                print(f"    {line}", file=sys.stderr)
-        return EXIT_REFUSED
+    except (KdiffError, Refused) as error:
+        return _failure(error, args, program)
     except NothingChanged:
         print(json.dumps({"changed": False}) if args.json else "No changes detected")
         return EXIT_NOTHING_CHANGED
-    except KdiffError as error:
-        if args.json:
-            print(json.dumps({"error": {"key": error.key, "place": error.place, "message": error.message}}))
-        if args.raw_errors:
-            print("OTHER", file=sys.stderr)
-        print(f"{program}: {error}", file=sys.stderr)
-        return EXIT_ERROR
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
@@ -98,11 +92,18 @@ def _guarded(module: ModuleType, args: argparse.Namespace, program: str) -> int:
         return EXIT_ERROR
 
 
+def _failure(error: KdiffError | Refused, args: argparse.Namespace, program: str) -> int:
+    """Report an error; return its exit status."""
+    if args.json:
+        print(json.dumps(json_of(error), indent=2))
+    if args.raw_errors:
+        print(raw_code(error.refusals[0].key) if isinstance(error, Refused) else "OTHER", file=sys.stderr)
+    for line in lines_of(error):
+        print(line if line.startswith(" ") else f"{program}: {line}", file=sys.stderr)
+    return EXIT_REFUSED if isinstance(error, Refused) else EXIT_ERROR
+
+
 def raw_code(key: str) -> str:
     """Ksplice's abort code for a refusal's key."""
     families = {"runpre": "no_match", "solve": "no_match", "bind": "failed_to_find"}
     return families.get(key.partition(".")[0], "OTHER")
-
-
-def _as_json(refusal: object) -> dict[str, object]:
-    return {name: getattr(refusal, name) for name in ("key", "place", "reason", "remedy", "details")}

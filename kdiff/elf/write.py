@@ -20,6 +20,7 @@ from kdiff.elf.read import (
     SHN_LORESERVE,
     SHN_XINDEX,
     SHT_NOBITS,
+    SHT_REL,
     SHT_RELA,
     SHT_STRTAB,
     SHT_SYMTAB,
@@ -92,7 +93,10 @@ class Symbol:
 
 @dataclass(frozen=True, slots=True)
 class Relocatable:
-    """A whole ET_REL file. Order of sections is kept; of symbols too, locals moved before globals."""
+    """A whole ET_REL file. Order of sections is kept; of symbols too, locals moved before globals.
+
+    Without `explicit` addends lie in the fields, those of all `Relocation`s are 0, and tables are SHT_REL.
+    """
 
     elf_class: Literal[32, 64]
     byte_order: ByteOrder
@@ -100,6 +104,7 @@ class Relocatable:
     flags: int
     sections: tuple[Section, ...]
     symbols: tuple[Symbol, ...]
+    explicit: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,7 @@ def _assemble(model: Relocatable, layout: Layout, endian: str) -> bytes:
     headers = [_NULL]
     for section, place in zip(model.sections, places, strict=True):
         headers.append(_contents(section, places))
-        headers += _relocation_headers(section, place, symtab, order, layout, endian)
+        headers += _relocation_headers(section, place, symtab, order, layout, endian, model.explicit)
     headers += _symbol_headers(model, places, order, locals_, symtab, layout, endian)
     names = _Strings()
     name_offsets = [names.add(header.name) for header in headers]
@@ -211,21 +216,29 @@ def _contents(section: Section, places: Sequence[int]) -> _Header:
 
 
 def _relocation_headers(
-    section: Section, place: int, symtab: int, order: Sequence[int], layout: Layout, endian: str
+    section: Section,
+    place: int,
+    symtab: int,
+    order: Sequence[int],
+    layout: Layout,
+    endian: str,
+    explicit: bool,
 ) -> list[_Header]:
     tables = [(table.name, table.flags, table.relocations) for table in section.more_relocations]
+    kind, width = (SHT_RELA, 3) if explicit else (SHT_REL, 2)
     if section.relocations:
-        tables.insert(0, (f".rela{section.name}", 0, section.relocations))
-    record = struct.Struct(endian + layout.rela)
+        tables.insert(0, (f"{'.rela' if explicit else '.rel'}{section.name}", 0, section.relocations))
+    record = struct.Struct(endian + layout.rela[:width])
     headers = []
     for name, flags, relocations in tables:
+        if not explicit and any(each.addend for each in relocations):
+            raise _broken(f"an addend in {name}, whose addends lie in the fields")
         data = b"".join(
-            record.pack(each.offset, _info(each, section, order, layout), each.addend) for each in relocations
+            record.pack(*(each.offset, _info(each, section, order, layout), each.addend)[:width])
+            for each in relocations
         )
         flags |= SHF_INFO_LINK
-        headers.append(
-            _Header(name, SHT_RELA, flags, len(data), layout.word, record.size, data, symtab, place)
-        )
+        headers.append(_Header(name, kind, flags, len(data), layout.word, record.size, data, symtab, place))
     return headers
 
 

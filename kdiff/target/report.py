@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 
-from kdiff.errors import EXIT_ERROR, EXIT_REFUSED, KdiffError, Refusal, Refused
+from kdiff.errors import EXIT_ERROR, EXIT_REFUSED, KdiffError, Refused, json_of, lines_of
 
 CODES = {
     "apply.memory": "out_of_memory",
@@ -61,29 +61,10 @@ class Report:
 
     def failure(self, error: KdiffError | Refused) -> int:
         """Print an error and return the exit status that goes with it."""
-        problems = list(error.refusals) if isinstance(error, Refused) else [error]
-        keys = [problem.key for problem in problems]
+        keys = [each.key for each in error.refusals] if isinstance(error, Refused) else [error.key]
         if self.raw:
             print(next((CODES[key] for key in keys if key in CODES), "OTHER"), file=sys.stderr)
-        for problem in problems:
-            print(f"{self.program}: {_line(problem)}", file=sys.stderr)
-            for detail in problem.details:
-                print(f"    {detail}", file=sys.stderr)
-        self.data({"error": [_value(problem) for problem in problems]})
+        for line in lines_of(error):
+            print(line if line.startswith(" ") else f"{self.program}: {line}", file=sys.stderr)
+        self.data(json_of(error))
         return EXIT_REFUSED if isinstance(error, Refused) else EXIT_ERROR
-
-
-def _line(problem: KdiffError | Refusal) -> str:
-    value = _value(problem)
-    place = f"{value['place']}: " if value["place"] else ""
-    return f"{place}{value['message']}" + (f" ({value['remedy']})" if value["remedy"] else "")
-
-
-def _value(problem: KdiffError | Refusal) -> dict[str, object]:
-    return {
-        "key": problem.key,
-        "place": problem.place,
-        "message": problem.reason if isinstance(problem, Refusal) else problem.message,
-        "remedy": problem.remedy,
-        "details": list(problem.details),
-    }

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """aarch64 (little-endian): relocation types, relative branches, no-ops.
 
-The relocation rows follow the ELF for the Arm 64-bit Architecture (AAELF64, release 2023Q3, section 5.7
-"Relocation"): tables 5.7.4 (data), 5.7.5 and 5.7.6 (static, instructions), 5.7.8 (`movw` groups). RELA only.
-Which types a kernel object can have is what the module loader applies (arch/arm64/kernel/module.c). The
-kernel has no global offset table, so the GOT types, which reach a slot and not the symbol, have no row and
-are an error where they appear.
+The relocation rows follow the ELF for the Arm 64-bit Architecture (AAELF64), sections "Static miscellaneous
+relocations" (type 256 is the withdrawn number of the null relocation), "Static Data relocations" and "Static
+AArch64 relocations". RELA only. Which types a kernel object can have is what the module loader applies
+(arch/arm64/kernel/module.c), and three GOT types: compilers load the address of a weak symbol that may stay
+undefined from a slot, for which the kernel's image has a .got section (arch/arm64/kernel/vmlinux.lds.S). A
+module cannot have them.
 
 A reference to data is a pair: `adrp` has the distance between two 4 KiB pages, and `add` or a load has the
 low 12 bits of the address, scaled by the size of the access. Neither half tells the address alone, so their
@@ -16,7 +17,8 @@ instruction: `movz` becomes `movn` with the complement where the value is negati
 
 Each instruction has 4 bytes, and a displacement counts from the instruction itself. The only no-op is `hint
 #0`: other hints (`bti`, `paciasp`) mean something. The linker fills gaps in code with zeros, which are `udf
-#0`. Mapping symbols (section 5.5.6): `$x` begins code, `$d` begins data, with or without a suffix.
+#0`. Mapping symbols (section "Mapping symbols"): `$x` begins code, `$d` begins data, with or without a
+suffix.
 """
 
 from __future__ import annotations

@@ -20,22 +20,18 @@ def _data(type: int, name: str, size: int, overflow: Overflow, *, relative: bool
     return Howto(type, name, size, (BitField(0, 0, 8 * size),), overflow, relative)
 
 
-def _word(type: int, name: str, overflow: Overflow, *fields: BitField, relative: bool = False) -> Howto:
-    return Howto(type, name, 4, fields, overflow, relative)
+def _branch(type: int, name: str, lsb: int, width: int, *, slot: bool = False) -> Howto:
+    return Howto(type, name, 4, (BitField(lsb, 2, width),), Overflow.SIGNED, pc_relative=True, slot=slot)
 
 
-def _branch(type: int, name: str, lsb: int, width: int) -> Howto:
-    return _word(type, name, Overflow.SIGNED, BitField(lsb, 2, width), relative=True)
-
-
-def _adr(type: int, name: str, drops: int, overflow: Overflow) -> Howto:
+def _adr(type: int, name: str, drops: int, overflow: Overflow, *, slot: bool = False) -> Howto:
     """`adr` and `adrp`: two low bits of the immediate stand before all the others."""
     fields = (BitField(29, drops, 2), BitField(5, drops + 2, 19))
-    return Howto(type, name, 4, fields, overflow, pc_relative=True, drops=drops, paged=bool(drops))
+    return Howto(type, name, 4, fields, overflow, True, drops=drops, paged=bool(drops), slot=slot)
 
 
-def _low12(type: int, name: str, scale: int) -> Howto:
-    return _word(type, name, Overflow.WRAP, BitField(_IMM12, scale, 12 - scale))
+def _low12(type: int, name: str, scale: int, *, slot: bool = False) -> Howto:
+    return Howto(type, name, 4, (BitField(_IMM12, scale, 12 - scale),), Overflow.WRAP, slot=slot)
 
 
 def _move(type: int, name: str, group: int, overflow: Overflow, *, relative: bool = False) -> Howto:
@@ -57,6 +53,7 @@ HOWTOS = {
     row.type: row
     for row in (
         Howto(R_AARCH64_NONE, "R_AARCH64_NONE", 0, (), Overflow.UNSIGNED),
+        Howto(256, "R_AARCH64_NULL", 0, (), Overflow.UNSIGNED),
         _data(R_AARCH64_ABS64, "R_AARCH64_ABS64", 8, _W),
         _data(258, "R_AARCH64_ABS32", 4, _U),
         _data(259, "R_AARCH64_ABS16", 2, _U),
@@ -94,5 +91,8 @@ HOWTOS = {
         _move(292, "R_AARCH64_MOVW_PREL_G2_NC", 2, _W, relative=True),
         _signed_move(293, "R_AARCH64_MOVW_PREL_G3", 3, relative=True),
         _low12(299, "R_AARCH64_LDST128_ABS_LO12_NC", 4),
+        _branch(309, "R_AARCH64_GOT_LD_PREL19", 5, 19, slot=True),
+        _adr(311, "R_AARCH64_ADR_GOT_PAGE", 12, _S, slot=True),
+        _low12(312, "R_AARCH64_LD64_GOT_LO12_NC", 3, slot=True),
     )
 }

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """arm (A32, little-endian, EABI): relocation types, relative branches, no-ops.
 
-The relocation rows follow the ELF for the Arm Architecture (AAELF32, release 2023Q3, section 5.6
-"Relocation"). Objects are REL: the addend lies in the field. For `movw` and `movt` it is the 16-bit literal,
-sign-extended and not shifted, the same in both halves of a pair (section 5.6.1.1). A branch has the
-pipeline's -8 in its addend. Which types a kernel object can have is what the module loader applies
-(arch/arm/kernel/module.c), and 8-bit and 16-bit data. TARGET1 is ABS32 on Linux; V4BX marks a `bx` for
-processors without one, and stores nothing.
+The relocation rows follow the ELF for the Arm Architecture (AAELF32, section "Relocation"). Objects are REL:
+the addend lies in the field. For `movw` and `movt` it is the 16-bit literal, sign-extended and not shifted,
+the same in both halves of a pair (section "Addends and PC-bias"). A branch has the pipeline's -8 in its
+addend. Which types a kernel object can have is what the module loader applies (arch/arm/kernel/module.c), and
+8-bit and 16-bit data. TARGET1 is ABS32 on Linux; V4BX marks a `bx` for processors without one, and stores
+nothing.
 
 Two kinds have no row and are an error where they appear. The group relocations (ALU_PC_G0_NC, ALU_PC_G1_NC,
-LDR_PC_G2), which only hand-written sequences of kernels for ARMv6 have, store a rotation and not bits of the
-value. The Thumb types belong to a kernel with CONFIG_THUMB2_KERNEL: its functions have addresses with bit 0
-set, and instructions of two sizes; distributions do not build one.
+LDR_PC_G2), which hand-written sequences have (entry-armv.S; per-CPU accesses of kernels that run on ARMv6
+too), store a rotation and not bits of the value. The Thumb types belong to a kernel with
+CONFIG_THUMB2_KERNEL: its functions have addresses with bit 0 set, and instructions of two sizes;
+distributions do not build one.
 
 Each instruction has 4 bytes. No-ops are the hint of ARMv6K and later and `mov r0, r0` before; gas aligns with
-either, the kernel writes either. The linker fills gaps in code with zeros. Mapping symbols (AAELF32, section
-5.5.5): `$a` begins code, `$d` begins data (literal pools), `$t` Thumb code.
+either, the kernel writes either. The linker fills gaps in code with zeros. Mapping symbols (section "Mapping
+symbols"): `$a` begins code, `$d` begins data (literal pools), `$t` Thumb code.
 """
 
 from __future__ import annotations

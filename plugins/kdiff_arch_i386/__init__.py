@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """i386: relocation types, relative branches, no-ops.
 
-The relocation rows follow the System V psABI for the Intel386 architecture (version 1.1, section 4.4.1, table
-4.9): S + A, or S + A - P for pc-relative types. Objects are REL: the addend lies in the field. A word wraps,
-because the address space does. Which types a kernel object can have is what the module loader applies
+The relocation rows follow the System V psABI for the Intel386 architecture (version 1.1, section "Relocation
+Types"): S + A, or S + A - P for pc-relative types. Objects are REL: the addend lies in the field. A word
+wraps, because the address space does. Which types a kernel object can have is what the module loader applies
 (arch/x86/kernel/module.c: 32, PC32, PLT32) and what the boot image's relocs tool accepts besides (16, PC16,
 8, PC8 of real-mode code). The kernel has no PLT, so PLT32 is PC32. It is compiled without PIC: types that
 reach the global offset table have no row and are an error where they appear.

@@ -6,17 +6,18 @@ machine: version 1.00). RELA only.
 
 High and low parts. `pcalau12i` adds 20 high bits to the page of the pc (PCALA_HI20); the low part of 12 bits
 is the destination's own (PCALA_LO12), and the processor sign-extends it, for which the high part makes up.
-`lu12i.w` and `ori` need no such rounding, nor have the two upper quarters of an absolute address any. The upper
-quarters of a page-relative address (PCALA64_*) depend on all bits below them and on an instruction before; no
-compiler writes them for the kernel, and they have no row. GOT types reach a pointer that the linker makes. CALL36 is
-two instructions, `pcaddu18i` and `jirl`.
+`lu12i.w` and `ori` need no such rounding, nor do the two upper quarters of an absolute address. The upper
+quarters of a page-relative address (PCALA64_*) depend on all bits below them and on an instruction before;
+no compiler writes them for the kernel, and they have no row. GOT types reach a pointer that the linker makes.
+CALL36 is two instructions, `pcaddu18i` and `jirl`.
 
-Sums, as on RISC-V: ADDn and SUBn of one place. RELAX and ALIGN are hints; modules are compiled with -mno-relax
-(arch/loongarch/Makefile). While code may move, labels stay in the object: `.L` symbols name nothing here.
+Sums, as on RISC-V: ADDn and SUBn of one place. RELAX and ALIGN are hints; modules are compiled with
+-mno-relax (arch/loongarch/Makefile). While code may move, labels stay in the object: `.L` symbols name
+nothing here.
 
 Stack machine. binutils up to 2.39 write SOP_PUSH_* of symbols and constants, operators, and SOP_POP_* of the
-result into an instruction. What they compute are the same halves and quarters (kdiff.stackvalue). The kernel's
-module loader applies both kinds (arch/loongarch/kernel/module.c).
+result into an instruction. What they compute are the same halves and quarters (kdiff.stackvalue). The
+kernel's module loader applies both kinds (arch/loongarch/kernel/module.c).
 
 Capstone 5 does not know the instruction set; every instruction has four bytes.
 """

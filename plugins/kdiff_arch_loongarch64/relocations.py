@@ -16,7 +16,7 @@ K21 = (BitField(10, 2, 16), BitField(0, 18, 5))
 K26 = (BitField(10, 2, 16), BitField(0, 18, 10))
 _CALL36 = (BitField(5, 18, 20), BitField(32 + 10, 2, 16))
 
-_SUMS = {6: (105, 106), 8: (47, 52), 16: (48, 53), 24: (49, 54), 32: (50, 55), 64: (51, 56)}
+_SUMS = {6: (105, 106), 8: (47, 52), 16: (48, 53), 32: (50, 55), 64: (51, 56)}
 """Types that add and subtract, by the bits they have."""
 _ULEB128 = (107, 108)
 

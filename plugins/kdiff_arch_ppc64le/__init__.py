@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Little-endian 64-bit Power: relocation types, relative branches, no-ops.
 
-The rows follow the Power Architecture 64-Bit ELF V2 ABI (OpenPOWER, revision 1.5, section 3.5: table 3.27 and
-the expressions before it). RELA only. A field of an instruction has the address of the instruction, since the
-low half of a little-endian word comes first.
+The rows follow the Power Architecture 64-Bit ELF V2 ABI (OpenPOWER, revision 1.5, section 3.5, relocation
+types). RELA only. A field of an instruction has the address of the instruction, since the low half of a
+little-endian word comes first.
 
 TOC. Code reaches data through r2, which points into the module's table of contents: `@toc@ha` and `@toc@l`
 count from the symbol `.TOC.`, and so do the rows with that `base`. gcc and clang write the addresses of
@@ -12,14 +12,15 @@ another module sets it up at its global entry, from its own address in r12 (`REL
 `.TOC.`).
 
 Local entry. A function's own module calls it behind that set-up. How many bytes behind is in st_other of its
-symbol (section 3.4.1, table 3.21), and `entry` says so for the types of calls. Where a call leaves the module
+symbol (section 3.4.1), and `entry` says so for the types of calls. Where a call leaves the module
 the linker or the module loader puts a stub between the two, and writes `ld r2,24(r1)` over the no-op behind
 the call.
 
 Power10 code reaches everything relative to itself by prefixed instructions, eight bytes whose immediate has
-18 bits in the first word and 16 in the second (`PCREL34`); GOT_PCREL34 reaches a pointer that the linker makes.
+18 bits in the first word and 16 in the second (PCREL34); GOT_PCREL34 reaches a pointer the linker makes.
 The kernel's module loader applies what gcc and clang emit for it (arch/powerpc/kernel/module_64.c); its
-assembly adds the quarters of absolute addresses. Thread-local storage and PLT sequences have no row.
+assembly adds the quarters of absolute addresses. Thread-local storage, PLT sequences and the types that ask
+the linker to predict a branch have no row.
 """
 
 from __future__ import annotations

@@ -31,7 +31,13 @@ def _branch(type: int, name: str, width: int, *, relative: bool, call: bool = Fa
 
 
 def _low(
-    type: int, name: str, *, scaled: bool = False, wrap: bool = True, relative: bool = False, toc: bool = False
+    type: int,
+    name: str,
+    *,
+    scaled: bool = False,
+    wrap: bool = True,
+    relative: bool = False,
+    toc: bool = False,
 ) -> Howto:
     """The low half of a value; `scaled`: of a DS-form instruction, whose two lowest bits are not its own."""
     fields = (BitField(2, 2, 14) if scaled else BitField(0, 0, 16),)
@@ -81,12 +87,8 @@ def _rows() -> Iterator[Howto]:
     yield _high(5, "ADDR16_HI", 16, signed)
     yield _high(6, "ADDR16_HA", 16, signed, rounded=True)
     yield _branch(7, "ADDR14", 14, relative=False)
-    yield _branch(8, "ADDR14_BRTAKEN", 14, relative=False)
-    yield _branch(9, "ADDR14_BRNTAKEN", 14, relative=False)
     yield _branch(10, "REL24", 24, relative=True, call=True)
     yield _branch(11, "REL14", 14, relative=True, call=True)
-    yield _branch(12, "REL14_BRTAKEN", 14, relative=True, call=True)
-    yield _branch(13, "REL14_BRNTAKEN", 14, relative=True, call=True)
     yield _word(24, "UADDR32", 32, unsigned)
     yield _word(25, "UADDR16", 16, unsigned)
     yield _word(26, "REL32", 32, signed, relative=True)

@@ -6,16 +6,16 @@ riscv-elf.adoc, "Relocations"). RELA only.
 
 High and low parts. An address takes two instructions: 20 high bits, then 12 low ones that the processor
 sign-extends, for which the high part makes up (0x800 is added before the low bits are dropped). Relative to
-the pc the low part counts from the instruction with the high one as well: the symbol of a PCREL_LO12 record is
-a label at that instruction, and what it reaches is in the record there (`labelled`). CALL and CALL_PLT are both
-halves at once, in eight bytes. GOT_HI20 reaches a pointer that the linker makes.
+the pc the low part counts from the instruction with the high one as well: the symbol of a PCREL_LO12 record
+is a label at that instruction, and what it reaches is in the record there (`labelled`). CALL and CALL_PLT are
+both halves at once, in eight bytes. GOT_HI20 reaches a pointer that the linker makes.
 
 Sums. Distances are pairs of records of one place, ADDn or SETn with one symbol and SUBn with the other. A
 distance to the field itself (`.long target - .`) is such a pair too, with a label at the field.
 
-Relaxation. RELAX tells the linker that it may shorten the instruction, ALIGN that it must choose the number of
-no-ops at its place. While they may move code, assemblers leave every branch to a label and every label in the
-object: `.L` symbols name nothing here. The kernel compiles modules with -mno-relax and links itself with
+Relaxation. RELAX tells the linker that it may shorten the instruction, ALIGN that it must choose the number
+of no-ops at its place. While they may move code, assemblers leave every branch to a label and every label in
+the object: `.L` symbols name nothing here. The kernel compiles modules with -mno-relax and links itself with
 --no-relax where it must find its own code again (arch/riscv/Makefile), so lengths are those of the object,
 but for the no-ops that ALIGN takes away. Its module loader applies what has a row here
 (arch/riscv/kernel/module.c). Thread-local storage has no row.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Relative branches: `jal`, conditional branches, their compressed forms, and the pair of a far call.
 
-RISC-V Instruction Set Manual, volume I, sections 2.5 and 26.4. A compressed branch has the operation of the
-instruction it stands for, and `auipc rd` with `jalr` of the same register that of the `jal` it may be relaxed to.
+RISC-V Instruction Set Manual, volume I, "Control Transfer Instructions" and "C" extension. A compressed
+branch has the operation of the instruction it stands for, and `auipc rd` with `jalr` of the same register
+that of the `jal` it may be relaxed to.
 """
 
 from __future__ import annotations

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fields and sites in run memory: what do they say, and is it possible?
+
+In: a spot that exists in the pre object and in run memory. A field is inverted and teaches where its target
+is; a site must have one of its forms. kallsyms and the node's own address are asked at once; whether
+everything that was learned fits together is for `kdiff.solve` to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdiff.arch import Howto
+from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.kernel import AddressBook, Field, Form, Literal, OneOf, Pad, Place, Site, Through
+from kdiff.memory import MemorySource
+from kdiff.sites import parts as pre_parts
+from kdiff.split import Kind
+from kdiff.verdict import Allowed, Fact, RunPart
+
+WORD = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place in both worlds: pre `offset` of a node, and the run `address` it is compared with.
+
+    `start` is the run address of the node's start where its layout is the pre layout, else None.
+    """
+
+    node: Node
+    offset: int
+    address: int
+    start: int | None
+
+    def plus(self, distance: int) -> Spot:
+        """The spot some bytes further on."""
+        return Spot(self.node, self.offset + distance, self.address + distance, self.start)
+
+
+class Reader:
+    """Reads fields and sites of one graph's nodes in one memory."""
+
+    def __init__(self, graph: SectionGraph, memory: MemorySource, book: AddressBook, owner: str) -> None:
+        self.graph, self.memory, self.book, self.owner = graph, memory, book, owner
+        self._order = graph.arch.byte_order
+
+    def site(self, spot: Spot, site: Site, run: bytes, parts: list[RunPart], facts: list[Fact]) -> str:
+        """Find the form that the run bytes have; return a reason if none fits.
+
+        Where nothing has run yet nothing has been rewritten either.
+        """
+        reasons: list[str] = []
+        original = pre_parts(self.graph, spot.node, site.offset, site.offset + site.size)
+        rewritten = () if self.memory.pristine else site.forms
+        for form in (original, *rewritten):
+            learned: list[Fact] = []
+            reason = self._form(spot, form, run, learned)
+            if not reason:
+                facts += learned
+                parts.append(Allowed(site, site.size))
+                return ""
+            reasons.append(reason)
+        return f"{site.rewrite} site holds {run.hex(' ')}, none of its {len(reasons)} allowed forms"
+
+    def _form(self, spot: Spot, form: Form, run: bytes, facts: list[Fact]) -> str:
+        position = 0
+        for part in form:
+            piece = run[position : position + part.size]
+            if isinstance(part, Literal):
+                reason = "" if part.data == piece else "bytes differ"
+            elif isinstance(part, Pad):
+                reason = "" if is_pad(self.graph.arch.nops, piece) else "no padding"
+            else:
+                reason = self.learn(spot.plus(position), part, piece, facts)
+            if reason:
+                return reason
+            position += part.size
+        return ""
+
+    def learn(self, spot: Spot, part: Field | Through | OneOf, run: bytes, facts: list[Fact]) -> str:
+        """Invert a field. Append what it teaches to `facts`; return a reason if kallsyms contradicts it."""
+        howto = part.howto
+        if not _invertible(howto):
+            return (
+                f"a {howto.name} field does not tell by itself where it leads, which kdiff cannot check yet"
+            )
+        if isinstance(part, Field):
+            outside = ((1 << (8 * howto.size)) - 1) & ~howto.mask
+            if (
+                int.from_bytes(run, self._order) & outside
+                != int.from_bytes(part.background, self._order) & outside
+            ):
+                return f"bits around a {howto.name} field differ"
+        destination = self._destination(howto, run, spot.address, part.insn_addend)
+        if isinstance(part, OneOf):
+            known = [entry.address for name in part.names for entry in self.book.named(name)]
+            return (
+                "" if destination in known else f"refers to {destination:#x}, none of {', '.join(part.names)}"
+            )
+        if isinstance(part, Through):
+            return self._through(part.place, destination)
+        address = (destination - part.place.offset) & WORD
+        if part.place.node == spot.node.id and spot.start not in (None, address):
+            return (
+                f"refers to {destination:#x}, another place of {spot.node.label} than {part.place.offset:#x}"
+            )
+        if not self.plausible(part.place, address):
+            return f"refers to {destination:#x}, which is not {part.place.name or 'the target'}"
+        source = self.graph.where(spot.node, spot.offset)
+        facts.append(Fact(part.place.node, part.place.name, part.place.offset, destination, source))
+        return ""
+
+    def _destination(self, howto: Howto, run: bytes, place: int, insn_addend: int) -> int:
+        value = howto.extract(run, self._order)
+        if howto.pc_relative:
+            value += place
+        return (value - insn_addend) & WORD
+
+    def _through(self, place: Place, destination: int) -> str:
+        size = self.graph.arch.elf_class // 8
+        for entry in self.book.named(place.name):
+            slot = self.memory.read(entry.address + place.offset, size)
+            if slot is not None and int.from_bytes(slot, self._order) == destination:
+                return ""
+        return f"goes to {destination:#x}, which {place.name}+{place.offset:#x} does not hold"
+
+    def plausible(self, place: Place, address: int) -> bool:
+        """Whether kallsyms allows a place's symbol at an address; moved code, unknown names: anywhere."""
+        if place.node is None:
+            return any(entry.address == address for entry in self.book.named(place.name))
+        node = self.graph.nodes[place.node]
+        if self.graph.is_piece(node) and not self.memory.pristine:
+            return False
+        if node.kind is Kind.FUNCTION and place.offset:
+            return True
+        return self.names_allow(node, address)
+
+    def names_allow(self, node: Node, address: int) -> bool:
+        """Whether the book lists one of the node's names at this address, or lists none of them at all."""
+        owners = (
+            (self.owner,) if node.kind is not Kind.EXTERN else tuple(dict.fromkeys((self.owner, "vmlinux")))
+        )
+        listed = [e.address for name in node.names for owner in owners for e in self.book.named(name, owner)]
+        return not listed or address in listed
+
+
+def _invertible(howto: Howto) -> bool:
+    """Whether a field's value, its place and the addend determine the destination."""
+    together = howto.partner is not None or howto.subtracts or howto.labelled or howto.uleb128 or howto.stack
+    moved = howto.slot or howto.base or howto.entry is not None
+    return howto.complete and not together and not moved
+
+
+def field_of(graph: SectionGraph, source: Node, reference: Reference) -> Field:
+    target = graph.nodes[reference.target]
+    place = Place(target.id, target.name, reference.addend)
+    background = graph.contents(source)[reference.offset : reference.offset + reference.howto.size]
+    return Field(reference.howto, place, reference.insn_addend, background)
+
+
+def is_pad(nops: tuple[bytes, ...], data: bytes) -> bool:
+    """Whether the bytes split completely into no-op instructions."""
+    reachable = {0}
+    for at in range(len(data)):
+        if at in reachable:
+            reachable |= {at + len(nop) for nop in nops if data.startswith(nop, at)}
+    return len(data) in reachable
