@@ -74,10 +74,13 @@ def walk(info: bytes, place: int, steps: tuple[Step, ...], big: bool) -> tuple[t
         elif form in _NUMBERS:
             value, place = _sleb(info, place) if form == _SDATA else uleb(info, place)
         elif width := _BLOCKS[form]:
-            place += width + int.from_bytes(info[place : place + width], "big" if big else "little")
+            begin = place + width
+            place = begin + int.from_bytes(info[place:begin], "big" if big else "little")
+            value = info[begin:place]
         else:
-            size, place = uleb(info, place)
-            place += size
+            size, begin = uleb(info, place)
+            place = begin + size
+            value = info[begin:place]
         if wanted:
             values.append(value)
     return tuple(values), place

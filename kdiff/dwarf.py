@@ -40,7 +40,7 @@ COMPILE_UNIT, STRUCTURE, SUBROUTINE, TYPEDEF, UNION, SUBRANGE = 0x11, 0x13, 0x15
 BASE, CONST, ENUMERATOR, SUBPROGRAM, VARIABLE, VOLATILE = 0x24, 0x26, 0x28, 0x2E, 0x34, 0x35
 RESTRICT, UNSPECIFIED, ATOMIC = 0x37, 0x3B, 0x47
 
-NAME, BYTE_SIZE, BIT_OFFSET, BIT_SIZE, CONST_VALUE = 0x03, 0x0B, 0x0C, 0x0D, 0x1C
+LOCATION, NAME, BYTE_SIZE, BIT_OFFSET, BIT_SIZE, CONST_VALUE = 0x02, 0x03, 0x0B, 0x0C, 0x0D, 0x1C
 UPPER_BOUND, ABSTRACT_ORIGIN, COUNT, MEMBER_LOCATION, DECLARATION = 0x2F, 0x31, 0x37, 0x38, 0x3C
 ENCODING, TYPE, DATA_BIT_OFFSET, STR_OFFSETS_BASE, DWO_NAME, GNU_DWO_NAME = (
     *(0x3E, 0x49, 0x6B, 0x72, 0x76),
@@ -56,14 +56,13 @@ _KEPT = frozenset(
 )
 _WANTED = frozenset(
     (
-        *(NAME, BYTE_SIZE, BIT_OFFSET, BIT_SIZE, CONST_VALUE, UPPER_BOUND, ABSTRACT_ORIGIN, COUNT, TYPE),
+        *(LOCATION, NAME, BYTE_SIZE, BIT_OFFSET, BIT_SIZE, CONST_VALUE, UPPER_BOUND, ABSTRACT_ORIGIN, COUNT),
         *(MEMBER_LOCATION, DECLARATION, ENCODING, DATA_BIT_OFFSET, STR_OFFSETS_BASE, DWO_NAME),
-        *(GNU_DWO_NAME,),
+        *(GNU_DWO_NAME, TYPE),
     )
 )
 _COMPILE, _PARTIAL = 1, 3
-_SIGNED_DATA = {0x0B: 8, 0x05: 16, 0x06: 32, 0x07: 64}
-"""Forms that do not tell the sign of their value -> its bits."""
+_PLUS_UCONST = 0x23
 
 
 class Die(NamedTuple):
@@ -88,6 +87,8 @@ class Unit:
     pointer: int
     """Bytes of an address."""
     root: Die
+    entries: Mapping[int, Die]
+    """All that were kept, by offset, in the order of offsets."""
 
     def number(self, die: Die, attribute: int) -> int | None:
         """A numeric attribute; None if it is missing or no constant."""
@@ -97,11 +98,23 @@ class Unit:
         value = die.values[found[0]]
         return value if isinstance(value, int) else None
 
-    def signed(self, die: Die, attribute: int) -> int | None:
-        """A numeric attribute whose form does not tell its sign, taken as signed."""
-        value = self.number(die, attribute)
-        bits = _SIGNED_DATA.get(die.abbrev.at.get(attribute, (0, 0))[1])
-        return value - (1 << bits) if value is not None and bits and value >> (bits - 1) else value
+    def expression(self, die: Die, attribute: int) -> bytes:
+        """The bytes of an attribute that is an expression or a block; empty if it is none."""
+        found = die.abbrev.at.get(attribute)
+        value = die.values[found[0]] if found is not None else b""
+        return value if isinstance(value, bytes) else b""
+
+    def place(self, member: Die) -> int:
+        """Where a member begins, in bytes; old compilers write "add a constant" (DW_OP_plus_uconst)."""
+        found = member.abbrev.at.get(MEMBER_LOCATION)
+        if found is None:
+            return member.abbrev.constants.get(MEMBER_LOCATION, 0)
+        value = member.values[found[0]]
+        if isinstance(value, int):
+            return value
+        if len(value) < 2 or value[0] != _PLUS_UCONST:
+            raise self.sections.wrong("the place of a member is no constant", member.offset)
+        return uleb(value + b"\0", 1)[0]
 
     def reference(self, die: Die, attribute: int) -> int | None:
         """The offset of the entry that an attribute names."""
@@ -212,8 +225,9 @@ def _unit(
     if key not in tables:
         tables[key] = abbreviations(sections, *key, _KEPT, _WANTED)
     place += struct.calcsize(layout)
-    root = _entries(sections, place, end, tables[key])
-    unit = Unit(sections, start, version, wide, pointer, root)
+    entries = _entries(sections, place, end, tables[key])
+    root = next(iter(entries.values()))
+    unit = Unit(sections, start, version, wide, pointer, root, entries)
     if any(attribute in root.abbrev.at for attribute in (DWO_NAME, GNU_DWO_NAME)):
         raise KdiffError(
             "dwarf.unsupported", "types are kept outside of this object",
@@ -222,11 +236,11 @@ def _unit(
     return unit, end
 
 
-def _entries(sections: DebugSections, place: int, end: int, table: Mapping[int, Abbrev]) -> Die:
+def _entries(sections: DebugSections, place: int, end: int, table: Mapping[int, Abbrev]) -> Mapping[int, Die]:
     """Read all entries of a unit; those that are not kept hand their children on to their parents."""
     info, big = sections.info, sections.big
-    top: list[Die] = []
-    siblings = top
+    found: dict[int, Die] = {}
+    siblings: list[Die] = []
     parents: list[list[Die]] = []
     start = place
     try:
@@ -249,14 +263,13 @@ def _entries(sections: DebugSections, place: int, end: int, table: Mapping[int, 
                 values, place = walk(info, place, abbrev.steps, big)
             if abbrev.nested:
                 parents.append(siblings)
-                if abbrev.kept:
-                    children: list[Die] = []
-                    siblings.append(Die(start, abbrev, values, children))
-                    siblings = children
-            elif abbrev.kept:
-                siblings.append(Die(start, abbrev, values, []))
+            if abbrev.kept:
+                die = found[start] = Die(start, abbrev, values, [])
+                siblings.append(die)
+                if abbrev.nested:
+                    siblings = die.children
     except (KeyError, IndexError, ValueError, struct.error) as error:
         raise sections.wrong("an entry makes no sense", start) from error
-    if not top or place > end:
+    if not found or place > end:
         raise sections.wrong("a unit has no entries, or its last one is cut off", start)
-    return top[0]
+    return found

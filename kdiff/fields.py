@@ -108,7 +108,9 @@ class Reader:
         if not self.plausible(part.place, address):
             return f"refers to {destination:#x}, which is not {part.place.name or 'the target'}"
         source = self.graph.where(spot.node, spot.offset)
-        facts.append(Fact(part.place.node, part.place.name, part.place.offset, destination, source))
+        facts.append(
+            Fact(part.place.node, part.place.name, part.place.offset, destination, spot.address, source)
+        )
         return ""
 
     def _destination(self, howto: Howto, run: bytes, place: int, insn_addend: int) -> int:

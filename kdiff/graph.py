@@ -121,6 +121,11 @@ class SectionGraph:
         at = "" if offset is None else f"+{node.start + offset:#x}"
         return f"{self.obj.path}: {name}{at}" if self.obj.path else f"{name}{at}"
 
+    def has_copies(self, node: Node) -> bool:
+        """Whether a node is nothing but its contents, which a linked kernel may hold in several places."""
+        unnamed = node.kind is Kind.CONSTANT and not node.names and not self.references[node.id]
+        return node.kind is Kind.STRING or unnamed
+
     def code(self, node: Node) -> tuple[Instruction, ...]:
         """The instructions of a function node."""
         return _decoded(self.arch, self.contents(node))
@@ -229,7 +234,7 @@ class _Lookup:
         self._first_extern = len(nodes)
         self._by_name: dict[str, int] = {}
         self._nodes = nodes
-        self._others = {(row[6], row[1]): row[5] for row in self.symbols if row[3] == STT_FUNC}
+        self._others = {(row[6], row[1]): row[5] for row in self.symbols if row[3] == STT_FUNC and row[5]}
         self._sections: dict[int, tuple[list[int], list[Node]]] = {}
         for node in nodes:
             starts, found = self._sections.setdefault(node.section, ([], []))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -20,13 +20,18 @@ from kdiff.errors import KdiffError
 
 def save(obj: Relocatable, path: Path) -> None:
     """Write `obj` to `path`; KdiffError `output.unwritable` or `output.second_reader`, and no file."""
-    data = write(obj)
+    write_whole(path, write(obj), lambda data: confirm(obj, data, str(path)))
+
+
+def write_whole(path: Path, data: bytes, check: Callable[[bytes], None] | None = None) -> None:
+    """Write a file under another name, let `check` look at what can be read back, and give it its name."""
     try:
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             scratch = Path(file.name)
             file.write(data)
         try:
-            confirm(obj, scratch.read_bytes(), str(path))
+            if check is not None:
+                check(scratch.read_bytes())
             scratch.chmod(0o666 & ~_umask())
             scratch.replace(path)
         finally:

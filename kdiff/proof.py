@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from kdiff.arch import Howto
+from kdiff.arch import Howto, Overflow
 from kdiff.bind import Bound
 from kdiff.errors import KdiffError
 from kdiff.kernel import (
@@ -26,12 +27,13 @@ from kdiff.kernel import (
     Pad,
     Part,
     Place,
+    Site,
     Through,
 )
 from kdiff.sites import parts as pre_parts
 from kdiff.split import Kind
 from kdiff.update import Borrowed, Replacement
-from kdiff.verdict import Allowed
+from kdiff.verdict import Allowed, Fact
 
 FORMAT = 1
 Json = dict[str, Any]
@@ -85,22 +87,20 @@ class _Writer:
         """One replaced function."""
         unit = self.units[replacement.unit]
         match = unit.run.matches[replacement.node]
+        function = _Function(self, unit, {fact.place: fact for fact in match.facts})
         written: list[Any] = []
+        at = match.address
         for part in match.parts:
             if isinstance(part, Allowed):
-                site = part.site
-                pre = unit.plan.pre
-                original = pre_parts(pre, pre.nodes[replacement.node], site.offset, site.offset + site.size)
-                forms = [self.form(unit, form) for form in (original, *site.forms)]
-                usable = [form for form in forms if form is not None]
-                written.append(["site", site.rewrite, site.size, usable])
+                written.append(function.site(replacement.node, part.site, at))
             else:
-                one = self.part(unit, part)
+                one = function.part(part, at)
                 if one is None:
                     raise KdiffError(
                         "proof.unknown_symbol", f"{replacement.name} refers to an unknown address"
                     )
                 written.append(one)
+            at += part.size
         entry = next(e for e in self.book.named(replacement.name) if e.address == replacement.address)
         return {
             "name": replacement.name,
@@ -111,53 +111,14 @@ class _Writer:
             "parts": _joined(written),
         }
 
-    def form(self, unit: Bound, form: Form) -> list[Any] | None:
-        """A form, or None if it needs a symbol this kernel does not have: then it cannot be there."""
-        written = [self.part(unit, part) for part in form]
-        return None if any(each is None for each in written) else _joined(written)
-
-    def part(self, unit: Bound, part: Part) -> list[Any] | None:
-        if isinstance(part, Literal):
-            return ["lit", part.data.hex()]
-        if isinstance(part, Pad):
-            return ["pad", part.size]
-        howto = self.howto(part.howto)
-        if isinstance(part, OneOf):
-            known = [entry for name in part.names for entry in self.book.named(name)]
-            return ["oneof", howto, [self.named(each) for each in known], part.insn_addend] if known else None
-        found = self.place(unit, part.place)
-        if found is None:
-            return None
-        symbol, offset = found
-        if isinstance(part, Through):
-            return ["through", howto, symbol, offset, part.insn_addend]
-        return ["field", howto, symbol, offset + part.insn_addend, part.background.hex()]
-
-    def place(self, unit: Bound, place: Place) -> tuple[int, int] | None:
-        """(symbol number, offset) of a destination."""
-        if place.node is None:
-            entries = self.book.named(place.name)
-            return (self.named(entries[0]), place.offset) if len(entries) == 1 else None
-        node = unit.plan.pre.nodes[place.node]
-        address = unit.run.addresses.get(place.node)
-        if address is None:
-            listed = [e for name in node.names for e in self.book.named(name)]
-            return (self.named(listed[0]), place.offset) if len(listed) == 1 else None
-        offset: int | None = place.offset
-        if node.kind is Kind.FUNCTION and place.node in unit.run.matches:
-            offset = unit.run.matches[place.node].run_offset(place.offset)
-        if offset is None:
-            return None
-        for name in node.names:
-            for entry in self.book.named(name):
-                if entry.address == address:
-                    return self.named(entry), offset
-        return self._symbol("", address, 0, 0, self._slides(address)), offset
-
     def named(self, entry: BookEntry) -> int:
         """The number of a symbol that kallsyms lists."""
         count = len(self.book.named(entry.name, entry.owner))
         return self._symbol(entry.name, entry.address, entry.position, count, self._slides(entry.address))
+
+    def anonymous(self, address: int) -> int:
+        """The number of a place that kallsyms has no name for."""
+        return self._symbol("", address, 0, 0, self._slides(address))
 
     def _symbol(self, name: str, address: int, position: int, count: int, slides: bool) -> int:
         key = (name, address)
@@ -173,6 +134,10 @@ class _Writer:
 
     def howto(self, howto: Howto) -> str:
         """The name by which parts refer to a howto, written down when it is first used."""
+        if howto.shape != Howto(
+            0, "", howto.size, howto.fields, Overflow.WRAP, howto.pc_relative, howto.end_relative, howto.bias
+        ):
+            raise KdiffError("proof.howto", f"the proof cannot describe how {howto.name} stores a value yet")
         if howto.name not in self._howto_names:
             self._howto_names.add(howto.name)
             self.howtos.append(
@@ -185,6 +150,75 @@ class _Writer:
                 }
             )
         return howto.name
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """Writes the parts of one function. `facts`: what its fields taught, by run address of the field."""
+
+    writer: _Writer
+    unit: Bound
+    facts: Mapping[int, Fact]
+
+    def site(self, node: int, site: Site, at: int) -> list[Any]:
+        """A site with every form that this kernel can have."""
+        pre = self.unit.plan.pre
+        original = pre_parts(pre, pre.nodes[node], site.offset, site.offset + site.size)
+        forms = [self.form(form, at) for form in (original, *site.forms)]
+        return ["site", site.rewrite, site.size, [form for form in forms if form is not None]]
+
+    def form(self, form: Form, at: int) -> list[Any] | None:
+        """A form, or None if it needs a symbol this kernel does not have: then it cannot be there."""
+        written: list[Any] = []
+        for part in form:
+            one = self.part(part, at)
+            if one is None:
+                return None
+            written.append(one)
+            at += part.size
+        return _joined(written)
+
+    def part(self, part: Part, at: int) -> list[Any] | None:
+        """The part at run address `at`; None if it refers to what this kernel does not have."""
+        if isinstance(part, Literal):
+            return ["lit", part.data.hex()]
+        if isinstance(part, Pad):
+            return ["pad", part.size]
+        howto = self.writer.howto(part.howto)
+        if isinstance(part, OneOf):
+            known = [self.writer.named(e) for name in part.names for e in self.writer.book.named(name)]
+            return ["oneof", howto, known, part.insn_addend] if known else None
+        found = self.place(part.place, at)
+        if found is None:
+            return None
+        symbol, offset = found
+        if isinstance(part, Through):
+            return ["through", howto, symbol, offset, part.insn_addend]
+        return ["field", howto, symbol, offset + part.insn_addend, part.background.hex()]
+
+    def place(self, place: Place, at: int) -> tuple[int, int] | None:
+        """(symbol number, offset) of what the field at run address `at` refers to."""
+        book = self.writer.book
+        if place.node is None:
+            entries = book.named(place.name)
+            return (self.writer.named(entries[0]), place.offset) if len(entries) == 1 else None
+        graph = self.unit.plan.pre
+        node = graph.nodes[place.node]
+        address = self.unit.run.addresses.get(place.node)
+        if address is None:
+            listed = [e for name in node.names for e in book.named(name)]
+            return (self.writer.named(listed[0]), place.offset) if len(listed) == 1 else None
+        if graph.has_copies(node) and at in self.facts:
+            address = self.facts[at].address - place.offset
+        offset: int | None = place.offset
+        if node.kind is Kind.FUNCTION and place.node in self.unit.run.matches:
+            offset = self.unit.run.matches[place.node].run_offset(place.offset)
+        if offset is None:
+            return None
+        for entry in (e for name in node.names for e in book.named(name)):
+            if entry.address == address:
+                return self.writer.named(entry), offset
+        return self.writer.anonymous(address), offset
 
 
 def _fixed_range(book: AddressBook) -> tuple[int, int]:

@@ -159,7 +159,7 @@ class Walk:
         if not self.reader.plausible(place, (address - place.offset) & WORD):
             return f"branches to {address:#x}, which is not {place.name}"
         source = self.graph.where(self.node, reference.offset)
-        self.facts.append(Fact(place.node, place.name, place.offset, address, source))
+        self.facts.append(Fact(place.node, place.name, place.offset, address, self.address + r, source))
         return ""
 
     def _literal(self, start: int, stop: int) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kdiff.errors import Refusal
+from kdiff.fields import WORD
 from kdiff.graph import Node, SectionGraph
 from kdiff.insn import around
 from kdiff.kernel import AddressBook, Site
@@ -160,10 +161,8 @@ class _Flood:
         return True
 
     def _checked(self, node: Node, address: int) -> Match | Mismatch:
-        """Match a node at an address, once, and hold the result against what is known by now."""
-        if (node.id, address) not in self._tried:
-            self._tried[node.id, address] = self.matcher.match(node, address)
-        found = self._tried[node.id, address]
+        """Match a node at an address, and hold the result against what is known by now."""
+        found = self._compared(node, address)
         if isinstance(found, Match) and not self._agrees(found):
             return Mismatch(node.id, address, 0, 0, "its references contradict those of matched code")
         return found
@@ -200,9 +199,22 @@ class _Flood:
                     return False
                 continue
             base = self._base(fact)
-            if base is not None and fact.node is not None and self.addresses.get(fact.node, base) != base:
+            if base is not None and not self._fits(fact, base):
                 return False
         return True
+
+    def _fits(self, fact: Fact, base: int) -> bool:
+        """Whether a fact's node may start at `base`: where it is known to, or where a copy of it is."""
+        if fact.node is None or self.addresses.get(fact.node, base) == base:
+            return True
+        node = self.graph.nodes[fact.node]
+        return self.graph.has_copies(node) and isinstance(self._compared(node, base), Match)
+
+    def _compared(self, node: Node, address: int) -> Match | Mismatch:
+        """Match a node at an address, once."""
+        if (node.id, address) not in self._tried:
+            self._tried[node.id, address] = self.matcher.match(node, address)
+        return self._tried[node.id, address]
 
     def _base(self, fact: Fact) -> int | None:
         """The address of the target's start, where the fact tells it."""
@@ -211,8 +223,8 @@ class _Flood:
         found = self.matches.get(fact.node)
         if fact.offset and self.graph.nodes[fact.node].kind is Kind.FUNCTION:
             run_offset = found.run_offset(fact.offset) if found is not None else None
-            return None if run_offset is None else fact.address - run_offset
-        return fact.address - fact.offset
+            return None if run_offset is None else (fact.address - run_offset) & WORD
+        return (fact.address - fact.offset) & WORD
 
     def _commit(self, node: Node, match: Match, how: str) -> None:
         self.matches[node.id] = match
@@ -238,7 +250,7 @@ class _Flood:
                 base = self._base(fact)
                 if base is None:
                     continue
-                if self.addresses.get(index, base) != base:
+                if not self._fits(fact, base):
                     yield Refusal(
                         "solve.contradiction", fact.source,
                         f"places {node.label} at {base:#x}, but it is at {self.addresses[index]:#x}"

@@ -93,9 +93,7 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
             ]
         elif obj.section_name(index) in arch.pools:
             word = arch.elf_class // 8
-            pieces += [
-                Piece(index, at, min(word, size - at), Kind.CONSTANT) for at in range(0, size, word)
-            ]
+            pieces += [Piece(index, at, min(word, size - at), Kind.CONSTANT) for at in range(0, size, word)]
         elif flags & SHF_MERGE and flags & SHF_STRINGS and section["entsize"] == 1:
             pieces += [Piece(index, a, b - a, Kind.STRING) for a, b in _strings(bytes(obj.contents(index)))]
         elif flags & SHF_MERGE and section["entsize"] and size % int(section["entsize"]) == 0:

@@ -11,12 +11,16 @@ from kdiff.kernel import Part, Site
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """The run bytes at `source` say that `offset` bytes into `node` (or symbol `name`) lies at `address`."""
+    """The run bytes at `place` say that `offset` bytes into `node` (or symbol `name`) lies at `address`.
+
+    `source` is that place in the object, for messages.
+    """
 
     node: int | None
     name: str
     offset: int
     address: int
+    place: int
     source: str
 
 

@@ -133,3 +133,37 @@ int printk(const char *f, ...) { return f[0]; }
 int weak_one(int a) { return a; }
 """
 """The rest of the kernel."""
+
+_INSIDE = """
+.section .text.f,"ax"
+.type f,@function
+.globl f
+f: mov ${},%eax
+mov $inside,%rcx
+ret
+.size f,.-f
+.section .text.g,"ax"
+.type g,@function
+g: jmp h
+inside: inc %eax
+ret
+.size g,.-g
+.section .text.h,"ax"
+.type h,@function
+h: ret
+.size h,.-h
+"""
+"""`f` refers to the inside of `g`, whose jump to `h` is shorter where all share a section."""
+
+
+def inside(number: int) -> bytes:
+    """That code with function sections; `number` is an operand of `f`."""
+    return compiled(_INSIDE.format(number), ASSEMBLY)
+
+
+def inside_whole(number: int) -> bytes:
+    """The same code without."""
+    text = _INSIDE.format(number)
+    for name in "fgh":
+        text = text.replace(f".section .text.{name},", ".section .text,")
+    return compiled(text, ASSEMBLY)

@@ -101,7 +101,8 @@ def test_an_unchanged_cold_part_is_carried_too() -> None:
 
 
 def test_an_unchanged_cold_part_that_never_comes_back_is_carried_too() -> None:
-    text = "void stop(int) __attribute__((cold, noreturn)); int f(int a) {{ if (a < 0) stop(7); return a * {}; }}"
+    text = "void stop(int) __attribute__((cold, noreturn));"
+    text += "int f(int a) {{ if (a < 0) stop(7); return a * {}; }}"
     found = plan(text.format(3), text.format(5))
     assert [each.post for each in found.delta.changed] == [named(found.post, "f").id]
     assert carried(found) == {"f", "f.cold"}

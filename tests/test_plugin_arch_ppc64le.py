@@ -174,13 +174,19 @@ def test_the_linker_stores_what_every_row_stores() -> None:
 
 
 @pytest.mark.parametrize("cross", EVERYBODY)
-@pytest.mark.parametrize("options", [(), ("-Os",), ("-O0",), ("-pg", "-mprofile-kernel")])
+@pytest.mark.parametrize("options", [(), ("-Os",), ("-O0",)])
 def test_the_linker_stores_what_is_computed_for_compiled_code(cross: Cross, options: tuple[str, ...]) -> None:
-    if "-mprofile-kernel" in options and cross is not GCC:
-        pytest.skip("only gcc profiles like this, and not with prefixed instructions")
     linked = link(cross, compiled(cross, UNIT, *options))
     assert not mismatches(linked)
     assert len(howtos_used(linked)) > 3
+
+
+@needs_gcc
+def test_the_linker_stores_what_is_computed_for_traced_functions() -> None:
+    linked = link(GCC, compiled(GCC, UNIT, "-pg", "-mprofile-kernel"))
+    assert not mismatches(linked)
+    reached = [linked.graph.nodes[each.target].label for row in linked.graph.references for each in row]
+    assert reached.count("_mcount") >= 5
 
 
 # Branches --------------------------------------------------------------------------------------------

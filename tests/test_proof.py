@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compiled import ASSEMBLY, REST, UNIT, WHOLE, compiled, graph, graph_of, named, planned
+from compiled import (
+    ASSEMBLY,
+    REST,
+    UNIT,
+    WHOLE,
+    compiled,
+    graph,
+    graph_of,
+    inside,
+    inside_whole,
+    named,
+    planned,
+)
 from fakemachine import BUILD_ID, RELEASE, VERSION, FakeMachine, core
 from hypothesis import assume, given, settings
 from kdiff_arch_x86_64 import ARCHITECTURE
@@ -190,33 +202,9 @@ def test_fields_name_the_symbols_they_refer_to() -> None:
     assert sorted(names) == ["hits", "hits", "limit"]
 
 
-INSIDE = """
-.section {0}f,"ax"
-.type f,@function
-.globl f
-f: mov ${1},%eax
-mov $inside,%rcx
-ret
-.size f,.-f
-.section {0}g,"ax"
-.type g,@function
-g: jmp h
-inside: inc %eax
-ret
-.size g,.-g
-.section {0}h,"ax"
-.type h,@function
-h: ret
-.size h,.-h
-"""
-
-
 def test_a_reference_to_the_inside_of_a_function_goes_where_run_has_that_instruction() -> None:
-    pre, post = (graph_of(compiled(INSIDE.format(".text.", number), ASSEMBLY)) for number in (1, 2))
-    text = INSIDE.format(".text.", 1)
-    for name in "fgh":
-        text = text.replace(f".section .text.{name},", ".section .text.whole,")
-    memory = link(compiled(text, ASSEMBLY))
+    pre, post = (graph_of(inside(number)) for number in (1, 2))
+    memory = link(inside_whole(1))
     proof = read(proved(pre, post, memory))
     (field,) = (part for part in proof.nodes[0].parts if isinstance(part, Relocated))
     assert (proof.symbols[field.symbols[0]].name, field.addend) == ("g", 2)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from compiled import ASSEMBLY, REST, UNIT, WHOLE, compiled, graph, graph_of, named
+from compiled import ASSEMBLY, REST, UNIT, WHOLE, compiled, graph, graph_of, inside, inside_whole, named
 from hypothesis import given, settings
 from run_memory import BASE, SLIDE, LinkedMemory, link
 from strategies import units
@@ -184,6 +184,16 @@ def test_a_named_constant_with_another_content_is_open() -> None:
     memory, pre = kernel(), graph(UNIT)
     run = solved(pre, memory.flipped(memory.at("primes"), 3))
     assert run.open[named(pre, "primes").id].key == "runpre.content"
+
+
+def test_a_reference_to_the_inside_of_a_function_is_held_against_its_run_layout() -> None:
+    memory, pre = link(inside_whole(1)), graph_of(inside(1))
+    run = solved(pre, memory)
+    assert run.refusals == ()
+    (field,) = pre.references[named(pre, "f").id]
+    for bit in range(8):
+        flipped = solved(pre, memory.flipped(memory.at("f") + field.offset, bit))
+        assert keys(flipped) & {"solve.contradiction", "runpre.content"}, bit
 
 
 # Names that mean several things ----------------------------------------------------------------------

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 6, continued: what the running kernel holds must not be taken for something else.
+
+In: the plans of all units. Out: what changed in their types, and refusals for what the author has not
+accepted. Whether the running kernel has an instance of a type cannot be told from an object: any function
+may have got one from an allocator, or copied one out of memory. So each type that the pre object has counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kdiff.elf.debug import has_types
+from kdiff.errors import KdiffError, Refusal
+from kdiff.layoutdiff import LayoutChange, layout_changes
+from kdiff.layouts import types_of
+from kdiff.plan import Plan
+
+_MOST_USERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Relaid:
+    """What became of the types of some units. `changes`: (object, change), in the order of the units."""
+
+    changes: tuple[tuple[str, LayoutChange], ...]
+    notes: tuple[str, ...]
+    """A line for each object whose types could not be compared."""
+
+    def accepted(self, names: Iterable[str]) -> tuple[LayoutChange, ...]:
+        """The changes that are accepted by these names, each once."""
+        wanted = frozenset(names)
+        return tuple(dict.fromkeys(change for _, change in self.changes if wanted & _names(change)))
+
+    def unknown(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The names that accept nothing."""
+        known = frozenset(name for _, change in self.changes for name in _names(change))
+        return tuple(sorted(set(names) - known))
+
+
+def relaid(plans: Iterable[Plan]) -> Relaid:
+    """Compare the types of units before and after."""
+    changes: list[tuple[str, LayoutChange]] = []
+    notes = []
+    for plan in plans:
+        name = plan.post.obj.path
+        try:
+            if has_types(plan.pre.obj) and has_types(plan.post.obj):
+                changes += ((name, each) for each in _changes(plan))
+            else:
+                notes.append(f"{name}: no debugging information, so layouts of structures were not compared")
+        except KdiffError as error:
+            if error.key != "dwarf.unsupported":
+                raise
+            notes.append(f"layouts of structures were not compared: {error}")
+    return Relaid(tuple(changes), tuple(notes))
+
+
+def _changes(plan: Plan) -> tuple[LayoutChange, ...]:
+    return layout_changes(types_of(plan.pre.obj, plan.pre.arch), types_of(plan.post.obj, plan.post.arch))
+
+
+def review_types(found: Relaid, accepted: Iterable[str]) -> tuple[Refusal, ...]:
+    """Refuse each change that is not accepted by name, once for all units that show it."""
+    places: dict[tuple[str, tuple[str, ...]], list[tuple[str, LayoutChange]]] = {}
+    fine = frozenset(accepted)
+    for name, change in found.changes:
+        if not fine & _names(change):
+            places.setdefault((change.title, change.what), []).append((name, change))
+    return tuple(_refusal(each) for each in places.values())
+
+
+def _names(change: LayoutChange) -> frozenset[str]:
+    """What an author may call a change: `foo`, `struct foo`."""
+    return frozenset((change.name, change.title, f"{change.kind} {change.name}"))
+
+
+def _refusal(places: list[tuple[str, LayoutChange]]) -> Refusal:
+    name, change = places[0]
+    place = name if len(places) == 1 else f"{name} and {len(places) - 1} more"
+    details = tuple(f"{each.title} in {where}: {_listed(each.users)}" for where, each in places if each.users)
+    what = "; ".join(change.what)
+    accept = f"accept it with --accept-layout {change.name}"
+    if change.kind == "enum":
+        return Refusal(
+            "review.enum_changed", place,
+            f"{change.title} changes ({what}), and the running kernel may hold old values",
+            f"add new enumerators with new values; if no value is kept anywhere, {accept}", details,
+        )  # fmt: skip
+    return Refusal(
+        "review.layout_changed", place,
+        f"{change.title} changes ({what}), and the running kernel may hold data of the old layout",
+        "leave it as it is and keep new state in a shadow variable; if no old data can reach new code, "
+        f"{accept}",
+        details,
+    )  # fmt: skip
+
+
+def _listed(users: tuple[str, ...]) -> str:
+    more = len(users) - _MOST_USERS
+    return ", ".join(users[:_MOST_USERS]) + (f" and {more} more" if more > 0 else "")
