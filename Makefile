@@ -28,6 +28,7 @@ demo: venv
 	@$(BIN)/python examples/demo.py
 
 check: venv
+	@.ci/install-packages check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -16,7 +16,7 @@ from kdiff.errors import Refusal, Refused
 from kdiff.exports import Export
 from kdiff.graph import Node, Reference
 from kdiff.kernel import AddressBook, BookEntry
-from kdiff.plan import Plan, keeps_identity
+from kdiff.plan import Plan, keeps_identity, new_globals
 from kdiff.solve import RunMatch
 from kdiff.split import Kind
 from kdiff.update import Borrowed, How, Replacement, Update
@@ -37,7 +37,9 @@ def bind(
     """Bind all units of one target into one object; Refused if a destination cannot be proved."""
     work = _Binder(book, exports)
     for number, unit in enumerate(units):
-        work.add(number, unit)
+        work.place(number, unit)
+    for number, unit in enumerate(units):
+        work.refer(number, unit)
     if work.refusals:
         raise Refused(*work.refusals)
     plan = units[0].plan
@@ -59,23 +61,38 @@ class _Binder:
         self.replacements: list[Replacement] = []
         self.borrowed: dict[str, Borrowed] = {}
         self.refusals: list[Refusal] = []
+        self.new_globals: dict[str, tuple[int, int]] = {}
 
-    def add(self, number: int, unit: Bound) -> None:
-        """Carry one unit's nodes and bind their references."""
+    def place(self, number: int, unit: Bound) -> None:
+        """Carry one unit's nodes."""
         plan = unit.plan
         for node in plan.carried:
             self.carrier.place(plan.post, number, plan.post.nodes[node])
         for pre, post in plan.replaced:
             self._replace(number, unit, pre, post)
+        for name, index in new_globals(plan).items():
+            if index in self.carrier.members(number):
+                self.new_globals[name] = (number, index)
+
+    def refer(self, number: int, unit: Bound) -> None:
+        """Bind one unit's references, when all units have their place."""
+        plan = unit.plan
         for index in plan.carried:
             for reference in plan.post.references[index]:
                 source = plan.post.nodes[index]
                 if self._goes_along(number, plan, source, reference):
                     self.carrier.join(number, index, reference)
+                elif (new := self._new_global(plan, reference)) is not None:
+                    self.carrier.join_other(number, index, reference, *new)
                 else:
                     symbol = self._destination(unit, reference)
                     if symbol is not None:
                         self.carrier.refer(number, index, reference, symbol)
+
+    def _new_global(self, plan: Plan, reference: Reference) -> tuple[int, int] | None:
+        """(unit, node) of a global that another unit of the update adds."""
+        target = plan.post.nodes[reference.target]
+        return self.new_globals.get(target.name) if target.kind is Kind.EXTERN else None
 
     def _replace(self, number: int, unit: Bound, pre: int, post: int) -> None:
         plan, node = unit.plan, unit.plan.pre.nodes[pre]

@@ -98,6 +98,10 @@ class Carrier:
         """Let a carried node's reference go to another carried node of the same unit."""
         self._relocate(unit, source, reference, self._places[unit, reference.target][2])
 
+    def join_other(self, unit: int, source: int, reference: Reference, other: int, node: int) -> None:
+        """Let a carried node's reference go to a carried node of another unit."""
+        self._relocate(unit, source, reference, self._places[other, node][2])
+
     def finish(self, graph: SectionGraph) -> Relocatable:
         """Return the object; `graph` gives class, byte order, machine and flags."""
         sections = tuple(

@@ -80,9 +80,7 @@ class _Extraction:
         borrowed = self._borrow(target)
         if borrowed is not None:
             weak = target.kind is Kind.EXTERN and self._post.is_weak(target.name)
-            self.carrier.refer(
-                0, source.id, reference, borrowed.symbol, STB_WEAK if weak else STB_GLOBAL
-            )
+            self.carrier.refer(0, source.id, reference, borrowed.symbol, STB_WEAK if weak else STB_GLOBAL)
             self._borrowed[borrowed.symbol] = borrowed
 
     def finish(self) -> Extract:
@@ -158,7 +156,9 @@ class _Table:
         if not self._graph.arch.mapping_symbols:
             return
         before = ""
-        for index in sorted(self._by_section.get(node.section, ()), key=lambda each: int(self._rows[each][1])):
+        for index in sorted(
+            self._by_section.get(node.section, ()), key=lambda each: int(self._rows[each][1])
+        ):
             at = self._rows[index][1] - node.start
             if self._is_mark(index) and at <= 0:
                 before = self._names[index]
@@ -205,9 +205,7 @@ def _without_idle_symbols(obj: Relocatable) -> Relocatable:
         for relocation in table
     }
     kept = [
-        index
-        for index, symbol in enumerate(obj.symbols)
-        if index in used or not symbol.name.startswith(".L")
+        index for index, symbol in enumerate(obj.symbols) if index in used or not symbol.name.startswith(".L")
     ]
     place = {old: new for new, old in enumerate(kept)} | {NO_SYMBOL: NO_SYMBOL}
     sections = tuple(

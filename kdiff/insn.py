@@ -49,7 +49,9 @@ def disassemble(arch: Architecture, code: bytes, address: int = 0) -> tuple[str,
 
 def texts(arch: Architecture, code: bytes) -> tuple[tuple[int, int, str], ...]:
     """(offset, size, text) of each instruction; addresses in the text count from the start of `code`."""
-    return tuple((at, size, f"{name} {operands}".rstrip()) for at, size, name, operands in _decoded(arch, code, 0))
+    return tuple(
+        (at, size, f"{name} {operands}".rstrip()) for at, size, name, operands in _decoded(arch, code, 0)
+    )
 
 
 def around(arch: Architecture, code: bytes, offset: int, address: int = 0, count: int = 3) -> tuple[str, ...]:

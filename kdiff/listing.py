@@ -133,7 +133,12 @@ def _meaning(plan: Plan, graph: SectionGraph, reference: Reference, moved: bool)
     if node.kind is Kind.EXTERN or not node.local:
         return "name", node.name, reference.addend, share
     other = plan.pairing.to_post(node.id) if moved else node.id
-    return ("node" if other is not None else "lost"), (node.id if other is None else other), reference.addend, share
+    return (
+        ("node" if other is not None else "lost"),
+        (node.id if other is None else other),
+        reference.addend,
+        share,
+    )
 
 
 def _aligned(ours: Sequence[Line], theirs: Sequence[Line]) -> Iterator[Row]:
@@ -142,7 +147,9 @@ def _aligned(ours: Sequence[Line], theirs: Sequence[Line]) -> Iterator[Row]:
     for one, other in zip(ours[:head], theirs[:head], strict=True):
         yield Row(one, other, True)
     middle, rest = ours[head : len(ours) - tail], theirs[head : len(theirs) - tail]
-    matcher = SequenceMatcher(None, [each.key for each in middle], [each.key for each in rest], autojunk=False)
+    matcher = SequenceMatcher(
+        None, [each.key for each in middle], [each.key for each in rest], autojunk=False
+    )
     for tag, a, b, c, d in matcher.get_opcodes():
         for one, other in zip_longest(middle[a:b], rest[c:d]):
             yield Row(one, other, tag == "equal")

@@ -14,15 +14,22 @@ from kdiff.bind import Bound
 from kdiff.confdir import Config
 from kdiff.kbuild import Build
 from kdiff.kernel import KernelFacts
+from kdiff.layoutdiff import LayoutChange
 from kdiff.patch import Patch
 from kdiff.proof import borrowed_summary
 from kdiff.update import Update
 
 
 def manifest(
-    config: Config, patch: Patch, built: Build, units: tuple[Bound, ...], update: Update, facts: KernelFacts
+    config: Config,
+    patch: Patch,
+    built: Build,
+    units: tuple[Bound, ...],
+    update: Update,
+    facts: KernelFacts,
+    accepted: tuple[LayoutChange, ...] = (),
 ) -> Mapping[str, object]:
-    """Describe an update."""
+    """Describe an update. `accepted`: changes of types for which its author answers."""
     return {
         "id": update.id,
         "made_by": f"kdiff {__version__}",
@@ -49,6 +56,7 @@ def manifest(
             for each in update.replacements
         ],
         "borrowed": borrowed_summary(update.borrowed),
+        "accepted_layouts": [{"name": each.title, "changes": list(each.what)} for each in accepted],
     }
 
 

@@ -61,7 +61,9 @@ def _differences(obj: Relocatable, found: ModuleDescription) -> Iterator[str]:
     for section in obj.sections:
         if (section.name, section.type, section.flags, section.size) not in read:
             yield f"no section {section.name} of {section.size} bytes"
-    names = {each.name for each in obj.symbols if each.section is None and each.reserved is None and each.name}
+    names = {
+        each.name for each in obj.symbols if each.section is None and each.reserved is None and each.name
+    }
     for name in sorted(names ^ set(found.undefined)):
         yield f"undefined symbol {name} in one of both only"
     wanted = Counter(_relocations(obj))

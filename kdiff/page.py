@@ -183,28 +183,25 @@ def _function(plan: Plan, change: Change, before: SourceLines, after: SourceLine
     one, other = plan.pre.nodes[change.pre], plan.post.nodes[change.post]
     rows = side_by_side(plan, change.pre, change.post)
     differ = sum(not row.same for row in rows)
-    causes = dict.fromkeys(cause.text for cause in change.causes if cause.key != "entry" or len(change.causes) < 4)
+    causes = dict.fromkeys(
+        cause.text for cause in change.causes if cause.key != "entry" or len(change.causes) < 4
+    )
     yield f'<h3 id="{escape(other.label)}">{escape(other.label)}</h3>'
     yield f'<p class="dim">{escape("; ".join(causes))}; {differ} of {len(rows)} lines differ</p>'
     yield '<div class="scroll">'
     cells = _Cells(one, other, before, after)
-    head = _COLUMNS + (
-        '<tr><th colspan="3">before</th><th colspan="3" class="second">after</th></tr>'
-    )
+    yield f'<table class="asm">{_COLUMNS}{_HEAD}</table>'
     for fold, chunk in _chunks(rows):
-        body = "".join(cells.row(row) for row in chunk)
+        table = f'<table class="asm">{_COLUMNS}{"".join(cells.row(row) for row in chunk)}</table>'
         if fold:
-            yield (
-                f"<details><summary>{len(chunk)} equal instructions</summary>"
-                f'<table class="asm">{_COLUMNS}{body}</table></details>'
-            )
+            yield f"<details><summary>{len(chunk)} equal instructions</summary>{table}</details>"
         else:
-            yield f'<table class="asm">{head}{body}</table>'
-            head = _COLUMNS
+            yield table
     yield "</div>"
 
 
 _COLUMNS = "<colgroup>" + '<col style="width:60px"><col><col style="width:170px">' * 2 + "</colgroup>"
+_HEAD = '<tr><th colspan="3">before</th><th colspan="3" class="second">after</th></tr>'
 
 
 def _chunks(rows: Sequence[Row]) -> Iterator[tuple[bool, Sequence[Row]]]:

@@ -68,10 +68,9 @@ def _picture(plan: Plan) -> Picture:
     for box in names.values():
         picture.boxes.setdefault(box.key, box)
     for source, target in plan.post.topology().subgraph(names).edges():
-        one, other = names[source].key, names[target].key
-        entry = plan.post.nodes[source].table is not None
-        if one != other and not (entry and names[target].kind == "replaced"):
-            picture.edges.add((one, other))
+        one, other = names[source], names[target]
+        if one.key != other.key and one.kind != "borrowed" and plan.post.owners.get(source) != target:
+            picture.edges.add((one.key, other.key))
     return picture
 
 

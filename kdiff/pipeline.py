@@ -29,10 +29,11 @@ from kdiff.manifest import manifest, utsname
 from kdiff.memory import MemorySource
 from kdiff.package import Package
 from kdiff.patch import read_patch
-from kdiff.plan import Plan, plan
+from kdiff.plan import Plan, join, plan
 from kdiff.proof import dump, prove
 from kdiff.registry import Registry
 from kdiff.review import review, review_layouts
+from kdiff.review_types import Retyped, retyped, review_types
 from kdiff.running import check_same_kernel, find_memory
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
@@ -55,6 +56,8 @@ class Request:
     memory: str = ""
     emitter: str = "livepatch"
     allow_compiler_mismatch: bool = False
+    accept_layouts: tuple[str, ...] = ()
+    """Names of types whose layout may change."""
 
 
 def create(request: Request, plugins: Registry, say: Say) -> Package:
@@ -80,12 +83,14 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
     special = plugins.special_sections(facts)
 
     say("comparing before and after")
-    plans = tuple(_planned(unit, plugins, special) for unit in built.units)
+    plans = join(tuple(_planned(unit, plugins, special) for unit in built.units))
     refusals = [
         refusal
         for each in plans
         for refusal in (*review(each), *review_layouts(each, facts.release), *emitter.review(each, facts))
     ]
+    types = _retyped(plans, request.accept_layouts, say)
+    refusals += review_types(types, request.accept_layouts)
     if refusals:
         raise Refused(*dict.fromkeys(refusals))
     if not any(each.replaced for each in plans):
@@ -97,7 +102,7 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
     if refusals:
         raise Refused(*dict.fromkeys(refusals))
 
-    units = tuple(Bound(each, run) for each, run in zip(plans, runs, strict=True) if each.replaced)
+    units = tuple(Bound(each, run) for each, run in zip(plans, runs, strict=True) if each.carried)
     update = bind(request.id, units, book, read_symvers(config.headers / "Module.symvers"))
     proof = prove(units, update.replacements, update.borrowed, book, facts, ANCHOR)
 
@@ -110,7 +115,7 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
         description=request.description,
         utsname=utsname(facts),
         timestamp=request.timestamp,
-        manifest=manifest(config, patch, built, units, update, facts),
+        manifest=manifest(config, patch, built, units, update, facts, types.accepted(request.accept_layouts)),
         proof=dump(proof),
         modules=modules,
     )
@@ -129,6 +134,16 @@ def _planned(unit: Unit, plugins: Registry, special: Mapping[str, SpecialSection
     post = _graph(unit.post, unit, plugins, special)
     pairing = correlate(pre, post)
     return plan(pre, post, pairing, diff(pre, post, pairing), unit.target)
+
+
+def _retyped(plans: tuple[Plan, ...], accepted: tuple[str, ...], say: Say) -> Retyped:
+    """Compare the types of all units, if any code changes; where it does not, nothing reads old data anew."""
+    found = retyped(plans if any(each.replaced for each in plans) else ())
+    for line in found.notes:
+        say(line)
+    for name in found.unknown(accepted):
+        say(f"--accept-layout {name}: no such type changes")
+    return found
 
 
 def _graph(data: bytes, unit: Unit, plugins: Registry, special: Mapping[str, SpecialSection]) -> SectionGraph:

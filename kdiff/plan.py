@@ -8,7 +8,7 @@ closure over the post graph, and table entries travel with their owners because 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kdiff.correlate import Pairing, is_anonymous_static, is_fragment
 from kdiff.diff import Delta
@@ -17,7 +17,7 @@ from kdiff.kernel import Keep
 from kdiff.split import Kind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """What to do with the post graph's nodes.
 
@@ -43,13 +43,50 @@ def plan(pre: SectionGraph, post: SectionGraph, pairing: Pairing, delta: Delta, 
         for change in delta.changed
         if _can_be_entered(post, post.nodes[change.post])
     )
-    travelling = {node.id for node in post.nodes if travels(post, pairing, changed, node)}
-    travelling.update(new for _, new in replaced)
-    carried = post.closure((new for _, new in replaced), travelling)
+    bare = Plan(pre, post, pairing, delta, target, replaced, (), ())
+    return _closed(bare, changed, {new for _, new in replaced})
+
+
+def join(plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
+    """Let units carry what they add for each other: a new global that another unit's carried code uses."""
+    while True:
+        wanted = {
+            plan.post.nodes[index].name
+            for plan in plans
+            for index in plan.borrowed
+            if plan.post.nodes[index].kind is Kind.EXTERN
+        }
+        wider = tuple(_with(plan, wanted) for plan in plans)
+        if all(new is old for new, old in zip(wider, plans, strict=True)):
+            return plans
+        plans = wider
+
+
+def new_globals(plan: Plan) -> dict[str, int]:
+    """The globals a unit adds: name -> post id."""
+    return {
+        name: index
+        for index in plan.delta.added
+        for name in plan.post.nodes[index].names
+        if not plan.post.nodes[index].local and plan.post.nodes[index].kind is not Kind.EXTERN
+    }
+
+
+def _with(plan: Plan, wanted: set[str]) -> Plan:
+    added = {index for name, index in new_globals(plan).items() if name in wanted}
+    if added <= set(plan.carried):
+        return plan
+    changed = {change.post for change in plan.delta.changed}
+    return _closed(plan, changed, {*plan.carried, *added})
+
+
+def _closed(bare: Plan, changed: set[int], sources: set[int]) -> Plan:
+    """The plan that carries `sources` and all that must go along."""
+    post = bare.post
+    travelling = {node.id for node in post.nodes if travels(post, bare.pairing, changed, node)}
+    carried = post.closure(sorted(sources), travelling | sources)
     reached = {reference.target for node in carried for reference in post.references[node]}
-    return Plan(
-        pre, post, pairing, delta, target, replaced, tuple(sorted(carried)), tuple(sorted(reached - carried))
-    )
+    return replace(bare, carried=tuple(sorted(carried)), borrowed=tuple(sorted(reached - carried)))
 
 
 def _can_be_entered(graph: SectionGraph, node: Node) -> bool:

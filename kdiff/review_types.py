@@ -21,7 +21,7 @@ _MOST_USERS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Relaid:
+class Retyped:
     """What became of the types of some units. `changes`: (object, change), in the order of the units."""
 
     changes: tuple[tuple[str, LayoutChange], ...]
@@ -39,7 +39,7 @@ class Relaid:
         return tuple(sorted(set(names) - known))
 
 
-def relaid(plans: Iterable[Plan]) -> Relaid:
+def retyped(plans: Iterable[Plan]) -> Retyped:
     """Compare the types of units before and after."""
     changes: list[tuple[str, LayoutChange]] = []
     notes = []
@@ -54,14 +54,14 @@ def relaid(plans: Iterable[Plan]) -> Relaid:
             if error.key != "dwarf.unsupported":
                 raise
             notes.append(f"layouts of structures were not compared: {error}")
-    return Relaid(tuple(changes), tuple(notes))
+    return Retyped(tuple(changes), tuple(notes))
 
 
 def _changes(plan: Plan) -> tuple[LayoutChange, ...]:
     return layout_changes(types_of(plan.pre.obj, plan.pre.arch), types_of(plan.post.obj, plan.post.arch))
 
 
-def review_types(found: Relaid, accepted: Iterable[str]) -> tuple[Refusal, ...]:
+def review_types(found: Retyped, accepted: Iterable[str]) -> tuple[Refusal, ...]:
     """Refuse each change that is not accepted by name, once for all units that show it."""
     places: dict[tuple[str, tuple[str, ...]], list[tuple[str, LayoutChange]]] = {}
     fine = frozenset(accepted)

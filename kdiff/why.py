@@ -21,6 +21,7 @@ from kdiff.errors import KdiffError
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.listing import Line, Row, first_difference, side_by_side, spelled
 from kdiff.plan import Plan
+from kdiff.review import review
 from kdiff.split import Kind
 
 _CONTEXT = 3
@@ -78,12 +79,12 @@ def why(plan: Plan, name: str, before: SourceLines, after: SourceLines) -> tuple
     """Explain everything called `name`; KdiffError `why.unknown` with near names if there is nothing."""
     work = _Explanation(plan, before, after)
     found = [node.id for node in plan.post.nodes if _is_called(node, name)]
-    answers = [work.answer(index) for index in found]
+    answers = [work.answer(index, name) for index in found]
     paired = {pair.pre for index in found if (pair := plan.pairing.by_post.get(index)) is not None}
     for node in plan.pre.nodes:
         if _is_called(node, name) and node.id not in paired:
             pair = plan.pairing.by_pre.get(node.id)
-            answers.append(_removed(plan, node) if pair is None else work.answer(pair.post))
+            answers.append(_removed(plan, node) if pair is None else work.answer(pair.post, name))
     if not answers:
         raise _unknown(plan, name)
     return tuple(dict.fromkeys(answers))
@@ -107,7 +108,7 @@ def _unknown(plan: Plan, name: str) -> KdiffError:
 
 def _removed(plan: Plan, node: Node) -> Answer:
     place = plan.pre.where(node)
-    text = f"the pre object has it and the post object does not; {place}. What runs keeps it, unused."
+    text = f"the pre object has it ({place}) and the post object has not; the kernel keeps it"
     return Answer(node.label, node.kind.value, "removed", (Step("removed", node.label, text),))
 
 
@@ -121,11 +122,15 @@ class _Explanation:
         self.replaced = {post for _, post in plan.replaced}
         self.carried, self.borrowed = set(plan.carried), set(plan.borrowed)
 
-    def answer(self, index: int) -> Answer:
-        """Explain one post node."""
+    def answer(self, index: int, name: str) -> Answer:
+        """Explain one post node, which was asked for by `name`."""
         node = self.post.nodes[index]
         fate, steps = self._fate(node)
-        return Answer(node.label, node.kind.value, fate, tuple(steps))
+        place = self.post.where(node)
+        findings = tuple(
+            Step(each.key, node.label, each.reason) for each in review(self.plan) if each.place == place
+        )
+        return Answer(name, node.kind.value, fate, (*steps, *findings))
 
     def _fate(self, node: Node) -> tuple[str, Iterator[Step]]:
         if node.id in self.replaced:
@@ -158,9 +163,7 @@ class _Explanation:
             yield Step(cause.key, node.label, cause.text, None, self._side(self.post, node, cause.offset))
             yield from self._change(cause.via if cause.via is not None else -1, seen)
 
-    def _own_change(
-        self, node: Node, change: Change, causes: list[Cause], seen: set[int]
-    ) -> Iterator[Step]:
+    def _own_change(self, node: Node, change: Change, causes: list[Cause], seen: set[int]) -> Iterator[Step]:
         before = self.pre.nodes[change.pre]
         text = _summary(causes)
         if node.kind is not Kind.FUNCTION or before.kind is not Kind.FUNCTION:
@@ -223,7 +226,9 @@ class _Explanation:
         old = next((i for i, row in enumerate(rows) if _is_news(row.before, after_all)), None)
         if new is not None and new != at:
             side = self._shown(rows, new, False, node)
-            yield Step("operation", node.label, "the first operation that only the post version has", None, side)
+            yield Step(
+                "operation", node.label, "the first operation that only the post version has", None, side
+            )
         if old is not None and old != at:
             side = self._shown(rows, old, True, before)
             yield Step("operation", node.label, "the first operation that only the pre version has", side)
@@ -263,7 +268,7 @@ class _Explanation:
             offset = None if reference is None else reference.offset
             verb = "owns" if reference is None else "refers to"
             side = self._side(self.post, self.post.nodes[source], offset)
-            yield Step("carried", name, f"{name} {verb} {other}", None, side)
+            yield Step("carried", name, f"{verb} {other}", None, side)
         yield Step("carried", node.label, self._reason(node))
         if node.id in self.changes:
             yield from self._change(node.id, set())
@@ -316,7 +321,7 @@ class _Explanation:
         ]
         for user, reference in users[:3]:
             side = self._side(self.post, user, reference.offset)
-            yield Step("borrowed", user.label, f"{user.label} refers to {node.label}", None, side)
+            yield Step("borrowed", user.label, f"refers to {node.label}", None, side)
         if len(users) > 3:
             yield Step("borrowed", node.label, f"{len(users) - 3} further references of carried code")
         if node.kind is Kind.EXTERN:
@@ -394,7 +399,9 @@ def _summary(causes: Iterable[Cause]) -> str:
         return "; ".join(dict.fromkeys(shown))
     tables = Counter(match[2] for cause in causes if (match := _ENTRY.fullmatch(cause.text)))
     shown = [cause.text for cause in causes if not _ENTRY.fullmatch(cause.text)]
-    return "; ".join([*shown, *(f"{count} of its entries of {name} differ" for name, count in tables.items())])
+    return "; ".join(
+        [*shown, *(f"{count} of its entries of {name} differ" for name, count in tables.items())]
+    )
 
 
 def operation(line: Line) -> str:

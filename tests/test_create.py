@@ -44,6 +44,14 @@ def test_two_units_go_into_one_module(kernel: KernelSetup) -> None:
     assert len(package.modules) == 1
 
 
+def test_a_function_that_one_unit_adds_for_another_travels_with_it(kernel: KernelSetup) -> None:
+    package = make(kernel, PATCHES / "new_global.patch")
+    assert replaced(package.manifest) == ["cmdline_proc_show"]
+    borrowed = package.manifest["borrowed"]
+    assert isinstance(borrowed, list)
+    assert not [each for each in borrowed if each["name"].startswith("kdiff_")]
+
+
 def test_line_numbers_behind_the_patch_do_not_count_as_changes(kernel: KernelSetup) -> None:
     """tcp_sk_exit_batch and others behind tcp_v4_rcv hold line numbers in WARN_ON."""
     assert replaced(make(kernel, EXAMPLE).manifest) == ["tcp_v4_rcv"]

@@ -58,7 +58,7 @@ CASES = (
 def tarballs(kernel: KernelSetup, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with every case's update, and one that touches a function of another."""
     folder = tmp_path_factory.mktemp("updates")
-    for patch in (*(case.patch for case in CASES), PATCHES / "two_units.patch"):
+    for patch in (*(case.patch for case in CASES), PATCHES / "two_units.patch", PATCHES / "new_global.patch"):
         save(make(kernel, patch, description=f"test of {patch.stem}"), folder)
     return folder
 
@@ -95,6 +95,13 @@ def test_updates_stack_work_and_go_again(guest: Guest, tarballs: Path) -> None:
     assert held(guest, program("view")).output == ""
     assert held(guest, "ls /sys/kernel/livepatch /var/lib/kdiff/updates").output.count("\n") <= 3
     assert complaints(guest.records()[start:]) == ()
+
+
+def test_units_share_what_one_of_them_adds(guest: Guest, tarballs: Path) -> None:
+    held(guest, program("apply", "ksplice-new_global.tar.gz"), tarballs)
+    held(guest, "cat /proc/cmdline; cat /proc/cmdline | grep '^shared 2 '")
+    held(guest, program("undo", "new_global"))
+    held(guest, "! grep shared /proc/cmdline")
 
 
 def test_an_update_of_a_function_that_is_patched_already_is_refused(guest: Guest, tarballs: Path) -> None:

@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="build with another compiler than the kernel's and let run-pre matching decide",
     )
+    parser.add_argument(
+        "--accept-layout",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="let the layout of this structure, union, enum or variable change (repeatable)",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
     parser.add_argument(
         "source", type=Path, metavar="KERNEL_SOURCE", help="the running kernel's pristine source"
@@ -70,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 memory=args.memory,
                 emitter=args.emit,
                 allow_compiler_mismatch=args.allow_compiler_mismatch,
+                accept_layouts=tuple(args.accept_layout),
             ),
             registry.load(),
             say,

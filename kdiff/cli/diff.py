@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from kdiff import registry
@@ -14,8 +17,9 @@ from kdiff.elf.read import read
 from kdiff.errors import EXIT_DONE, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError
 from kdiff.graph import Node, SectionGraph, build
 from kdiff.kernel import KernelFacts
-from kdiff.plan import plan
+from kdiff.plan import Plan, plan
 from kdiff.review import review
+from kdiff.review_types import retyped, review_types
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pre", type=Path, metavar="PRE.o", help="the object built before the patch")
     parser.add_argument("post", type=Path, metavar="POST.o", help="the object built after it")
     parser.add_argument("--same", action="store_true", help="list what is the same, too")
+    parser.add_argument("--why", metavar="NAME", help="explain what happens to one function or variable")
+    parser.add_argument("--extract", type=Path, metavar="OUT.o", help="write what an update would hold")
+    parser.add_argument(
+        "--accept-layout", action="append", default=[], metavar="NAME", help="let this type's layout change"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,17 +44,30 @@ def run(args: argparse.Namespace) -> int:
     pairing = correlate(pre, post)
     delta = diff(pre, post, pairing)
     planned = plan(pre, post, pairing, delta, "")
-    refusals = review(planned)
+    if args.why:
+        return _why(planned, args.why, args.json)
+    types = retyped((planned,) if planned.replaced else ())
+    for line in types.notes:
+        print(line, file=sys.stderr)
+    refusals = (*review(planned), *review_types(types, args.accept_layout))
+    shown = _as_json(pre, post, delta)
+    shown["refusals"] = [{"key": each.key, "place": each.place, "reason": each.reason} for each in refusals]
+    notes = []
+    if args.html:
+        notes.append(_write_page(planned, args.html))
+    if args.extract and planned.replaced and not refusals:
+        shown["extract"], note = _write_extract(planned, args.extract)
+        notes.append(note)
     if args.json:
-        shown = _as_json(pre, post, delta)
-        shown["refusals"] = [
-            {"key": each.key, "place": each.place, "reason": each.reason} for each in refusals
-        ]
         print(json.dumps(shown, indent=2))
     else:
         _print(pre, post, delta, args.same)
         for each in refusals:
             print(f"refused  {each}")
+            for line in each.details:
+                print(f"         {line}")
+        for note in notes:
+            print(note)
     if refusals:
         return EXIT_REFUSED
     return EXIT_DONE if planned.replaced else EXIT_NOTHING_CHANGED
@@ -54,6 +77,77 @@ def _graph(plugins: registry.Registry, path: Path) -> SectionGraph:
     obj = read(path)
     arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
     return build(obj, arch, plugins.special_sections(KernelFacts(machine=arch.name)))
+
+
+# What may be asked for -------------------------------------------------------------------------------
+
+
+def _why(planned: Plan, name: str, as_json: bool) -> int:
+    from kdiff.dwarflines import source_lines
+    from kdiff.why import Answer, Side, why
+
+    lines = (source_lines(graph.obj, graph.arch) for graph in (planned.pre, planned.post))
+    answers = why(planned, name, *lines)
+    if as_json:
+        print(json.dumps({"why": [asdict(answer) for answer in answers]}, indent=2))
+        return EXIT_DONE
+
+    def side(title: str, found: Side) -> Iterator[str]:
+        yield f"       {title:<5} {'  '.join(each for each in (found.place, found.source) if each)}"
+        yield from (f"             {line}" for line in found.code)
+
+    def text(answer: Answer) -> Iterator[str]:
+        yield f"{answer.name} ({answer.kind}): {answer.fate}"
+        for number, step in enumerate(answer.steps, start=1):
+            yield f"  {number:>2}. {step.node}: {step.text}"
+            for title, found in (("pre", step.before), ("post", step.after)):
+                yield from side(title, found) if found is not None else ()
+
+    for answer in answers:
+        print("\n".join(text(answer)))
+    return EXIT_DONE
+
+
+def _write_page(planned: Plan, path: Path) -> str:
+    from kdiff.dwarflines import source_lines
+    from kdiff.object_file import write_whole
+    from kdiff.page import page
+
+    lines = (source_lines(graph.obj, graph.arch) for graph in (planned.pre, planned.post))
+    write_whole(path, page(planned, review(planned), *lines).encode("utf-8", "backslashreplace"))
+    return f"page     {path}"
+
+
+def _write_extract(planned: Plan, path: Path) -> tuple[dict[str, object], str]:
+    from kdiff.extract import extract
+    from kdiff.object_file import save
+
+    made = extract(planned)
+    save(made.obj, path)
+    sections = made.obj.sections
+    shown = {
+        "file": str(path),
+        "sections": [
+            {"name": each.name, "size": each.size, "relocations": len(each.relocations)} for each in sections
+        ],
+        "symbols": [
+            {
+                "name": each.name,
+                "section": None if each.section is None else sections[each.section].name,
+                "offset": each.value,
+                "size": each.size,
+                "global": bool(each.binding),
+            }
+            for each in made.obj.symbols
+            if each.section is not None or each.reserved is not None
+        ],
+        "borrowed": [asdict(each) for each in made.borrowed],
+    }
+    note = f"extract  {path}: {len(sections)} sections, {len(made.borrowed)} borrowed symbols"
+    return shown, note
+
+
+# Printing --------------------------------------------------------------------------------------------
 
 
 def _listed(node: Node) -> bool:
