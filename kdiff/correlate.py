@@ -91,6 +91,7 @@ def correlate(pre: SectionGraph, post: SectionGraph) -> Pairing:
     work = _Work(pre, post)
     work.pair_unique("name", lambda n: (n.kind is Kind.EXTERN, n.name) if not n.local else None)
     work.pair_unique("name", _local_key)
+    work.pair_unique("name of another binding", _defined_key)
     work.pair_in_order("content", lambda g, n: g.contents(n) if n.kind is Kind.STRING else None)
     work.pair_in_order("content", _constant_key)
     work.pair_by_targets()
@@ -106,6 +107,13 @@ def correlate(pre: SectionGraph, post: SectionGraph) -> Pairing:
 
 def _local_key(node: Node) -> Hashable | None:
     if not node.name or not node.local or is_static_local(node) or node.table is not None:
+        return None
+    return (node.kind is Kind.FUNCTION, node.name)
+
+
+def _defined_key(node: Node) -> Hashable | None:
+    """A definition may have become static, or global."""
+    if not node.name or node.kind is Kind.EXTERN or is_static_local(node) or node.table is not None:
         return None
     return (node.kind is Kind.FUNCTION, node.name)
 

@@ -206,10 +206,11 @@ def _compared(entry: Node) -> bool:
     return entry.table is not None and entry.table.compared
 
 
-def _class(node: Node) -> tuple[bool, bool, bool]:
+def _class(node: Node) -> tuple[bool, ...]:
     """What of a section's name has a meaning: init code is not plain code, per-cpu data not plain data."""
     name = node.section_name
-    return (name.startswith((".init", ".exit")), "percpu" in name, is_anonymous_static(node))
+    boot = name.startswith((".init", ".exit"))
+    return (boot, "percpu" in name, "ro_after_init" in name, is_anonymous_static(node))
 
 
 def _is_pool(graph: SectionGraph, node: Node) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which source line an instruction comes from: `.debug_line`, through pyelftools, whose only door this is.
+"""Which source line an instruction comes from: `.debug_line`, read with pyelftools.
 
 In: an `Object` and its `Architecture`. Out: a `SourceLines`, empty where the object has no debug information.
 In a relocatable object every section begins at 0, so addresses in its line table say nothing. Therefore all
@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import io
 import posixpath
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
 from struct import error as StructError
-from struct import unpack_from
 from typing import Any
 
-import zstandard
 from elftools.common.exceptions import DWARFError, ELFError
 from elftools.construct import ConstructError
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 
 from kdiff.arch import Architecture
 from kdiff.compound import records
-from kdiff.elf.read import RESERVED, SHF_ALLOC, SHF_COMPRESSED, Object
+from kdiff.elf.debug import uncompressed
+from kdiff.elf.read import RESERVED, SHF_ALLOC, Object
 from kdiff.errors import KdiffError
 
 _NEEDED = (".debug_info", ".debug_abbrev", ".debug_line")
@@ -62,7 +60,7 @@ class SourceLines:
 
 NONE = SourceLines({})
 _BROKEN = (
-    *(DWARFError, ELFError, ConstructError, KdiffError, zlib.error, zstandard.ZstdError, StructError),
+    *(DWARFError, ELFError, ConstructError, KdiffError, StructError),
     *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, RecursionError),
 )
 """What the readers raise over tables that make no sense."""
@@ -106,7 +104,7 @@ def _dwarf(obj: Object, arch: Architecture, names: Mapping[str, int], bases: Map
 
 def _relocated(obj: Object, arch: Architecture, section: int, bases: Mapping[int, int]) -> bytes:
     """A section's contents, unpacked, with its relocations stored."""
-    data = bytearray(_unpacked(obj, section))
+    data = bytearray(uncompressed(obj, section))
     low, high = obj.relocation_bounds[section : section + 2].tolist()
     rows = obj.symbols.tolist()
 
@@ -123,19 +121,6 @@ def _relocated(obj: Object, arch: Architecture, section: int, bases: Mapping[int
             value -= address(record.minus[0]) + record.minus[1]
         data[field] = howto.insert(raw, howto.value(value, record.place, arch.elf_class), arch.byte_order)
     return bytes(data)
-
-
-def _unpacked(obj: Object, section: int) -> bytes:
-    """A section's contents, unpacked if need be (System V gABI, "Section Compression")."""
-    data = bytes(obj.contents(section))
-    if not obj.sections["flags"][section] & SHF_COMPRESSED:
-        return data
-    order = "<" if obj.byte_order == "little" else ">"
-    kind, size = unpack_from(f"{order}I4xQ" if obj.elf_class == 64 else f"{order}II", data)
-    packed = data[24 if obj.elf_class == 64 else 12 :]
-    if kind == 1:
-        return zlib.decompressobj().decompress(packed, size)
-    return zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
 
 
 _Row = tuple[int, SourceLine | None]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,10 +26,12 @@ from kdiff.make import Outcome, complaint, failure
 from kdiff.patch import Patch
 from kdiff.shadow import replaced, write_file
 from kdiff.texts import Patched, apply_change, decode, encode, pristine
-from kdiff.units import find_units
+from kdiff.units import find_units, listed
 from kdiff.workplace import Workplace, open_workplace
 
 _KEPT_OBJECTS = 200
+_AT_ONCE = 16
+"""How many units one make compiles where many are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,36 @@ def _check_objtool(config: Config) -> None:
                 "such kernels cannot be updated yet",
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Pristine:
+    """A unit of the unpatched kernel; `target` as in `Unit`."""
+
+    target: str
+    source: str
+    pre: bytes
+
+
+def pristine_units(
+    config: Config,
+    source: Path,
+    sources: Iterable[str],
+    *,
+    say: Say,
+    jobs: int = 0,
+    cache: Path | None = None,
+) -> Iterator[Pristine]:
+    """Compile those of `sources` that Kbuild builds, unpatched, a few at a time; cached as by `build`."""
+    compiler = find_compiler(config)
+    jobs = jobs or len(os.sched_getaffinity(0))
+    with open_workplace(config, source, compiler, jobs=jobs, say=say, cache=cache) as place:
+        units = sorted(listed(place, sources))
+        for start in range(0, len(units), _AT_ONCE):
+            step = _Step("pre", "the unpatched source does not compile", say)
+            made = _compile(place, tuple(units[start : start + _AT_ONCE]), {}, step)
+            for unit, each in made.items():
+                yield Pristine(_target(unit, each), unit, each.data)
 
 
 def patch_texts(source: Path, patch: Patch) -> Mapping[str, tuple[bytes, Patched]]:

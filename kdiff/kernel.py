@@ -238,13 +238,31 @@ class Keep(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Meaning:
+    """Why a table's entries cannot change in a running kernel, for a refusal."""
+
+    key: str
+    """The refusal's: `review.export_changed`."""
+    what: str
+    """One entry: `an export`."""
+    why: str
+    remedy: str
+
+
+ANY_TABLE = Meaning(
+    "review.table_changed", "an entry", "which is only read at boot", "leave the table's entries as they are"
+)
+
+
+@dataclass(frozen=True, slots=True)
 class SpecialSection:
     """A table the kernel reads, one row per entry.
 
     `entry_size` and offsets are bytes, from the facts of the kernel at hand. `owner` is the offset of
     the field that names the code an entry is about. `parallel` names another special section whose
     entry of the same index owns this one's. `pieces`: sections that are cut where entries point to.
-    `compared`: whether a difference in an entry makes its owner a changed function.
+    `compared`: whether a difference in an entry makes its owner a changed function. `meaning`: what to say
+    if a patch adds, removes or changes an entry that cannot travel.
     """
 
     name: str
@@ -262,3 +280,4 @@ class SpecialSection:
     code: bool = False
     """No table but code that the kernel rewrites as a whole: each function is its own entry and owner."""
     sites: Callable[[EntryView], Iterable[Site]] | None = None
+    meaning: Meaning = ANY_TABLE

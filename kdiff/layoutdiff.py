@@ -9,7 +9,7 @@ change, unless it looks like a new name for the other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kdiff.layouts import Enumeration, Key, Layout, Member, Type, Types, Use
 
@@ -25,7 +25,9 @@ class LayoutChange:
     what: tuple[str, ...]
     scope: str = ""
     users: tuple[str, ...] = ()
-    """Who has it in the pre object: `variable state`, `struct net`, `function f()`."""
+    """Who has it in the pre object: `variable state`, `struct net`, `f()`."""
+    sizes: tuple[int, int] | None = None
+    """Bytes before and after, if they differ."""
 
     @property
     def title(self) -> str:
@@ -76,7 +78,9 @@ class _Comparison:
                 continue
             for layout in before:
                 if not any(self._same(layout, each) for each in after):
-                    yield self._change(key, tuple(self._differences(layout, _nearest(layout, after))))
+                    nearest = _nearest(layout, after)
+                    what = tuple(self._differences(layout, nearest))
+                    yield replace(self._change(key, what), sizes=_sizes(layout, nearest))
                     break
 
     def _change(self, key: Key, what: tuple[str, ...]) -> LayoutChange:
@@ -125,7 +129,7 @@ class _Comparison:
         ours = {member.name: member for member in one.members}
         theirs = {member.name: member for member in other.members}
         lines = []
-        for member in sorted({*one.members, *other.members}, key=_place):
+        for member in sorted({*one.members, *other.members}, key=lambda each: _rank(each, ours, theirs)):
             mine, yours = ours.get(member.name), theirs.get(member.name)
             if mine is None and yours is not None:
                 lines.append(f"member {yours.name} is new, at {_at(yours)}")
@@ -233,6 +237,12 @@ def _nearest(layout: Layout, others: tuple[Layout, ...]) -> Layout:
     return max(others, key=lambda other: len(set(layout.members) & set(other.members)))
 
 
+def _sizes(one: Layout, other: Layout) -> tuple[int, int] | None:
+    if one.size is None or other.size is None or one.size == other.size:
+        return None
+    return one.size, other.size
+
+
 def _difference(mine: Member, yours: Member) -> str:
     if mine.at != yours.at:
         return f"member {mine.name} moved from {_at(mine)} to {_at(yours)}"
@@ -252,5 +262,6 @@ def _size(bits: int | None) -> str:
     return f"{bits} bits" if bits % 8 else f"{bits // 8} bytes"
 
 
-def _place(member: Member) -> tuple[int, str]:
-    return member.at, member.name
+def _rank(member: Member, ours: Mapping[str, Member], theirs: Mapping[str, Member]) -> tuple[int, bool, str]:
+    """The order of lines: by place, and at one place what is new before what it moved."""
+    return member.at, member.name in ours and member.name in theirs, member.name

@@ -15,8 +15,10 @@ from kdiff.confdir import Config
 from kdiff.kbuild import Build
 from kdiff.kernel import KernelFacts
 from kdiff.layoutdiff import LayoutChange
+from kdiff.memory import MemorySource
 from kdiff.patch import Patch
 from kdiff.proof import borrowed_summary
+from kdiff.running import image_digest
 from kdiff.update import Update
 
 
@@ -27,6 +29,7 @@ def manifest(
     units: tuple[Bound, ...],
     update: Update,
     facts: KernelFacts,
+    memory: MemorySource,
     accepted: tuple[LayoutChange, ...] = (),
 ) -> Mapping[str, object]:
     """Describe an update. `accepted`: changes of types for which its author answers."""
@@ -39,6 +42,9 @@ def manifest(
             "patch": _sha256(patch.text),
             "config": _sha256(config.text.encode("utf-8", "surrogateescape")),
             "system_map": _sha256(config.system_map.read_bytes()),
+            "exports": _sha256((config.headers / "Module.symvers").read_bytes()),
+            "make_arguments": list(built.make_arguments),
+            "image": image_digest(memory),
             "sources": {path: _sha256(pristine) for path, (pristine, _) in built.sources.items()},
             "units": {
                 unit.source: {"pre": _sha256(unit.pre), "post": _sha256(unit.post)} for unit in built.units

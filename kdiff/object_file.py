@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An object on its way into a file: written as a whole or not at all, and confirmed by a second reader.
 
-The second reader shares no code with the writer (`kdiff.elf.image`). It must find the same sections, undefined
-symbols and relocations, by number and name.
+The second reader shares no code with the writer (`kdiff.elf.image`). It must find the same sections,
+undefined symbols and relocations, by number and name.
 """
 
 from __future__ import annotations

@@ -21,17 +21,20 @@ from kdiff.split import Kind
 
 _CONTEXT = 6
 """Equal instructions shown around those that differ; longer runs of them are folded."""
+_SHORT = 4
+"""Instructions that it would not be worth to fold."""
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --dim: #686e76; --paper: #ffffff; --line: #d9dce0;
   --replaced: #c2410c; --replaced-bg: #ffedd5; --carried: #1d4ed8; --carried-bg: #dbeafe;
   --borrowed: #5b6169; --borrowed-bg: #eef0f2; --gone-bg: #ffe9e7; --new-bg: #e2f6e5; --bad: #b91c1c; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e6e9; --dim: #989fa8; --paper: #16181b; --line: #34383d;
+@media (prefers-color-scheme: dark) { :root {
+  --ink: #e4e6e9; --dim: #989fa8; --paper: #16181b; --line: #34383d;
   --replaced: #fb923c; --replaced-bg: #3b2212; --carried: #7fb0ff; --carried-bg: #172a4a;
   --borrowed: #a6adb5; --borrowed-bg: #25282c; --gone-bg: #45211f; --new-bg: #1a3a22; --bad: #f87171; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 24px 32px 64px; max-width: 1500px; color: var(--ink); background: var(--paper);
-  font: 15px/1.5 system-ui, sans-serif; }
+body { margin: 0 auto; padding: 24px 32px 64px; max-width: 1500px;
+  color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 36px 0 10px; }
 h3 { font-size: 15px; margin: 28px 0 6px; font-family: ui-monospace, monospace; }
 p { margin: 4px 0; } .dim { color: var(--dim); } .bad { color: var(--bad); }
@@ -60,7 +63,8 @@ table.facts td { padding: 2px 20px 2px 0; vertical-align: top; }
   white-space: nowrap; overflow: hidden; text-overflow: ellipsis; direction: rtl; text-align: left; }
 .asm .second { border-left: 1px solid var(--line); }
 .asm .gone { background: var(--gone-bg); } .asm .new { background: var(--new-bg); }
-summary { cursor: pointer; color: var(--dim); font-size: 12px; padding: 2px 8px; background: var(--borrowed-bg); }
+summary { cursor: pointer; color: var(--dim); font-size: 12px; padding: 2px 8px;
+  background: var(--borrowed-bg); }
 ul { margin: 4px 0; padding-left: 20px; }
 """
 
@@ -211,6 +215,9 @@ def _chunks(rows: Sequence[Row]) -> Iterator[tuple[bool, Sequence[Row]]]:
         if not row.same:
             for near in range(max(index - _CONTEXT, 0), min(index + _CONTEXT + 1, len(rows))):
                 shown[near] = True
+    for index in range(1, len(rows) - 1):
+        short = shown[index - 1] and any(shown[index + 1 : index + _SHORT])
+        shown[index] = shown[index] or short
     start = 0
     for index in range(1, len(rows) + 1):
         if index == len(rows) or shown[index] != shown[start]:
@@ -240,6 +247,7 @@ class _Cells:
         source = escape(str(found)) if found is not None else ""
         marked = "" if same else f" {mark}"
         return (
-            f'<td class="at{place}{marked}">{line.offset:x}</td><td class="{marked.strip()}">{escape(line.text)}</td>'
+            f'<td class="at{place}{marked}">{line.offset:x}</td>'
+            f'<td class="{marked.strip()}">{escape(line.text)}</td>'
             f'<td class="src{marked}" title="{source}">{source}</td>'
         )

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The change graph as a picture: replaced, carried and borrowed nodes in layers, and who refers to whom.
 
-In: a plan. Out: SVG text. Nodes stand in columns, each to the right of those that refer to it, replaced functions
-first, what is borrowed last; within a column a node stands near its neighbours. Strings and table entries of
-one referrer are drawn as one node each, and where there is still too much, so are borrowed symbols.
+In: a plan. Out: SVG text. Nodes stand in columns, each to the right of those that refer to it, replaced
+functions first, what is borrowed last; within a column a node stands near its neighbours. The entries that a
+function owns in one table are drawn as one node; where there is too much, so are strings and borrowed symbols
+that the same code refers to.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _ROW, _HEIGHT, _GAP, _CHARACTER, _LONGEST = 26, 20, 110, 6.7, 46
 
 @dataclass(slots=True)
 class Box:
-    """One node of the picture; `kind` is replaced, carried or borrowed. Coordinates are its upper left corner."""
+    """One node of the picture; `kind` is replaced, carried or borrowed. Its upper left corner is at x, y."""
 
     key: str
     text: str
@@ -223,7 +224,10 @@ def _edge(one: Box, other: Box) -> str:
     if other.layer <= one.layer:
         start, end = (one.x + one.width / 2, one.y + _HEIGHT), (other.x + other.width / 2, other.y + _HEIGHT)
         low = max(start[1], end[1]) + 24
-        way = f"M{start[0]:.1f},{start[1]:.1f} C{start[0]:.1f},{low:.1f} {end[0]:.1f},{low:.1f} {end[0]:.1f},{end[1]:.1f}"
+        way = (
+            f"M{start[0]:.1f},{start[1]:.1f} C{start[0]:.1f},{low:.1f}"
+            f" {end[0]:.1f},{low:.1f} {end[0]:.1f},{end[1]:.1f}"
+        )
     else:
         pull = max((end[0] - start[0]) / 2, 30)
         way = (

@@ -115,7 +115,9 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
         description=request.description,
         utsname=utsname(facts),
         timestamp=request.timestamp,
-        manifest=manifest(config, patch, built, units, update, facts, types.accepted(request.accept_layouts)),
+        manifest=manifest(
+            config, patch, built, units, update, facts, memory, types.accepted(request.accept_layouts)
+        ),
         proof=dump(proof),
         modules=modules,
     )

@@ -13,21 +13,19 @@ from collections.abc import Iterator
 from kdiff.correlate import is_anonymous_static, is_fragment, stem
 from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
-from kdiff.kernel import Keep
+from kdiff.kernel import Keep, Meaning
 from kdiff.plan import Plan
+from kdiff.review_data import review_data
 from kdiff.split import Kind
-
-LEAVE_DATA = "leave the data as it is and change the code that uses it, or reboot into a fixed kernel"
 
 
 def review(plan: Plan) -> tuple[Refusal, ...]:
     """Apply every rule to a plan."""
     return (
-        *_changed_data(plan),
+        *review_data(plan),
         *_boot_code(plan),
         *_tables(plan),
         *_lost_state(plan),
-        *_per_cpu(plan),
         *_entries_inside(plan),
         *_unsure(plan),
     )
@@ -51,41 +49,6 @@ def review_layouts(plan: Plan, release: str) -> tuple[Refusal, ...]:
     )  # fmt: skip
 
 
-def _changed_data(plan: Plan) -> Iterator[Refusal]:
-    """Data that exists keeps its value and size; only unnamed or unit-local constants can be carried anew."""
-    for change in plan.delta.changed:
-        before, node = plan.pre.nodes[change.pre], plan.post.nodes[change.post]
-        if node.table is not None or is_anonymous_static(node):
-            continue
-        what = change.causes[0].text
-        if node.kind is Kind.DATA:
-            yield Refusal(
-                "review.data_changed", plan.post.where(node),
-                f"the initial value or size of variable {before.label} changes ({what});"
-                " the running kernel already has this variable", LEAVE_DATA,
-            )  # fmt: skip
-        elif node.kind is Kind.CONSTANT and not node.local:
-            yield Refusal(
-                "review.constant_changed", plan.post.where(node),
-                f"the global constant {before.label} changes ({what}) and other units use it", LEAVE_DATA,
-            )  # fmt: skip
-        elif node.kind is Kind.CONSTANT and not _only_replaced_users(plan, node):
-            yield Refusal(
-                "review.constant_changed", plan.post.where(node),
-                f"the constant {before.label} changes ({what}), and data that stays refers to it",
-                LEAVE_DATA,
-            )  # fmt: skip
-
-
-def _only_replaced_users(plan: Plan, node: Node) -> bool:
-    carried = set(plan.carried)
-    return all(
-        source in carried or plan.post.nodes[source].table is not None
-        for source, references in enumerate(plan.post.references)
-        if any(reference.target == node.id for reference in references)
-    )
-
-
 def _boot_code(plan: Plan) -> Iterator[Refusal]:
     for _, post in plan.replaced:
         node = plan.post.nodes[post]
@@ -101,7 +64,7 @@ def _boot_code(plan: Plan) -> Iterator[Refusal]:
 def _tables(plan: Plan) -> Iterator[Refusal]:
     """Entries that the kernel reads at boot and that no update can add: exports, parameters, initcalls."""
     carried = set(plan.carried)
-    for change, ids, graph in (
+    for verb, ids, graph in (
         ("adds", plan.delta.added, plan.post),
         ("removes", plan.delta.removed, plan.pre),
     ):
@@ -110,21 +73,21 @@ def _tables(plan: Plan) -> Iterator[Refusal]:
             if node.table is None or index in carried or not node.table.compared or index in graph.owners:
                 continue
             if node.table.keep is Keep.NEVER:
-                yield Refusal(
-                    "review.table_changed", graph.where(node),
-                    f"the patch {change} an entry of {node.section_name}, which is only read at boot",
-                    "leave exports, module parameters and initcalls as they are",
-                )  # fmt: skip
+                yield _table_changed(node.table.meaning, verb, graph, node)
     for each in plan.delta.changed:
         node = plan.post.nodes[each.post]
         if node.table is None or not node.table.compared or node.id in carried:
             continue
         if node.id not in plan.post.owners:
-            yield Refusal(
-                "review.table_changed", plan.post.where(node),
-                f"the patch changes an entry of {node.section_name} ({each.causes[0].text})",
-                "leave exports, module parameters and initcalls as they are",
-            )  # fmt: skip
+            yield _table_changed(node.table.meaning, "changes", plan.post, node, f" ({each.causes[0].text})")
+
+
+def _table_changed(meaning: Meaning, verb: str, graph: SectionGraph, node: Node, how: str = "") -> Refusal:
+    what = f"{meaning.what} {node.name}".rstrip()
+    return Refusal(
+        meaning.key, graph.where(node),
+        f"the patch {verb} {what} in {node.section_name}{how}, {meaning.why}", meaning.remedy,
+    )  # fmt: skip
 
 
 def _lost_state(plan: Plan) -> Iterator[Refusal]:
@@ -143,16 +106,6 @@ def _lost_state(plan: Plan) -> Iterator[Refusal]:
                 "correlate.ambiguous", plan.post.where(node),
                 f"cannot tell whether variable {node.label} is the {lost.label} of the running kernel",
                 "keep the patched function's static variables in their order and number",
-            )  # fmt: skip
-
-
-def _per_cpu(plan: Plan) -> Iterator[Refusal]:
-    for index in plan.carried:
-        node = plan.post.nodes[index]
-        if "percpu" in node.section_name and node.section:
-            yield Refusal(
-                "review.per_cpu", plan.post.where(node), f"the patch adds per-cpu variable {node.label}",
-                "use a variable that is not per-cpu",
             )  # fmt: skip
 
 

@@ -8,16 +8,22 @@ may have got one from an allocator, or copied one out of memory. So each type th
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kdiff.elf.debug import has_types
 from kdiff.errors import KdiffError, Refusal
+from kdiff.graph import Node, SectionGraph
+from kdiff.insn import disassemble
 from kdiff.layoutdiff import LayoutChange, layout_changes
 from kdiff.layouts import types_of
 from kdiff.plan import Plan
 
 _MOST_USERS = 8
+_ADDRESSING = re.compile(r"\[[^\]]*\]|[\w-]*\([^)]*\)")
+_NUMBER = re.compile(r"(?<![\w.-])(?:0x[0-9a-f]+|[1-9][0-9]*|0)(?!\w)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,7 @@ def retyped(plans: Iterable[Plan]) -> Retyped:
         name = plan.post.obj.path
         try:
             if has_types(plan.pre.obj) and has_types(plan.post.obj):
-                changes += ((name, each) for each in _changes(plan))
+                changes += ((name, _with_allocators(plan, each)) for each in _changes(plan))
             else:
                 notes.append(f"{name}: no debugging information, so layouts of structures were not compared")
         except KdiffError as error:
@@ -59,6 +65,29 @@ def retyped(plans: Iterable[Plan]) -> Retyped:
 
 def _changes(plan: Plan) -> tuple[LayoutChange, ...]:
     return layout_changes(types_of(plan.pre.obj, plan.pre.arch), types_of(plan.post.obj, plan.post.arch))
+
+
+def _with_allocators(plan: Plan, change: LayoutChange) -> LayoutChange:
+    """Name first the functions in whose code the size became the new one, as in the call of an allocator."""
+    if change.sizes is None:
+        return change
+    old, new = change.sizes
+    found = []
+    for pre, post in plan.replaced:
+        ours, theirs = (
+            _immediates(graph, graph.nodes[node]) for graph, node in ((plan.pre, pre), (plan.post, post))
+        )
+        if ours[old] and theirs[new] > ours[new]:
+            found.append(f"its size in {plan.pre.nodes[pre].label}()")
+    return replace(change, users=(*sorted(found), *change.users))
+
+
+def _immediates(graph: SectionGraph, node: Node) -> Counter[int]:
+    """The numbers in a function's instructions, those that address memory excepted."""
+    lines = disassemble(graph.arch, graph.contents(node))
+    return Counter(
+        int(number, 0) for line in lines for number in _NUMBER.findall(_ADDRESSING.sub("", line[_TEXT_AT:]))
+    )
 
 
 def review_types(found: Retyped, accepted: Iterable[str]) -> tuple[Refusal, ...]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from kdiff.confdir import Config
 from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.kallsyms import parse_text
 from kdiff.kernel import AddressBook, KernelFacts
+from kdiff.memory import MemorySource
 
 
 def find_memory(config: Config) -> str:
@@ -33,6 +35,16 @@ def find_memory(config: Config) -> str:
         place=str(config.directory),
         remedy=f"put its vmlinuz into {config.directory}, or name it with --memory image:FILE",
     )
+
+
+def image_digest(memory: MemorySource) -> str:
+    """SHA-256 of the file a memory was read from, hexadecimal; empty for a live kernel."""
+    scheme, _, rest = memory.name.partition(":")
+    path = Path(rest.rpartition("@")[0] if "@0x" in rest else rest)
+    if scheme != "image" or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_same_kernel(config: Config, facts: KernelFacts, book: AddressBook, pristine: bool) -> None:

@@ -34,11 +34,11 @@ def find_units(place: Workplace, paths: Iterable[str]) -> tuple[str, ...]:
     paths = sorted(paths)
     includers = {path: _includers(place, path) for path in paths}
     wanted = set(paths) | {each for found in includers.values() for each in found}
-    listed = _listed(place, wanted)
+    compiled = listed(place, wanted)
     units: set[str] = set()
     refusals = []
     for path in paths:
-        found = {each for each in {path, *includers[path]} if each in listed}
+        found = {each for each in {path, *includers[path]} if each in compiled}
         if not found:
             refusals.append(_not_built(path, includers[path]))
         units |= found
@@ -79,7 +79,7 @@ def _names(source: Path, file: str, text: str, target: str) -> bool:
     return beside == target or not (source / beside).exists()
 
 
-def _listed(place: Workplace, paths: Iterable[str]) -> frozenset[str]:
+def listed(place: Workplace, paths: Iterable[str]) -> frozenset[str]:
     """Those of the .c files that Kbuild lists for the kernel or a module."""
     sources = [path for path in paths if path.endswith(".c")]
     objects = _objects(place, {folder for path in sources for folder in _folders(place.source, path)})

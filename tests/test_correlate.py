@@ -79,6 +79,14 @@ def test_statics_pair_by_name() -> None:
     assert paired(graph(text % 1), graph(text % 2)) == {"n": "n", "f": "f", "g": "g"}
 
 
+def test_a_function_that_became_static_pairs_with_its_former_self() -> None:
+    body = (
+        "__attribute__((noinline, noclone)) int f(int x) { return x * 7; } int g(int x) { return f(x) + 1; }"
+    )
+    assert paired(graph(body), graph(f"static {body}"))["f"] == "f"
+    assert paired(graph(f"static {body}"), graph(body))["f"] == "f"
+
+
 def test_a_function_does_not_pair_with_a_variable_of_its_name() -> None:
     pre, post = graph("int thing(void) { return 1; }"), graph("int thing = 1;")
     assert paired(pre, post) in ({}, {"thing": "thing"})

@@ -12,7 +12,6 @@ from kdiff_arch_x86_64 import X86_64
 from kdiff_emit_livepatch import LivepatchEmitter, arrival, convert, second_reader, workbench
 from kdiff_emit_livepatch.stamp import stamp
 
-from kdiff.update import Borrowed, How, Replacement, Update
 from kdiff.compiler import find_compiler
 from kdiff.confdir import Config, read_config
 from kdiff.correlate import correlate
@@ -28,6 +27,7 @@ from kdiff.guest import Guest
 from kdiff.kernel import Keep, KernelFacts, SpecialSection
 from kdiff.kernel_log import complaints
 from kdiff.plan import Plan, plan
+from kdiff.update import Borrowed, How, Replacement, Update
 
 PC32, ABS64 = 2, 1
 CALL = b"\xe8\0\0\0\0"

@@ -376,3 +376,9 @@ def test_bytes_that_begin_like_an_object_are_read_or_an_error_of_kdiff(tail: byt
     for data in (start + tail, start[:16] + tail):
         with suppress(KdiffError):
             read_whole(data)
+
+
+def test_a_section_of_zeros_that_no_memory_could_hold_is_an_error() -> None:
+    with pytest.raises(KdiffError) as caught:
+        read_bytes(elf(Sec(".bss.huge", type=NOBITS, size=1 << 60, flags="wa")), "huge.o")
+    assert caught.value.key == "elf.zeros"

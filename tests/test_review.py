@@ -70,7 +70,7 @@ def test_another_initial_value_is_refused_with_a_place_and_a_remedy() -> None:
 
 def test_a_variable_of_another_size_is_refused() -> None:
     text = "char buffer[{}]; char f(int a) {{ return buffer[a]; }}"
-    assert keys(text.format(16), text.format(32)) == {"review.data_changed"}
+    assert keys(text.format(16), text.format(32)) == {"review.data_resized"}
 
 
 def test_a_static_variable_of_another_initial_value_is_refused() -> None:
@@ -100,7 +100,7 @@ def test_a_changed_static_constant_that_data_points_to_is_refused() -> None:
 
 def test_a_per_cpu_variable_of_another_size_is_refused() -> None:
     text = '__attribute__((section(".data..percpu"))) char n[{}]; int f(void) {{ return n[0]; }}'
-    assert keys(text.format(8), text.format(16)) == {"review.data_changed"}
+    assert keys(text.format(8), text.format(16)) == {"review.per_cpu_changed"}
 
 
 def test_a_new_per_cpu_variable_is_refused() -> None:
@@ -167,7 +167,7 @@ def test_an_entry_more_or_less_of_a_table_read_at_boot_is_refused() -> None:
     for pre, post, word in ((one, two, "adds"), (two, one, "removes")):
         (refusal,) = review(planned(pre, post))
         assert refusal.key == "review.table_changed"
-        assert f"the patch {word} an entry of __table" in refusal.reason
+        assert f"the patch {word} an entry in __table" in refusal.reason
 
 
 def test_a_changed_entry_of_a_table_read_at_boot_is_refused() -> None:

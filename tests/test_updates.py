@@ -54,11 +54,14 @@ CASES = (
 )
 
 
+OTHERS = ("two_units", "new_global", "kernel_kthreadd")
+
+
 @pytest.fixture(scope="module")
 def tarballs(kernel: KernelSetup, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with every case's update, and one that touches a function of another."""
     folder = tmp_path_factory.mktemp("updates")
-    for patch in (*(case.patch for case in CASES), PATCHES / "two_units.patch", PATCHES / "new_global.patch"):
+    for patch in (*(case.patch for case in CASES), *(PATCHES / f"{name}.patch" for name in OTHERS)):
         save(make(kernel, patch, description=f"test of {patch.stem}"), folder)
     return folder
 
@@ -114,6 +117,17 @@ def test_an_update_of_a_function_that_is_patched_already_is_refused(guest: Guest
     assert "cmdline_proc_show" in other.output
     assert "two_units" not in held(guest, "cat /proc/modules").output
     held(guest, program("undo", "fs_cmdline"))
+
+
+def test_an_update_that_a_task_holds_up_is_taken_back(guest: Guest, tarballs: Path) -> None:
+    """kthreadd never leaves its own main function."""
+    line = program("apply", "--timeout=4", "ksplice-kernel_kthreadd.tar.gz")
+    result = guest.run(line, timeout=120, directory=tarballs)
+    assert result.status == 1
+    assert "tasks still in the old code: 1" in result.output
+    assert "kthreadd" in result.output.split("tasks still in the old code")[-1]
+    assert "ksplice: Update kernel_kthreadd aborted" in guest.log()
+    assert "ksplice_kernel_kthreadd" not in held(guest, "cat /proc/modules; ls /sys/kernel/livepatch").output
 
 
 def test_a_tarball_with_one_changed_byte_is_refused(guest: Guest, tarballs: Path) -> None:

@@ -14,7 +14,7 @@ from kdiff import registry
 from kdiff.correlate import correlate
 from kdiff.diff import Delta, diff
 from kdiff.elf.read import read
-from kdiff.errors import EXIT_DONE, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError
+from kdiff.errors import EXIT_DONE, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, Refusal
 from kdiff.graph import Node, SectionGraph, build
 from kdiff.kernel import KernelFacts
 from kdiff.plan import Plan, plan
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     shown["refusals"] = [{"key": each.key, "place": each.place, "reason": each.reason} for each in refusals]
     notes = []
     if args.html:
-        notes.append(_write_page(planned, args.html))
+        notes.append(_write_page(planned, refusals, args.html))
     if args.extract and planned.replaced and not refusals:
         shown["extract"], note = _write_extract(planned, args.extract)
         notes.append(note)
@@ -84,7 +84,8 @@ def _graph(plugins: registry.Registry, path: Path) -> SectionGraph:
 
 def _why(planned: Plan, name: str, as_json: bool) -> int:
     from kdiff.dwarflines import source_lines
-    from kdiff.why import Answer, Side, why
+    from kdiff.evidence import Side
+    from kdiff.why import Answer, why
 
     lines = (source_lines(graph.obj, graph.arch) for graph in (planned.pre, planned.post))
     answers = why(planned, name, *lines)
@@ -108,13 +109,13 @@ def _why(planned: Plan, name: str, as_json: bool) -> int:
     return EXIT_DONE
 
 
-def _write_page(planned: Plan, path: Path) -> str:
+def _write_page(planned: Plan, refusals: tuple[Refusal, ...], path: Path) -> str:
     from kdiff.dwarflines import source_lines
     from kdiff.object_file import write_whole
     from kdiff.page import page
 
     lines = (source_lines(graph.obj, graph.arch) for graph in (planned.pre, planned.post))
-    write_whole(path, page(planned, review(planned), *lines).encode("utf-8", "backslashreplace"))
+    write_whole(path, page(planned, refusals, *lines).encode("utf-8", "backslashreplace"))
     return f"page     {path}"
 
 
@@ -125,7 +126,7 @@ def _write_extract(planned: Plan, path: Path) -> tuple[dict[str, object], str]:
     made = extract(planned)
     save(made.obj, path)
     sections = made.obj.sections
-    shown = {
+    shown: dict[str, object] = {
         "file": str(path),
         "sections": [
             {"name": each.name, "size": each.size, "relocations": len(each.relocations)} for each in sections

@@ -93,7 +93,7 @@ def _unallocated(obj: Object) -> list[int]:
 
 def _relocated(obj: Object, arch: Architecture, index: int, debug: Any) -> bytes:
     """A section's contents with every reference to a debugging section filled in; others describe code."""
-    data = _uncompressed(obj, index)
+    data = uncompressed(obj, index)
     low, high = (int(obj.relocation_bounds[index + step]) for step in (0, 1))
     records = obj.relocations[low:high]
     symbols = obj.symbols[records["symbol"]]
@@ -128,7 +128,7 @@ def _relocated(obj: Object, arch: Architecture, index: int, debug: Any) -> bytes
     return raw.tobytes()
 
 
-def _uncompressed(obj: Object, index: int) -> bytes:
+def uncompressed(obj: Object, index: int) -> bytes:
     """A section's bytes; the header of compressed ones is the gABI's Elf32_Chdr or Elf64_Chdr."""
     data = bytes(obj.contents(index))
     if not obj.sections["flags"][index] & SHF_COMPRESSED:

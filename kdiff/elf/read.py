@@ -34,6 +34,9 @@ ET_REL = 1
 RESERVED = 1 << 31
 """Added to a reserved section index (SHN_ABS ...), which may otherwise equal a real one."""
 
+MOST_ZEROS = 1 << 30
+"""No section of zeros is larger: a kernel's .bss is some MiB."""
+
 SECTION_COLUMNS = ("name", "type", "flags", "addr", "offset", "size", "link", "info", "align", "entsize")
 
 
@@ -237,6 +240,11 @@ def _sections(view: memoryview, layout: _Layout, endian: str, header: Any, path:
     stored = sections[sections["type"] != SHT_NOBITS][1:] if count else sections
     if np.any(stored["offset"] > len(view)) or np.any(stored["size"] > len(view) - stored["offset"]):
         raise KdiffError("elf.truncated", "a section reaches beyond the end of the file", place=path)
+    empty = sections["type"] == SHT_NOBITS
+    if np.any(sections["size"][empty] > MOST_ZEROS):
+        raise KdiffError(
+            "elf.zeros", f"a section without contents claims over {MOST_ZEROS} bytes", place=path
+        )
     if names >= count or (names and sections["type"][names] != SHT_STRTAB):
         raise KdiffError("elf.names", f"section {names} is no table of section names", place=path)
     if np.any(sections["flags"] & SHF_COMPRESSED & -(sections["flags"] & SHF_ALLOC > 0).astype("u8")):
@@ -314,7 +322,9 @@ def _relocations(
         part["symbol"] = table["info"] >> np.array(layout.symbol_shift, table["info"].dtype)
         part["addend"] = table["addend"] if explicit else 0
         part["implicit"] = not explicit
-        if np.any(part["symbol"] >= symbols) or np.any(part["offset"] >= sections["size"][section["info"]]):
+        packed = sections["flags"][section["info"]] & SHF_COMPRESSED
+        outside = part["offset"] >= sections["size"][section["info"]]
+        if np.any(part["symbol"] >= symbols) or (np.any(outside) and not packed):
             raise KdiffError(
                 "elf.relocations", f"relocation section {index} points outside of the object", place=path
             )

@@ -11,26 +11,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from kdiff.api import EntryView, Keep, KernelFacts, Site, SpecialSection
+from kdiff.api import EntryView, Keep, KernelFacts, Meaning, Site, SpecialSection
 from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, pointer, size
 
 Sites = Callable[[EntryView], Iterable[Site]]
 
-_READ_ONCE = (
-    ".con_initcall.init",
-    ".early_lsm_info.init",
-    ".exitcall.exit",
-    ".init.setup",
-    ".lsm_info.init",
-    ".static_call_tramp_key",
-    "__earlycon_table",
-    "__param",
-)
+_EXPORT = Meaning(
+    "review.export_changed", "an export", "and modules find those of the running kernel only",
+    "leave exports as they are",
+)  # fmt: skip
+_PARAMETER = Meaning(
+    "review.parameter_changed", "a module parameter", "and the kernel publishes those only at boot",
+    "leave module parameters as they are, and use a constant or another parameter",
+)  # fmt: skip
+_INITCALL = Meaning(
+    "review.initcall_changed", "an initcall", "and the running kernel has made these calls",
+    "leave initcalls as they are, and move what must still happen into code that runs",
+)  # fmt: skip
+_BOOT_OPTION = Meaning(
+    "review.boot_option_changed", "a boot option", "and the running kernel has read its command line",
+    "leave boot options as they are",
+)  # fmt: skip
+
+_READ_ONCE = (".early_lsm_info.init", ".lsm_info.init", ".static_call_tramp_key")
 """Read while vmlinux boots, or published under a name. An update's are never looked at, or would be published
 a second time: so none travels, and a patch that adds, removes or changes an entry cannot be applied live."""
 
-_READ_ONCE_FAMILIES = (".initcall", ".pci_fixup", "___kcrctab", "___ksymtab", "__kcrctab", "__ksymtab")
-"""The same for whole families of sections: initcalls, quirks, exports."""
+_READ_ONCE_WITH = {
+    ".con_initcall.init": _INITCALL,
+    ".exitcall.exit": _INITCALL,
+    ".export_symbol": _EXPORT,
+    ".init.setup": _BOOT_OPTION,
+    "__earlycon_table": _BOOT_OPTION,
+    "__param": _PARAMETER,
+}
+"""The same, and what their entries are. `.export_symbol` is what modpost makes the tables of exports of since
+commit ddb5cdbafaaa ("kbuild: generate KSYMTAB entries by modpost")."""
+
+_READ_ONCE_FAMILIES = {
+    ".initcall": _INITCALL,
+    "___kcrctab": _EXPORT,
+    "___ksymtab": _EXPORT,
+    "__kcrctab": _EXPORT,
+    "__ksymtab": _EXPORT,
+}
+"""The same for whole families of sections."""
 
 _UNREAD = (".modinfo", ".printk_index", "__modver", "__syscalls_metadata", "__tracepoint_str")
 """Read by tools or by tracing, for information: an update does without, and a change does no harm."""
@@ -95,7 +120,12 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
         ),
         SpecialSection("__dyndbg_classes", size(facts, "ddebug_class_map"), Keep.REFERENCED),
         *(SpecialSection(name, 0, Keep.NEVER) for name in _READ_ONCE),
-        *(SpecialSection(name, 0, Keep.NEVER, prefix=True) for name in _READ_ONCE_FAMILIES),
+        *(SpecialSection(name, 0, Keep.NEVER, meaning=each) for name, each in _READ_ONCE_WITH.items()),
+        SpecialSection(".pci_fixup", 0, Keep.NEVER, prefix=True),
+        *(
+            SpecialSection(name, 0, Keep.NEVER, prefix=True, meaning=each)
+            for name, each in _READ_ONCE_FAMILIES.items()
+        ),
         *(SpecialSection(name, 0, Keep.NEVER, compared=False) for name in _UNREAD),
         *(SpecialSection(name, 0, Keep.NEVER, compared=False, prefix=True) for name in _UNREAD_FAMILIES),
     )

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 6, continued: data that the running kernel has cannot be given another value, size or place.
+
+In: a plan. Out: refusals for changed variables and constants, by what they are: per-cpu, read-only since
+boot, freed after boot, or plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kdiff.correlate import is_anonymous_static
+from kdiff.diff import Cause, Change
+from kdiff.errors import Refusal
+from kdiff.graph import Node
+from kdiff.plan import Plan
+from kdiff.split import Kind
+
+_LEAVE = "leave the data as it is and change the code that uses it, or reboot into a fixed kernel"
+_PLACES = frozenset(("alignment", "kind", "section"))
+"""Keys of causes that say where a variable lies, not what it holds."""
+
+
+def review_data(plan: Plan) -> Iterator[Refusal]:
+    """Refuse what changes data that exists, and what adds data that no module can have."""
+    for change in plan.delta.changed:
+        node = plan.post.nodes[change.post]
+        if node.table is not None or is_anonymous_static(node):
+            continue
+        if node.kind is Kind.DATA:
+            if not _only_protected(plan, change):
+                yield _variable(plan, change)
+        elif node.kind is Kind.CONSTANT and not node.local:
+            yield _constant(plan, change, "the global constant", "other units use it")
+        elif node.kind is Kind.CONSTANT and not _only_replaced_users(plan, node):
+            yield _constant(plan, change, "the constant", "data that stays refers to it")
+    for index in plan.carried:
+        node = plan.post.nodes[index]
+        if _is_per_cpu(node):
+            yield Refusal(
+                "review.per_cpu", plan.post.where(node), f"the patch adds per-cpu variable {node.label}",
+                "use a variable that is not per-cpu",
+            )  # fmt: skip
+
+
+def _variable(plan: Plan, change: Change) -> Refusal:
+    before, node = plan.pre.nodes[change.pre], plan.post.nodes[change.post]
+    cause = _telling(change)
+    name, where = before.label, plan.post.where(node)
+    how = {"size": "size"}.get(cause.key, "place in memory" if cause.key in _PLACES else "initial value")
+    what = f"changes its {how} ({cause.text})"
+    if _is_boot_data(before):
+        return Refusal(
+            "review.init_data", where, f"boot variable {name} {what}; the running kernel has freed it",
+            "drop it from the patch, or move what must still happen into code that runs",
+        )  # fmt: skip
+    if _is_per_cpu(before) or _is_per_cpu(node):
+        return Refusal(
+            "review.per_cpu_changed", where,
+            f"per-cpu variable {name} {what}; each processor of the running kernel has one already", _LEAVE,
+        )  # fmt: skip
+    if cause.key == "size":
+        return Refusal(
+            "review.data_resized", where,
+            f"variable {name} {what}; in the running kernel, other data follows right behind it",
+            "keep its size and put what is new into a variable of its own",
+        )  # fmt: skip
+    if cause.key in _PLACES:
+        return Refusal(
+            "review.data_moved", where, f"variable {name} {what}; the running kernel has it already", _LEAVE
+        )
+    if _is_protected(before):
+        return Refusal(
+            "review.ro_after_init", where,
+            f"variable {name}, which boot code sets and nobody may write to later, {what}", _LEAVE,
+        )  # fmt: skip
+    return Refusal(
+        "review.data_changed", where,
+        f"variable {name} {what}; the running kernel has it already, with a value of its own", _LEAVE,
+    )  # fmt: skip
+
+
+def _only_protected(plan: Plan, change: Change) -> bool:
+    """Whether all that changes is that nobody may write any more; in the running kernel one still may."""
+    return all(cause.key == "section" for cause in change.causes) and (
+        _is_protected(plan.post.nodes[change.post]) and not _is_protected(plan.pre.nodes[change.pre])
+    )
+
+
+def _telling(change: Change) -> Cause:
+    """The cause that says most: another size before another place before another value."""
+    for keys in (frozenset(("size",)), _PLACES):
+        for cause in change.causes:
+            if cause.key in keys:
+                return cause
+    return change.causes[0]
+
+
+def _constant(plan: Plan, change: Change, what: str, why: str) -> Refusal:
+    before, node = plan.pre.nodes[change.pre], plan.post.nodes[change.post]
+    return Refusal(
+        "review.constant_changed", plan.post.where(node),
+        f"{what} {before.label} changes ({change.causes[0].text}), and {why}", _LEAVE,
+    )  # fmt: skip
+
+
+def _only_replaced_users(plan: Plan, node: Node) -> bool:
+    carried = set(plan.carried)
+    return all(
+        source in carried or plan.post.nodes[source].table is not None
+        for source, references in enumerate(plan.post.references)
+        if any(reference.target == node.id for reference in references)
+    )
+
+
+def _is_per_cpu(node: Node) -> bool:
+    return "percpu" in node.section_name and node.section > 0
+
+
+def _is_protected(node: Node) -> bool:
+    """Whether its memory is read-only once the kernel has booted (arch/*/mm, mark_rodata_ro)."""
+    return "ro_after_init" in node.section_name
+
+
+def _is_boot_data(node: Node) -> bool:
+    return node.section_name.startswith((".init", ".exit"))
