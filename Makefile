@@ -3,11 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help packages venv demo check format clean
+.PHONY: help packages venv demo check bench format clean
 
 help:
 	@echo 'make demo    create an update, watch a stock kernel in QEMU take it and give it back'
 	@echo 'make check   formatting, lint, types, all tests'
+	@echo 'make bench   measure (benchmarks/README.md)'
 	@echo 'make venv    kdiff and its development tools in $(VENV)'
 	@echo 'make format  let ruff format and repair the sources'
 	@echo 'make clean   remove what make and the tools left behind'
@@ -33,6 +34,9 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+bench: venv
+	@$(BIN)/python benchmarks/bench_coverage.py
 
 format: venv
 	$(BIN)/ruff format .
