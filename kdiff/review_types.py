@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from kdiff.elf.debug import has_types
 from kdiff.errors import KdiffError, Refusal
 from kdiff.graph import Node, SectionGraph
-from kdiff.insn import disassemble
+from kdiff.insn import texts
 from kdiff.layoutdiff import LayoutChange, layout_changes
 from kdiff.layouts import types_of
 from kdiff.plan import Plan
@@ -84,9 +84,10 @@ def _with_allocators(plan: Plan, change: LayoutChange) -> LayoutChange:
 
 def _immediates(graph: SectionGraph, node: Node) -> Counter[int]:
     """The numbers in a function's instructions, those that address memory excepted."""
-    lines = disassemble(graph.arch, graph.contents(node))
     return Counter(
-        int(number, 0) for line in lines for number in _NUMBER.findall(_ADDRESSING.sub("", line[_TEXT_AT:]))
+        int(number, 0)
+        for _, _, text in texts(graph.arch, graph.contents(node))
+        for number in _NUMBER.findall(_ADDRESSING.sub("", text))
     )
 
 

@@ -342,7 +342,10 @@ def test_an_array_that_grows_into_padding_is_a_change() -> None:
         ("IDLE, RUN", "IDLE, WAIT, RUN", "enum phase", "RUN was 1, is 2"),
         ("RUN, DONE }", "RUN, OVER }", "enum phase", "2 was DONE, is OVER"),
         ("LOW, HIGH", "NONE, LOW, HIGH", "enum LOW", "LOW was 0, is 1"),
-        ("static void *owner", "static unsigned long owner", "variable owner", "was pointer, is 8-byte integer"),
+        (
+            *("static void *owner", "static unsigned long owner"),
+            *("variable owner", "was pointer, is 8-byte integer"),
+        ),
     ],
 )  # fmt: skip
 def test_what_is_reported(old: str, new: str, title: str, what: str) -> None:
