@@ -26,7 +26,7 @@ _FLOATING = frozenset((3, 4))
 _ADDRESSES = frozenset((b"\x03", b"\xa1", b"\xfb"))
 """DW_OP_addr, DW_OP_addrx, DW_OP_GNU_addr_index."""
 _LONGEST_CHAIN = 1000
-_MOST_MEMBERS = 1 << 22
+_MOST_MEMBERS = 1 << 19
 """Of all structures of a unit, nameless ones unfolded. Beyond that something contains itself."""
 _LONGEST_PATH = 4096
 

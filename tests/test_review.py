@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import pytest
-from compiled import ASSEMBLY, UNIT, compiled, graph, graph_of, planned
+from compiled import ASSEMBLY, UNIT, compiled, graph, graph_of, obj, planned
+from kdiff_arch_x86_64 import ARCHITECTURE
+from kdiff_kernel_linux.tables import rows
 
 from kdiff.errors import Refusal
-from kdiff.graph import SectionGraph
-from kdiff.kernel import Keep, SpecialSection
+from kdiff.graph import SectionGraph, build
+from kdiff.kernel import Keep, KernelFacts, SpecialSection
 from kdiff.review import review
 
 
@@ -178,6 +180,33 @@ def test_a_changed_entry_of_a_table_read_at_boot_is_refused() -> None:
 def test_a_table_whose_entries_mean_nothing_may_change() -> None:
     one, two = (table(Keep.NEVER, *lines, compared=False) for lines in ((".quad 1",), (".quad 2", ".quad 3")))
     assert review(planned(one, two)) == ()
+
+
+FAMILIES = {
+    "___ksymtab_gpl+f": ("review.export_changed", "an export entry"),
+    ".export_symbol": ("review.export_changed", "an export entry"),
+    "__param": ("review.parameter_changed", "a module parameter entry"),
+    ".initcall6.init": ("review.initcall_changed", "an initcall entry"),
+    ".con_initcall.init": ("review.initcall_changed", "an initcall entry"),
+    ".init.setup": ("review.boot_option_changed", "a boot option entry"),
+    ".pci_fixup_header": ("review.table_changed", "an entry entry"),
+}
+
+
+@pytest.mark.parametrize("section", FAMILIES)
+def test_a_new_entry_is_refused_by_what_the_table_is_about(section: str) -> None:
+    facts = KernelFacts(machine="x86_64")
+    special = {row.name: row for row in rows(facts, {})}
+    text = "int far(int); int f(int a) {{ return far({}); }} {}"
+    entry = f'void *const entry __attribute__((section("{section}"), used)) = f;'
+    before, after = (build(obj(text.format(*each)), ARCHITECTURE, special) for each in ((1, ""), (2, entry)))
+    for pre, post, verb in ((before, after, "adds"), (after, before, "removes")):
+        (refusal,) = review(planned(pre, post))
+        key, what = FAMILIES[section]
+        assert refusal.key == key
+        assert f"the patch {verb} {what} in {section}" in refusal.reason
+        assert refusal.place == f"unit.o: {section}"
+        assert refusal.remedy
 
 
 # The inside of functions -----------------------------------------------------------------------------
