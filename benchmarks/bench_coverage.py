@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from kdiff import registry, setup
-from kdiff.confdir import read_config
+from kdiff.confdir import Config, read_config
 from kdiff.elf.read import read_bytes
 from kdiff.errors import Refused
 from kdiff.graph import build
@@ -91,7 +91,7 @@ def main() -> int:
     return 0
 
 
-def units(config: object, source: Path, sample: int, seed: int) -> list[Pristine]:
+def units(config: Config, source: Path, sample: int, seed: int) -> list[Pristine]:
     """The sampled units; files that Kbuild cannot build alone are left out."""
     files = sorted(str(p.relative_to(source)) for top in FOLDERS for p in (source / top).rglob("*.c"))
     drawn = random.Random(seed).sample(files, min(sample * 8, len(files)))
@@ -100,7 +100,7 @@ def units(config: object, source: Path, sample: int, seed: int) -> list[Pristine
         if sum(unit.target == "vmlinux" for unit in made) >= sample:
             break
         try:
-            made += pristine_units(config, source, drawn[start : start + 64], say=say)  # type: ignore[arg-type]
+            made += pristine_units(config, source, drawn[start : start + 64], say=say)
         except Refused as refused:
             print(f"left out: {refused}", file=sys.stderr)
     return made
