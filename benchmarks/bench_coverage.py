@@ -69,7 +69,7 @@ def main() -> int:
     config = read_config(kernel.config)
     memory = plugins.open_memory(find_memory(config))
     book = memory.address_book()
-    special = plugins.special_sections(memory.facts())
+    special, habits = plugins.special_sections(memory.facts()), plugins.habits(memory.facts())
     counts: Counter[str] = Counter()
     seconds = 0.0
     for unit in units(config, kernel.source, given.sample, given.seed):
@@ -77,7 +77,7 @@ def main() -> int:
             continue
         start = time.process_time()
         obj = read_bytes(unit.pre, unit.source)
-        graph = build(obj, plugins.architecture(obj.machine, obj.byte_order, obj.path), special)
+        graph = build(obj, plugins.architecture(obj.machine, obj.byte_order, obj.path), special, habits)
         found = solve(graph, sites(graph), memory, book)
         seconds += time.process_time() - start
         counts += tally(found)

@@ -28,6 +28,7 @@ from kdiff.elf.write import write as write_object
 from kdiff.emit import EmittedModule, Emitter, Workshop
 from kdiff.errors import KdiffError, Refusal
 from kdiff.exports import Export, read_symvers
+from kdiff.habits import Habit, LineTaker, RemadeData, SectionClass, Standing
 from kdiff.hookspecs import hookimpl
 from kdiff.kallsyms import decode as decode_kallsyms
 from kdiff.kallsyms import parse_text as parse_kallsyms
@@ -76,12 +77,14 @@ __all__ = [
     "Export",
     "Field",
     "Form",
+    "Habit",
     "How",
     "Howto",
     "KdiffError",
     "Keep",
     "KernelFacts",
     "KernelSetup",
+    "LineTaker",
     "Literal",
     "Meaning",
     "MemoryScheme",
@@ -97,12 +100,15 @@ __all__ = [
     "Relocatable",
     "Relocation",
     "RelocationSection",
+    "RemadeData",
     "Replacement",
     "Say",
     "Section",
+    "SectionClass",
     "Segment",
     "Site",
     "SpecialSection",
+    "Standing",
     "Structure",
     "Symbol",
     "Through",

@@ -9,7 +9,6 @@ have no identity but their contents.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,25 +16,8 @@ from functools import partial
 
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.kernel import Keep
+from kdiff.naming import is_numbered, is_part, stem
 from kdiff.split import Kind
-
-_STATIC_LOCAL = re.compile(r"\.\d+$|^__UNIQUE_ID_|^\.L")
-_CODE_PART = re.compile(r"\.(cold|part|isra|constprop)\b")
-
-_ANONYMOUS = frozenset(
-    (
-        "__func__",
-        "__FUNCTION__",
-        "__PRETTY_FUNCTION__",
-        "__warned",
-        "__already_done",
-        "___done",
-        "__key",
-        "_rs",
-    )
-)
-"""Statics that macros make anew at each use (linux/once_lite.h, ratelimit.h, lockdep.h; C11 6.4.2.2):
-a fresh copy is as good as the old one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +46,9 @@ class Pairing:
         return None if pair is None else pair.pre
 
 
-def stem(name: str) -> str:
-    """A name without the numbers compilers add."""
-    if name.startswith("__UNIQUE_ID_"):
-        return re.sub(r"\d+(\.\d+)*$", "", name)
-    return re.sub(r"(\.\d+)+$", "", name)
-
-
 def is_static_local(node: Node) -> bool:
     """Whether the node's name carries a compiler's number, so that an equal name proves nothing."""
-    return bool(node.local and node.kind is not Kind.FUNCTION and _STATIC_LOCAL.search(node.name))
-
-
-def is_anonymous_static(node: Node) -> bool:
-    """Whether the node is one of the statics that macros make anew at each use."""
-    return stem(node.name) in _ANONYMOUS or node.section_name.startswith(".data.once")
-
-
-def is_fragment(node: Node) -> bool:
-    """Whether the compiler split this function off another (`foo.cold`): it is never entered by itself."""
-    return node.kind is Kind.FUNCTION and ".cold" in node.name
+    return bool(node.local and node.kind is not Kind.FUNCTION and is_numbered(node.name))
 
 
 def correlate(pre: SectionGraph, post: SectionGraph) -> Pairing:
@@ -125,7 +90,7 @@ def _constant_key(graph: SectionGraph, node: Node) -> Hashable | None:
 
 
 def _section_key(node: Node) -> Hashable | None:
-    if node.names or node.table is not None or node.kind in (Kind.STRING, Kind.EXTERN):
+    if node.names or node.table is not None or node.kind in (Kind.STRING, Kind.EXTERN) or node.remade:
         return None
     return (node.kind, node.section_name)
 
@@ -215,6 +180,8 @@ class _Work:
             return False
         if one.table is not None or other.table is not None:
             return one.section_name == other.section_name
+        if one.remade is not None or other.remade is not None:
+            return one.remade == other.remade
         return stem(one.name) == stem(other.name) and (bool(one.name) or _same_section(one, other))
 
     def _by_stem(self, ours: Iterable[Reference], theirs: Iterable[Reference]) -> None:
@@ -232,11 +199,11 @@ class _Work:
         found: dict[Hashable, list[int]] = {}
         for reference in references:
             node = graph.nodes[reference.target]
-            if node.id in paired or node.kind in (Kind.STRING, Kind.EXTERN) or is_fragment(node):
+            if node.id in paired or node.kind in (Kind.STRING, Kind.EXTERN) or node.is_fragment:
                 continue
             if graph.is_pool_word(node):
                 continue
-            if node.kind is Kind.FUNCTION and not _CODE_PART.search(node.name):
+            if node.kind is Kind.FUNCTION and not is_part(node.name):
                 continue
             key = (node.kind, stem(node.name) or node.section_name)
             if node.id not in found.setdefault(key, []):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kdiff.correlate import Pair, Pairing, is_anonymous_static, is_fragment
+from kdiff.correlate import Pair, Pairing
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.split import Kind
 
@@ -191,9 +191,9 @@ def _forced(work: _Comparison, reference: Reference, causes: dict[int, tuple[Cau
     if reference.target not in causes:
         return None
     target = work.post.nodes[reference.target]
-    if target.kind is Kind.CONSTANT or work.post.is_piece(target):
+    if target.kind is Kind.CONSTANT or target.remade is not None or work.post.is_piece(target):
         return Cause("target", f"refers to {target.label}, which changed", reference.offset, target.id)
-    if target.kind is Kind.FUNCTION and is_fragment(target):
+    if target.kind is Kind.FUNCTION and target.is_fragment:
         return Cause("target", f"continues in {target.label}, which changed", reference.offset, target.id)
     if target.kind is Kind.FUNCTION and reference.addend:
         return Cause(
@@ -206,11 +206,9 @@ def _compared(entry: Node) -> bool:
     return entry.table is not None and entry.table.compared
 
 
-def _class(node: Node) -> tuple[bool, ...]:
+def _class(node: Node) -> tuple[object, ...]:
     """What of a section's name has a meaning: init code is not plain code, per-cpu data not plain data."""
-    name = node.section_name
-    boot = name.startswith((".init", ".exit"))
-    return (boot, "percpu" in name, "ro_after_init" in name, is_anonymous_static(node))
+    return node.standing, node.remade is not None
 
 
 def _is_pool(graph: SectionGraph, node: Node) -> bool:
@@ -221,7 +219,8 @@ def _plain(graph: SectionGraph, node: Node) -> bytes:
     """A node's bytes with the fields of its references zeroed, and those its table's row ignores."""
     data = graph.contents(node)
     references = graph.references[node.id]
-    for offset, size in node.table.ignored if node.table is not None else ():
+    row = node.table or node.remade
+    for offset, size in row.ignored if row is not None else ():
         data = data[:offset] + bytes(size) + data[offset + size :]
     if not any(data[r.offset : r.offset + r.howto.size].strip(b"\0") for r in references):
         return data

@@ -29,8 +29,10 @@ from kdiff.elf.read import (
     Object,
 )
 from kdiff.errors import KdiffError
+from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
 from kdiff.insn import Instruction, insn_addend, instructions
 from kdiff.kernel import Keep, SpecialSection
+from kdiff.naming import is_fragment, stem
 from kdiff.split import Kind, Piece, is_mapping, split
 
 
@@ -55,11 +57,19 @@ class Node:
     weak: bool = False
     table: SpecialSection | None = None
     row: int = -1
+    standing: Standing = Standing.ORDINARY
+    remade: RemadeData | None = None
+    """Set where macro or compiler makes this anew at each use."""
 
     @property
     def name(self) -> str:
         """The preferred symbol name, empty where there is none."""
         return self.names[0] if self.names else ""
+
+    @property
+    def is_fragment(self) -> bool:
+        """Whether the compiler split it off another function (`foo.cold`): it is never entered by itself."""
+        return self.kind is Kind.FUNCTION and is_fragment(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,7 @@ class SectionGraph:
     """Symbols inside a node (offset > 0): (offset, name)."""
     pieces: frozenset[str]
     """Names of the sections that hold code for table entries only (`SpecialSection.pieces`)."""
+    habits: Habits = NO_HABITS
 
     def is_piece(self, node: Node) -> bool:
         """Whether a node is part of a table entry's payload, never called by itself."""
@@ -160,10 +171,12 @@ def _decoded(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
     return instructions(arch, code)
 
 
-def build(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> SectionGraph:
+def build(
+    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits = NO_HABITS
+) -> SectionGraph:
     """Make the graph of an object; KdiffError for relocations kdiff does not know."""
     pieces = split(obj, arch, special)
-    nodes = [_node(obj, index, piece) for index, piece in enumerate(pieces)]
+    nodes = [_node(obj, habits, index, piece) for index, piece in enumerate(pieces)]
     nodes = _unique(nodes)
     lookup = _Lookup(obj, arch, nodes)
     references = _references(obj, arch, nodes, lookup)
@@ -183,10 +196,11 @@ def build(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
         owners,
         lookup.inner,
         frozenset(name for row in special.values() for name in row.pieces),
+        habits,
     )
 
 
-def _node(obj: Object, index: int, piece: Piece) -> Node:
+def _node(obj: Object, habits: Habits, index: int, piece: Piece) -> Node:
     section = obj.section_name(piece.section)
     names = tuple(dict.fromkeys(obj.symbol_name(s) for s in piece.symbols if obj.symbol_name(s)))
     label = names[0] if names else f"{section}+{piece.start:#x}" if piece.start or piece.row >= 0 else section
@@ -207,7 +221,15 @@ def _node(obj: Object, index: int, piece: Piece) -> Node:
         weak=any(obj.symbols["binding"][s] == STB_WEAK for s in piece.symbols),
         table=piece.table,
         row=piece.row,
+        standing=habits.standing(section),
+        remade=_remade(habits, piece, names[0] if names else "", section),
     )
+
+
+def _remade(habits: Habits, piece: Piece, name: str, section: str) -> RemadeData | None:
+    if piece.kind is Kind.FUNCTION or piece.table is not None:
+        return None
+    return habits.remade(stem(name), section)
 
 
 def _unique(nodes: Iterable[Node]) -> list[Node]:

@@ -10,6 +10,7 @@ import pluggy
 from kdiff.arch import Architecture
 from kdiff.distribution import Distribution
 from kdiff.emit import Emitter
+from kdiff.habits import Habit
 from kdiff.kernel import KernelFacts, SpecialSection
 from kdiff.memory import MemoryScheme
 
@@ -28,6 +29,11 @@ def kdiff_special_sections(  # type: ignore[empty-body]  # no body
     facts: KernelFacts,
 ) -> Iterable[SpecialSection]:
     """Return the special sections of the kernel these facts describe, keyed by section name."""
+
+
+@hookspec
+def kdiff_habits(facts: KernelFacts) -> Iterable[Habit]:  # type: ignore[empty-body]  # no body
+    """Return what names in this kernel's objects mean, keyed by what the row is and its name."""
 
 
 @hookspec

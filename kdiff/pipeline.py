@@ -23,6 +23,7 @@ from kdiff.emit import Emitter, Workshop
 from kdiff.errors import KdiffError, NothingChanged, Refused
 from kdiff.exports import read_symvers
 from kdiff.graph import SectionGraph, build
+from kdiff.habits import Habits
 from kdiff.kbuild import Unit
 from kdiff.kernel import SpecialSection
 from kdiff.manifest import manifest, utsname
@@ -80,10 +81,10 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
     )
     for line in (*(f"left out of the patch: {name}" for name in patch.ignored), *built.warnings):
         say(line)
-    special = plugins.special_sections(facts)
+    special, habits = plugins.special_sections(facts), plugins.habits(facts)
 
     say("comparing before and after")
-    plans = join(tuple(_planned(unit, plugins, special) for unit in built.units))
+    plans = join(tuple(_planned(unit, plugins, special, habits) for unit in built.units))
     refusals = [
         refusal
         for each in plans
@@ -130,10 +131,10 @@ def _emitter(plugins: Registry, name: str) -> Emitter:
     return plugins.emitters[name]
 
 
-def _planned(unit: Unit, plugins: Registry, special: Mapping[str, SpecialSection]) -> Plan:
+def _planned(unit: Unit, plugins: Registry, special: Mapping[str, SpecialSection], habits: Habits) -> Plan:
     """Stages 1 to 5 for one unit."""
-    pre = _graph(unit.pre, unit, plugins, special)
-    post = _graph(unit.post, unit, plugins, special)
+    pre = _graph(unit.pre, unit, plugins, special, habits)
+    post = _graph(unit.post, unit, plugins, special, habits)
     pairing = correlate(pre, post)
     return plan(pre, post, pairing, diff(pre, post, pairing), unit.target)
 
@@ -148,9 +149,11 @@ def _retyped(plans: tuple[Plan, ...], accepted: tuple[str, ...], say: Say) -> Re
     return found
 
 
-def _graph(data: bytes, unit: Unit, plugins: Registry, special: Mapping[str, SpecialSection]) -> SectionGraph:
+def _graph(
+    data: bytes, unit: Unit, plugins: Registry, special: Mapping[str, SpecialSection], habits: Habits
+) -> SectionGraph:
     obj = read_bytes(data, unit.name)
-    return build(obj, plugins.architecture(obj.machine, obj.byte_order, obj.path), special)
+    return build(obj, plugins.architecture(obj.machine, obj.byte_order, obj.path), special, habits)
 
 
 def _matched(planned: Plan, memory: MemorySource) -> RunMatch:

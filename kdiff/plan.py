@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from kdiff.correlate import Pairing, is_anonymous_static, is_fragment
+from kdiff.correlate import Pairing
 from kdiff.diff import Delta
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.kernel import Keep
@@ -90,7 +90,7 @@ def _closed(bare: Plan, changed: set[int], sources: set[int]) -> Plan:
 
 
 def _can_be_entered(graph: SectionGraph, node: Node) -> bool:
-    return node.kind is Kind.FUNCTION and not is_fragment(node) and not graph.is_piece(node)
+    return node.kind is Kind.FUNCTION and not node.is_fragment and not graph.is_piece(node)
 
 
 def travels(post: SectionGraph, pairing: Pairing, changed: set[int], node: Node) -> bool:
@@ -102,10 +102,10 @@ def travels(post: SectionGraph, pairing: Pairing, changed: set[int], node: Node)
     if node.id not in pairing.by_post or node.kind is Kind.STRING or post.is_piece(node):
         return True
     if node.kind is Kind.FUNCTION:
-        return node.id in changed or is_fragment(node)
+        return node.id in changed or node.is_fragment
     if node.kind is Kind.CONSTANT:
-        return node.id in changed or not node.names or is_anonymous_static(node)
-    return is_anonymous_static(node)
+        return node.id in changed or not node.names or node.remade is not None
+    return node.remade is not None
 
 
 def keeps_identity(plan: Plan, source: Node, reference: Reference) -> bool:

@@ -21,6 +21,7 @@ from kdiff.arch import Architecture, ByteOrder
 from kdiff.distribution import Distribution
 from kdiff.emit import Emitter
 from kdiff.errors import KdiffError
+from kdiff.habits import Habits
 from kdiff.kernel import KernelFacts, SpecialSection
 from kdiff.memory import MemoryScheme, MemorySource
 
@@ -37,6 +38,7 @@ class Registry:
     emitters: Mapping[str, Emitter]
     distributions: Mapping[str, Distribution]
     special_sections: Callable[[KernelFacts], Mapping[str, SpecialSection]]
+    habits: Callable[[KernelFacts], Habits]
 
     def architecture(self, machine: int, order: ByteOrder, place: str) -> Architecture:
         """The plugin for an object's e_machine, or KdiffError `plugin.architecture`."""
@@ -74,6 +76,11 @@ def load(disabled: Iterable[str] | None = None) -> Registry:
         distributions=_collect(manager, "kdiff_distributions", lambda distribution: distribution.id),
         special_sections=lambda facts: _collect(
             manager, "kdiff_special_sections", lambda section: section.name, facts=facts
+        ),
+        habits=lambda facts: Habits(
+            _collect(
+                manager, "kdiff_habits", lambda row: (type(row).__name__, row.name), facts=facts
+            ).values()
         ),
     )
 

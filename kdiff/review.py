@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kdiff.correlate import is_anonymous_static, is_fragment, stem
 from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
+from kdiff.habits import Standing
 from kdiff.kernel import Keep, Meaning
+from kdiff.naming import stem
 from kdiff.plan import Plan
 from kdiff.review_data import review_data
 from kdiff.split import Kind
@@ -52,11 +53,10 @@ def review_layouts(plan: Plan, release: str) -> tuple[Refusal, ...]:
 def _boot_code(plan: Plan) -> Iterator[Refusal]:
     for _, post in plan.replaced:
         node = plan.post.nodes[post]
-        if node.section_name.startswith((".init", ".exit")):
-            phase = "boot" if node.section_name.startswith(".init") else "exit"
+        if node.standing in (Standing.BOOT, Standing.EXIT):
             yield Refusal(
                 "review.init_code", plan.post.where(node),
-                f"{node.label} is {phase} code: the running kernel will not execute it again",
+                f"{node.label} is {node.standing.value} code: the running kernel will not execute it again",
                 "drop this function from the patch, or move what must still happen into code that runs",
             )  # fmt: skip
 
@@ -99,7 +99,7 @@ def _lost_state(plan: Plan) -> Iterator[Refusal]:
             removed.setdefault(stem(node.name), []).append(node)
     for index in plan.carried:
         node = plan.post.nodes[index]
-        if node.kind is not Kind.DATA or node.table is not None or is_anonymous_static(node):
+        if node.kind is not Kind.DATA or node.table is not None or node.remade is not None:
             continue
         for lost in removed.get(stem(node.name), ()):
             yield Refusal(
@@ -116,11 +116,11 @@ def _entries_inside(plan: Plan) -> Iterator[Refusal]:
         reference.target
         for source, references in enumerate(plan.pre.references)
         for reference in references
-        if source not in replaced and not is_fragment(plan.pre.nodes[source])
+        if source not in replaced and not plan.pre.nodes[source].is_fragment
     }
     for source, references in enumerate(plan.pre.references):
         node = plan.pre.nodes[source]
-        if node.table is not None or source in replaced or is_fragment(node) or plan.pre.is_piece(node):
+        if node.table is not None or source in replaced or node.is_fragment or plan.pre.is_piece(node):
             continue
         if node.kind is Kind.CONSTANT and node.local and source not in used_elsewhere:
             continue  # a switch's table, of which the successor has its own
@@ -137,7 +137,7 @@ def _unsure(plan: Plan) -> Iterator[Refusal]:
     for index in (*plan.borrowed, *plan.carried):
         pair = plan.pairing.by_post.get(index)
         node = plan.post.nodes[index]
-        if pair is not None and not pair.sure and node.kind is Kind.DATA and not is_anonymous_static(node):
+        if pair is not None and not pair.sure and node.kind is Kind.DATA and node.remade is None:
             yield Refusal(
                 "correlate.ambiguous", plan.post.where(node),
                 f"several variables of the same name fit {node.label} ({_names(plan.pre, node)})",

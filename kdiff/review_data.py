@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kdiff.correlate import is_anonymous_static
 from kdiff.diff import Cause, Change
 from kdiff.errors import Refusal
 from kdiff.graph import Node
+from kdiff.habits import Standing
 from kdiff.plan import Plan
 from kdiff.split import Kind
 
@@ -25,7 +25,7 @@ def review_data(plan: Plan) -> Iterator[Refusal]:
     """Refuse what changes data that exists, and what adds data that no module can have."""
     for change in plan.delta.changed:
         node = plan.post.nodes[change.post]
-        if node.table is not None or is_anonymous_static(node):
+        if node.table is not None or node.remade is not None:
             continue
         if node.kind is Kind.DATA:
             if not _only_protected(plan, change):
@@ -114,13 +114,13 @@ def _only_replaced_users(plan: Plan, node: Node) -> bool:
 
 
 def _is_per_cpu(node: Node) -> bool:
-    return "percpu" in node.section_name and node.section > 0
+    return node.standing is Standing.PER_CPU
 
 
 def _is_protected(node: Node) -> bool:
     """Whether its memory is read-only once the kernel has booted (arch/*/mm, mark_rodata_ro)."""
-    return "ro_after_init" in node.section_name
+    return node.standing is Standing.PROTECTED
 
 
 def _is_boot_data(node: Node) -> bool:
-    return node.section_name.startswith((".init", ".exit"))
+    return node.standing in (Standing.BOOT, Standing.EXIT)

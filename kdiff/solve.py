@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from kdiff.errors import Refusal
 from kdiff.fields import WORD
 from kdiff.graph import Node, SectionGraph
+from kdiff.habits import Standing
 from kdiff.insn import around
 from kdiff.kernel import AddressBook, Site
 from kdiff.memory import MemorySource
 from kdiff.runpre import Matcher
 from kdiff.split import Kind
 from kdiff.verdict import Fact, Match, Mismatch
-
-BOOT_SECTIONS = (".init", ".exit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ class _Flood:
         """Boot code and the payload of tables are gone once the kernel runs."""
         if self.memory.pristine:
             return False
-        return node.section_name.startswith(BOOT_SECTIONS) or self.graph.is_piece(node)
+        return node.standing in (Standing.BOOT, Standing.EXIT) or self.graph.is_piece(node)
 
     # The flood ---------------------------------------------------------------------------------------
 

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from kdiff.correlate import Pair, is_anonymous_static, is_fragment, stem
+from kdiff.correlate import Pair
 from kdiff.diff import Change
 from kdiff.dwarflines import SourceLines
 from kdiff.errors import KdiffError
 from kdiff.evidence import Evidence, Step
 from kdiff.graph import Node, Reference
+from kdiff.naming import stem
 from kdiff.plan import Plan
 from kdiff.review import review
 from kdiff.split import Kind
@@ -145,7 +146,7 @@ class _Explanation:
         theirs = {each.target for each in self.post.references[change.post]}
         for index in sorted(theirs - {change.post}):
             target = self.post.nodes[index]
-            if index in self.changes and is_fragment(target):
+            if index in self.changes and target.is_fragment:
                 yield from self._change(index, seen)
             elif index not in self.plan.pairing.by_post and target.names and target.table is None:
                 yield Step("added", target.label, "is new in the post object")
@@ -179,9 +180,9 @@ class _Explanation:
             return "it changed, so the kernel's own is not what the post code means"
         if node.id not in self.plan.pairing.by_post and node.kind is not Kind.STRING:
             return "it is new: the kernel does not have it"
-        if is_fragment(node):
+        if node.is_fragment:
             return "it is a part of its function, which cannot be entered by itself"
-        if is_anonymous_static(node):
+        if node.remade is not None:
             return "a macro makes this static anew at each use, so a fresh one is as good"
         return "it has no name of its own by which the kernel's could be found"
 

@@ -16,12 +16,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from kdiff_arch_x86_64 import ARCHITECTURE
+from kdiff_kernel_linux import kdiff_habits
 
 from kdiff.correlate import correlate
 from kdiff.diff import Change, Delta, diff
 from kdiff.elf.read import Object, read_bytes
 from kdiff.graph import Node, SectionGraph, build
-from kdiff.kernel import SpecialSection
+from kdiff.habits import Habits
+from kdiff.kernel import KernelFacts, SpecialSection
 from kdiff.plan import Plan, plan
 
 FLAGS = (
@@ -30,6 +32,8 @@ FLAGS = (
     *("-fcf-protection=none", "-fno-asynchronous-unwind-tables", "-fno-stack-protector"),
 )
 SECTIONS = ("-ffunction-sections", "-fdata-sections")
+HABITS = Habits(kdiff_habits(KernelFacts(machine="x86_64")))
+"""What names in the kernel's own objects mean."""
 WHOLE = "whole"
 """In place of options: without function and data sections."""
 ASSEMBLY = "assembly"
@@ -55,7 +59,8 @@ def obj(text: str, *options: str) -> Object:
 
 
 def graph_of(data: bytes, special: Iterable[SpecialSection] = ()) -> SectionGraph:
-    return build(read_bytes(data, "unit.o"), ARCHITECTURE, {row.name: row for row in special})
+    rows = {row.name: row for row in special}
+    return build(read_bytes(data, "unit.o"), ARCHITECTURE, rows, HABITS)
 
 
 def graph(text: str, *options: str, special: Iterable[SpecialSection] = ()) -> SectionGraph:

@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 
 import lief
 import pytest
+from compiled import HABITS
 
 from kdiff.arch import Architecture
 from kdiff.correlate import correlate
@@ -123,7 +124,7 @@ def compiled(cross: Cross, text: str, *options: str, language: str = "c") -> byt
 
 
 def graph(cross: Cross, data: bytes) -> SectionGraph:
-    return build(read_bytes(data, "unit.o"), cross.architecture, {})
+    return build(read_bytes(data, "unit.o"), cross.architecture, {}, HABITS)
 
 
 def link(cross: Cross, data: bytes, externs: Mapping[str, int] | None = None) -> Linked:

@@ -37,7 +37,7 @@ TEXTS = tuple(
 )
 
 LAYERS = (
-    {"errors", "arch", "kernel", "memory", "distribution", "emit", "update", "elf"},
+    {"errors", "arch", "kernel", "habits", "naming", "memory", "distribution", "emit", "update", "elf"},
     set(),
     {"package", "manifest", "target"},
     {"hookspecs", "registry", "pipeline", "rehearse", "setup", "api"},

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import pytest
-from compiled import ASSEMBLY, UNIT, WHOLE, compiled, graph, graph_of, named
+from compiled import ASSEMBLY, UNIT, WHOLE, changes, compiled, graph, graph_of, named
 from elfwriter import LOCAL, OBJECT, Sec, Sym, elf
 from hypothesis import given, settings
 from strategies import pairs
 
-from kdiff.correlate import Pairing, correlate, is_anonymous_static, is_fragment, is_static_local, stem
+from kdiff.correlate import Pairing, correlate, is_static_local
 from kdiff.graph import SectionGraph
 from kdiff.kernel import Keep, SpecialSection
+from kdiff.naming import stem
 from kdiff.split import Kind
 
 PC32, ABS64 = 2, 1
@@ -331,7 +332,30 @@ def test_static_variables_fragments_and_macros_leftovers_are_told_by_their_names
         )
         for name in ("calls", "__already_done")
     )
-    assert (is_static_local(calls), is_anonymous_static(calls)) == (True, False)
-    assert is_anonymous_static(done)
-    assert is_fragment(named(pre, "f.cold"))
-    assert not is_fragment(named(pre, "f"))
+    assert (is_static_local(calls), calls.remade is not None) == (True, False)
+    assert done.remade is not None
+    assert named(pre, "f.cold").is_fragment
+    assert not named(pre, "f").is_fragment
+
+
+def test_what_a_macro_makes_anew_pairs_by_who_refers_to_it_whatever_its_number() -> None:
+    """UBSAN's records have no names, and their sections are numbered through the unit."""
+    text = """
+    .section .data..Lubsan_data{0},"aw"
+    .quad 0; .long {2}, 7
+    .section .data..Lubsan_data{1},"aw"
+    .quad 1; .long {3}, 9
+    .section .text.f,"ax"
+    .type f,@function
+    f: mov $.data..Lubsan_data{0},%rdi; ret
+    .size f,.-f
+    .section .text.g,"ax"
+    .type g,@function
+    g: mov $.data..Lubsan_data{1},%rdi; ret
+    .size g,.-g
+    """
+    pre, post = graph(text.format(1, 2, 10, 20), ASSEMBLY), graph(text.format(2, 3, 15, 25), ASSEMBLY)
+    assert not changes(pre, post)
+    post = graph(text.format(2, 3, 15, 25).replace(".quad 1", ".quad 2"), ASSEMBLY)
+    assert set(changes(pre, post)) >= {"g"}
+    assert "f" not in changes(pre, post)

@@ -13,6 +13,7 @@ import pytest
 from kdiff import setup
 from kdiff.distribution import KernelSetup, Say
 from kdiff.errors import KdiffError
+from kdiff.habits import NO_HABITS
 from kdiff.kernel import AddressBook, KernelFacts
 from kdiff.memory import MemoryScheme
 from kdiff.registry import Registry
@@ -64,6 +65,7 @@ def registry_with(*distros: Distro) -> Registry:
         emitters={},
         distributions={each.id: each for each in distros},
         special_sections=lambda facts: {},
+        habits=lambda facts: NO_HABITS,
     )
 
 

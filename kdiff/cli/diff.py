@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
 def _graph(plugins: registry.Registry, path: Path) -> SectionGraph:
     obj = read(path)
     arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
-    return build(obj, arch, plugins.special_sections(KernelFacts(machine=arch.name)))
+    facts = KernelFacts(machine=arch.name)
+    return build(obj, arch, plugins.special_sections(facts), plugins.habits(facts))
 
 
 # What may be asked for -------------------------------------------------------------------------------

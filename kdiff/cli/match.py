@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     memory = plugins.open_memory(args.memory)
     obj = read(args.pre)
     arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
-    graph = build(obj, arch, plugins.special_sections(memory.facts()))
+    graph = build(obj, arch, plugins.special_sections(memory.facts()), plugins.habits(memory.facts()))
     result = solve(graph, sites(graph), memory, memory.address_book())
     if args.json:
         print(json.dumps(_as_json(result), indent=2))

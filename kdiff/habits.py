@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What names in a kernel's objects mean, as rows of plugins: sections, statics of macros, line numbers.
+
+The engine knows that memory may be freed after boot or exist once per processor, that some data have no
+identity, and that some arguments only tell a line of source; which names say so is a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Standing(Enum):
+    """What becomes of a section's memory while the kernel runs."""
+
+    ORDINARY = "ordinary"
+    BOOT = "boot"
+    """Freed once the kernel, or the module, has started."""
+    EXIT = "exit"
+    """Of a module that is leaving; built-in code of this kind is dropped."""
+    PER_CPU = "per-cpu"
+    """A template: each processor has a copy of its own."""
+    PROTECTED = "protected"
+    """Written to while the kernel starts, then read-only."""
+
+
+@dataclass(frozen=True, slots=True)
+class SectionClass:
+    """All sections whose name begins with `name`, and what becomes of their memory."""
+
+    name: str
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class RemadeData:
+    """Data that a macro or the compiler makes anew at each use: a fresh copy is as good as the old one.
+
+    `name`: that of its symbol without the compiler's numbers or, where `section`, how its section's begins.
+    `ignored`: (offset, size) of fields whose contents are never a difference: line numbers.
+    """
+
+    name: str
+    section: bool = False
+    ignored: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LineTaker:
+    """A function that is told the line number of its call; `argument` counts from 0."""
+
+    name: str
+    argument: int
+
+
+Habit = SectionClass | RemadeData | LineTaker
+
+
+class Habits:
+    """What names in a kernel's objects mean, indexed."""
+
+    def __init__(self, rows: Iterable[Habit] = ()) -> None:
+        rows = tuple(rows)
+        self.line_takers: Mapping[str, LineTaker] = {r.name: r for r in rows if isinstance(r, LineTaker)}
+        self._classes = sorted(
+            (row for row in rows if isinstance(row, SectionClass)), key=lambda row: -len(row.name)
+        )
+        remade = [row for row in rows if isinstance(row, RemadeData)]
+        self._remade = {row.name: row for row in remade if not row.section}
+        self._remade_sections = [row for row in remade if row.section]
+
+    def standing(self, section: str) -> Standing:
+        """The class of a section: that of the longest name which its own begins with."""
+        found = (row.standing for row in self._classes if section.startswith(row.name))
+        return next(found, Standing.ORDINARY)
+
+    def remade(self, stem: str, section: str) -> RemadeData | None:
+        """The row for a datum, by its name without numbers, or by its section's."""
+        found = self._remade.get(stem)
+        if found is None:
+            found = next((row for row in self._remade_sections if section.startswith(row.name)), None)
+        return found
+
+
+NO_HABITS = Habits()
+"""Names mean nothing."""

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What compilers do to names: the numbers and suffixes they add.
+
+gcc numbers static locals (`count.3`) and names parts and copies of functions after their origin (`f.cold`,
+`f.part.0`, `f.isra.0`, `f.constprop.0`). The kernel numbers what macros declare (`__UNIQUE_ID_`,
+include/linux/compiler.h).
+"""
+
+from __future__ import annotations
+
+import re
+
+_NUMBERED = re.compile(r"\.\d+$|^__UNIQUE_ID_|^\.L")
+_PART = re.compile(r"\.(cold|part|isra|constprop)\b")
+_NUMBERS = re.compile(r"(\.\d+)+$")
+_UNIQUE = re.compile(r"\d+(\.\d+)*$")
+
+
+def stem(name: str) -> str:
+    """A name without the numbers compilers add."""
+    if name.startswith("__UNIQUE_ID_"):
+        return _UNIQUE.sub("", name)
+    return _NUMBERS.sub("", name)
+
+
+def is_numbered(name: str) -> bool:
+    """Whether the name of a static carries a compiler's number, so that an equal name proves nothing."""
+    return bool(_NUMBERED.search(name))
+
+
+def is_part(name: str) -> bool:
+    """Whether a function is a part or a copy that the compiler made of another one."""
+    return bool(_PART.search(name))
+
+
+def is_fragment(name: str) -> bool:
+    """Whether a function is the unlikely part of another one, which is never entered by itself."""
+    return ".cold" in name

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What names in Linux's objects mean: sections by what becomes of them, statics of macros, line numbers.
+
+Sections: include/linux/init.h, cache.h, percpu-defs.h and asm-generic/vmlinux.lds.h. Statics:
+linux/once_lite.h, once.h, printk.h, ratelimit.h, lockdep.h, asm-generic/bug.h; C11 6.4.2.2 for `__func__`;
+the compilers' own for tables of a switch and for UBSAN (lib/ubsan.h: `source_location` is a pointer, a line
+and a column).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kdiff.api import Habit, KernelFacts, LineTaker, RemadeData, SectionClass, Standing
+
+_STANDING = {
+    Standing.BOOT: (".init", ".meminit", ".cpuinit", ".devinit", ".head.text"),
+    Standing.EXIT: (".exit", ".memexit", ".cpuexit", ".devexit"),
+    Standing.PER_CPU: (".data..percpu", ".data.percpu", ".bss..percpu"),
+    Standing.PROTECTED: (".data..ro_after_init", ".data.ro_after_init", ".bss..ro_after_init"),
+}
+"""Those with `cpu` and `dev` are of kernels before 3.11."""
+
+_STATICS = (
+    *("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__"),
+    *("__warned", "__already_done", "__print_once", "___done", "___once_key"),
+    *("__key", "_rs", "_entry", "_entry_ptr"),
+    *("CSWTCH", "switch.table"),
+)
+
+_ONCE = (".data.once", ".data..once", ".data.unlikely", ".data..unlikely")
+"""Flags of WARN_ONCE and its relatives; two dots since commit dbefa1f31a91 ("Rename .data.once ...")."""
+
+_UBSAN = (".data..Lubsan_data", ".data.rel.local..Lubsan_data", ".data.rel..Lubsan_data")
+_UBSAN_TYPES = (".data..Lubsan_type", ".rodata..Lubsan_type")
+
+_LINE_TAKERS = {
+    1: (
+        *("__might_sleep", "___might_sleep", "__might_resched", "__might_fault"),
+        *("__cant_sleep", "__cant_migrate"),
+        *("warn_slowpath_fmt", "warn_slowpath_fmt_taint", "warn_slowpath_null"),
+        *("lockdep_rcu_suspicious", "lockdep_rcu_dereference"),
+    ),
+    2: ("__btrfs_panic", "__btrfs_handle_fs_error", "__btrfs_abort_transaction", "btrfs_assertfail"),
+}
+"""By the argument that is the line, from 0: linux/kernel.h, rcupdate.h, asm-generic/bug.h; fs/btrfs/."""
+
+_NARROW = frozenset(("i386", "arm", "mips", "m68k"))
+
+
+def rows(facts: KernelFacts) -> Iterator[Habit]:
+    """All rows for one machine."""
+    pointer = 4 if facts.machine in _NARROW else 8
+    for standing, names in _STANDING.items():
+        yield from (SectionClass(name, standing) for name in names)
+    yield from (RemadeData(name) for name in _STATICS)
+    yield from (RemadeData(name, section=True) for name in (*_ONCE, *_UBSAN_TYPES))
+    yield from (RemadeData(name, section=True, ignored=((pointer, 8),)) for name in _UBSAN)
+    for argument, takers in _LINE_TAKERS.items():
+        yield from (LineTaker(name, argument) for name in takers)
