@@ -6,7 +6,7 @@ What is imported for type checking only are values of stages: a plugin is handed
 
 from typing import TYPE_CHECKING
 
-from kdiff.arch import Architecture, BitField, Branch, ByteOrder, Howto, Overflow
+from kdiff.arch import Architecture, BitField, Branch, ByteOrder, ConstantLoad, Howto, Overflow
 from kdiff.btf import structures as btf_structures
 from kdiff.distribution import Distribution, KernelSetup, Say
 from kdiff.elf.image import (
@@ -69,6 +69,7 @@ __all__ = [
     "Borrowed",
     "Branch",
     "ByteOrder",
+    "ConstantLoad",
     "Distribution",
     "ElfImage",
     "EmittedModule",

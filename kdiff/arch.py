@@ -192,6 +192,25 @@ class Branch:
     falls_through: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ConstantLoad:
+    """An instruction that puts a small constant into a register which may hold an argument of a call.
+
+    It is `size` bytes, as a number in the architecture's byte order, of which the bits in `mask` are `match`.
+    The register's number is `base` plus the bits of `register` (lowest bit, width), the constant in `fields`.
+    With `source`, the same of a register that the constant is added to.
+    """
+
+    size: int
+    mask: int
+    match: int
+    register: tuple[int, int]
+    fields: tuple[BitField, ...]
+    signed: bool = False
+    base: int = 0
+    source: tuple[int, int] | None = None
+
+
 class Architecture(Protocol):
     """One instruction set and its psABI. Satisfied structurally; frozen, compared by identity."""
 
@@ -243,6 +262,14 @@ class Architecture(Protocol):
     @property
     def pools(self) -> tuple[str, ...]:
         """Sections in which the compiler keeps addresses for code to load, a word for each (`.toc`)."""
+
+    @property
+    def constants(self) -> tuple[ConstantLoad, ...]:
+        """How compilers load the small constants that are arguments; none where those go to the stack."""
+
+    @property
+    def arguments(self) -> tuple[int, ...]:
+        """The numbers of the registers for the first arguments of a call, in order."""
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

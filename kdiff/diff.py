@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from kdiff.correlate import Pair, Pairing
+from kdiff.dwarflines import source_lines
 from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.linenumbers import Tables, moved_lines
 from kdiff.split import Kind
 
 
@@ -47,7 +50,12 @@ class Delta:
 
 def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
     """Compare all pairs, then let changes spread to whatever cannot stay as it is because of them."""
-    work = _Comparison(pre, post, pairing)
+    work = _Comparison(
+        pre,
+        post,
+        pairing,
+        cache(lambda: (source_lines(pre.obj, pre.arch), source_lines(post.obj, post.arch))),
+    )
     causes: dict[int, tuple[Cause, ...]] = {}
     for pair in pairing.by_pre.values():
         found = tuple(work.differences(pair))
@@ -74,6 +82,7 @@ class _Comparison:
     pre: SectionGraph
     post: SectionGraph
     pairing: Pairing
+    tables: Tables
 
     def differences(self, pair: Pair) -> Iterator[Cause]:
         """Every way in which a pair differs by itself."""
@@ -88,7 +97,7 @@ class _Comparison:
         if one.size != other.size:
             yield Cause("size", f"size was {one.size}, is {other.size}", min(one.size, other.size))
         ours, theirs = _plain(self.pre, one), _plain(self.post, other)
-        if ours != theirs and one.size == other.size:
+        if ours != theirs and one.size == other.size and not self.only_lines_moved(one, other):
             at = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
             yield Cause("content", f"byte was {ours[at]:#04x}, is {theirs[at]:#04x}", at)
         yield from self._references(one, other)
@@ -109,6 +118,10 @@ class _Comparison:
                 yield Cause("reference", f"referred to {before}, refers to {after}", mine.offset)
         if len(ours) != len(theirs):
             yield Cause("reference", f"had {len(ours)} references, has {len(theirs)}")
+
+    def only_lines_moved(self, one: Node, other: Node) -> bool:
+        """Whether all that differs in the bytes of two functions are numbers of source lines."""
+        return bool(moved_lines(self.pre, self.post, one, other, self.tables))
 
     def equivalent(self, mine: Reference, yours: Reference) -> bool:
         """Whether two references mean the same."""

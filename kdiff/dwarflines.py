@@ -57,6 +57,12 @@ class SourceLines:
         index = bisect_right(offsets, offset) - 1
         return found[index] if index >= 0 else None
 
+    def within(self, section: int, start: int, size: int) -> Iterator[tuple[int, SourceLine]]:
+        """(offset from `start`, line) of each row of the table for a part of a section."""
+        for offset, line in zip(*self.sections.get(section, ((), ())), strict=True):
+            if line is not None and start <= offset < start + size:
+                yield offset - start, line
+
 
 NONE = SourceLines({})
 _BROKEN = (

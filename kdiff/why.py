@@ -18,6 +18,7 @@ from kdiff.dwarflines import SourceLines
 from kdiff.errors import KdiffError
 from kdiff.evidence import Evidence, Step
 from kdiff.graph import Node, Reference
+from kdiff.linenumbers import moved_lines
 from kdiff.naming import stem
 from kdiff.plan import Plan
 from kdiff.review import review
@@ -92,6 +93,7 @@ class _Explanation:
     def __init__(self, plan: Plan, before: SourceLines, after: SourceLines) -> None:
         self.plan, self.pre, self.post = plan, plan.pre, plan.post
         self.evidence = Evidence(plan, before, after)
+        self.tables = before, after
         self.changes = {change.post: change for change in plan.delta.changed}
         self.replaced = {post for _, post in plan.replaced}
         self.carried, self.borrowed = set(plan.carried), set(plan.borrowed)
@@ -245,6 +247,9 @@ class _Explanation:
         entries = len(self.post.entries.get(node.id, ()))
         text = f"{node.size} bytes, {count} references and {entries} table entries mean the same in both"
         yield Step("same", node.label, text)
+        for move in moved_lines(self.pre, self.post, other, node, lambda: self.tables):
+            text = f"at +{move.offset:#x} it tells its source line, which was {move.before}, is {move.after}"
+            yield Step("same", node.label, f"{text}: no change of what it does")
         if node.id not in self.borrowed:
             yield Step("same", node.label, "and nothing it depends on changed in a way that it would notice")
 

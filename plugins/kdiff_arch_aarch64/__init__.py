@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Branch, ByteOrder, Howto, hookimpl
+from kdiff.api import Architecture, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
 from kdiff_arch_aarch64.branches import branch
+from kdiff_arch_aarch64.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_aarch64.relocations import HOWTOS, R_AARCH64_ABS64
 
 _NOP = bytes.fromhex("1f2003d5")
@@ -51,6 +52,8 @@ class Aarch64:
     mapping_symbols: tuple[str, ...] = ("$x", "$d")
     instruction_size: int = 4
     pools: tuple[str, ...] = ()
+    constants: tuple[ConstantLoad, ...] = CONSTANTS
+    arguments: tuple[int, ...] = ARGUMENTS
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -26,8 +26,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Branch, ByteOrder, Howto, hookimpl
+from kdiff.api import Architecture, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
 from kdiff_arch_arm.branches import branch
+from kdiff_arch_arm.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_arm.relocations import HOWTOS, R_ARM_ABS32
 
 _NOP = bytes.fromhex("00f020e3")
@@ -50,6 +51,8 @@ class Arm:
     mapping_symbols: tuple[str, ...] = ("$a", "$d", "$t")
     instruction_size: int = 0
     pools: tuple[str, ...] = ()
+    constants: tuple[ConstantLoad, ...] = CONSTANTS
+    arguments: tuple[int, ...] = ARGUMENTS
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

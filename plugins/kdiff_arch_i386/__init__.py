@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Branch, ByteOrder, Howto, hookimpl
+from kdiff.api import Architecture, BitField, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
 from kdiff_arch_i386.branches import branch
 from kdiff_arch_i386.nops import NOPS
 from kdiff_arch_i386.relocations import HOWTOS, R_386_32
@@ -45,6 +45,9 @@ class I386:
     mapping_symbols: tuple[str, ...] = ()
     instruction_size: int = 0
     pools: tuple[str, ...] = ()
+    constants: tuple[ConstantLoad, ...] = (ConstantLoad(5, 0xF8, 0xB8, (0, 3), (BitField(8, 0, 32),)),)
+    arguments: tuple[int, ...] = (0, 2, 1)
+    """The kernel is built with -mregparm=3: eax, edx, ecx."""
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -29,8 +29,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Branch, ByteOrder, Howto, hookimpl
+from kdiff.api import Architecture, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
 from kdiff_arch_loongarch64.branches import branch
+from kdiff_arch_loongarch64.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_loongarch64.relocations import HOWTOS, R_LARCH_64
 
 
@@ -50,6 +51,8 @@ class Loongarch64:
     mapping_symbols: tuple[str, ...] = (".L",)
     instruction_size: int = 4
     pools: tuple[str, ...] = ()
+    constants: tuple[ConstantLoad, ...] = CONSTANTS
+    arguments: tuple[int, ...] = ARGUMENTS
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

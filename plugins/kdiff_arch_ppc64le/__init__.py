@@ -30,8 +30,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Branch, ByteOrder, Howto, hookimpl
+from kdiff.api import Architecture, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
 from kdiff_arch_ppc64le.branches import branch
+from kdiff_arch_ppc64le.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_ppc64le.relocations import HOWTOS, R_PPC64_ADDR64
 
 _NOPS = (
@@ -59,6 +60,8 @@ class Ppc64le:
     mapping_symbols: tuple[str, ...] = ()
     instruction_size: int = 0
     pools: tuple[str, ...] = (".toc",)
+    constants: tuple[ConstantLoad, ...] = CONSTANTS
+    arguments: tuple[int, ...] = ARGUMENTS
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Branch, ByteOrder, Howto, hookimpl
+from kdiff.api import Architecture, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
 from kdiff_arch_riscv64.branches import branch
+from kdiff_arch_riscv64.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_riscv64.relocations import HOWTOS, R_RISCV_64
 
 
@@ -49,6 +50,8 @@ class Riscv64:
     mapping_symbols: tuple[str, ...] = ("$x", "$d", ".L")
     instruction_size: int = 0
     pools: tuple[str, ...] = ()
+    constants: tuple[ConstantLoad, ...] = CONSTANTS
+    arguments: tuple[int, ...] = ARGUMENTS
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Branch, ByteOrder, Howto, hookimpl
+from kdiff.api import Architecture, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
 from kdiff_arch_s390x.branches import branch
+from kdiff_arch_s390x.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_s390x.relocations import HOWTOS, R_390_64
 
 
@@ -45,6 +46,8 @@ class S390x:
     mapping_symbols: tuple[str, ...] = ()
     instruction_size: int = 0
     pools: tuple[str, ...] = ()
+    constants: tuple[ConstantLoad, ...] = CONSTANTS
+    arguments: tuple[int, ...] = ARGUMENTS
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

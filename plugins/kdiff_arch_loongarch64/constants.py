@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads of small constants: `addi.w` or `ori` from zero, or `lu12i.w` and `ori`.
+
+LoongArch Reference Manual, volume 1, sections 2.2.1.5 and 2.2.1.7; arguments: a0 to a7 (ELF psABI).
+"""
+
+from __future__ import annotations
+
+from kdiff.api import BitField, ConstantLoad
+
+CONSTANTS = (
+    ConstantLoad(4, 0xFFC003E0, 0x02800000, (0, 5), (BitField(10, 0, 12),), signed=True),
+    ConstantLoad(4, 0xFFC003E0, 0x03800000, (0, 5), (BitField(10, 0, 12),)),
+    ConstantLoad(4, 0xFFC00000, 0x03800000, (0, 5), (BitField(10, 0, 12),), source=(5, 5)),
+    ConstantLoad(4, 0xFE000000, 0x14000000, (0, 5), (BitField(5, 12, 20),)),
+)
+ARGUMENTS = tuple(range(4, 12))

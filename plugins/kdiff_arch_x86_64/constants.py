@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads of small constants: `mov r32, imm32` (Intel SDM, volume 2, MOV, opcode B8+rd; REX.B or not).
+
+Arguments: rdi, rsi, rdx, rcx, r8, r9 (System V psABI for AMD64, section 3.2.3).
+"""
+
+from __future__ import annotations
+
+from kdiff.api import BitField, ConstantLoad
+
+CONSTANTS = (
+    ConstantLoad(5, 0xF8, 0xB8, (0, 3), (BitField(8, 0, 32),)),
+    ConstantLoad(6, 0xF8FF, 0xB841, (8, 3), (BitField(16, 0, 32),), base=8),
+)
+ARGUMENTS = (7, 6, 2, 1, 8, 9)

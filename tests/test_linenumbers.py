@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers of source lines in code are no change; other constants are."""
+
+from __future__ import annotations
+
+import pytest
+from compiled import HABITS, changes, graph, planned
+from linkoracle import Cross, compiled
+from test_plugin_arch_aarch64 import CROSS as AARCH64
+from test_plugin_arch_arm import CROSS as ARM
+from test_plugin_arch_i386 import CROSS as I386
+from test_plugin_arch_loongarch64 import CLANG as LOONGARCH64
+from test_plugin_arch_ppc64le import GCC as PPC64LE
+from test_plugin_arch_riscv64 import GCC as RISCV64
+from test_plugin_arch_s390x import GCC as S390X
+
+from kdiff.correlate import correlate
+from kdiff.diff import diff
+from kdiff.dwarflines import NONE
+from kdiff.elf.read import read_bytes
+from kdiff.graph import build
+from kdiff.why import why
+
+TEXT = """
+void __might_resched(const char *, int, unsigned);
+void note(int, int);
+{blank}
+int f(int a) {{ __might_resched("x.c", __LINE__, {offsets}); return a + {constant}; }}
+int g(int a) {{ note(__LINE__, a); return a; }}
+"""
+BLANK = 60 * "\n"
+
+
+def unit(lines: int = 0, offsets: int = 0, constant: int = 1, start: int = 0) -> str:
+    return "\n" * start + TEXT.format(blank="\n" * lines, offsets=offsets, constant=constant)
+
+
+def changed(cross: Cross, before: str, after: str, *flags: str) -> set[str]:
+    pre, post = (
+        build(read_bytes(compiled(cross, text, *flags), "unit.o"), cross.architecture, {}, HABITS)
+        for text in (before, after)
+    )
+    return {post.nodes[each.post].label for each in diff(pre, post, correlate(pre, post)).changed}
+
+
+@pytest.mark.parametrize(
+    "cross", [AARCH64, ARM, LOONGARCH64, PPC64LE, RISCV64, S390X], ids=lambda c: c.architecture.name
+)
+@pytest.mark.parametrize("start", [0, 3000, 5000])
+def test_a_line_that_a_callee_is_told_is_no_change_on_any_architecture(cross: Cross, start: int) -> None:
+    if cross is ARM and start == 0:
+        start = 300
+    before, after = unit(start=start), unit(7, start=start)
+    assert changed(cross, before, after) == {"g"}
+    assert changed(cross, before, unit(7, offsets=1, start=start)) == {"f", "g"}
+    assert changed(cross, before, unit(7, constant=2, start=start)) == {"f", "g"}
+
+
+def test_the_argument_must_be_the_line() -> None:
+    assert set(changes(graph(unit()), graph(unit(7)))) == {"g"}
+    assert set(changes(graph(unit()), graph(unit(7, offsets=7)))) == {"f", "g"}
+
+
+@pytest.mark.parametrize("cross", [AARCH64, I386, PPC64LE, RISCV64, S390X], ids=lambda c: c.architecture.name)
+def test_the_line_table_tells_a_line_from_a_number(cross: Cross) -> None:
+    assert changed(cross, unit(), unit(7), "-g") == set()
+    edited = unit(7).replace("note(__LINE__", "note(__LINE__ + 1")
+    assert changed(cross, unit(), edited, "-g") == {"g"}
+
+
+def test_the_line_table_of_both_objects_is_needed() -> None:
+    assert set(changes(graph(unit(), "-g"), graph(unit(7)))) == {"g"}
+    assert not changes(graph(unit(), "-g"), graph(unit(7), "-g"))
+
+
+def test_why_names_the_lines_that_moved() -> None:
+    (answer,) = why(planned(graph(unit()), graph(unit(7))), "f", NONE, NONE)
+    assert answer.fate == "same"
+    assert any("its source line, which was 5, is 12" in step.text for step in answer.steps)
