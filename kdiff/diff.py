@@ -15,7 +15,7 @@ from functools import cache
 from kdiff.correlate import Pair, Pairing
 from kdiff.dwarflines import source_lines
 from kdiff.graph import Node, Reference, SectionGraph
-from kdiff.linenumbers import Tables, moved_lines
+from kdiff.linenumbers import Tables, moved_lines, same_but_line
 from kdiff.split import Kind
 
 
@@ -130,7 +130,7 @@ class _Comparison:
         one, other = self.pre.nodes[mine.target], self.post.nodes[yours.target]
         if one.kind is Kind.STRING and other.kind is Kind.STRING:
             ours, theirs = self.pre.contents(one), self.post.contents(other)
-            if ours == theirs and mine.addend == yours.addend:
+            if mine.addend == yours.addend and (ours == theirs or same_but_line(ours, theirs)):
                 return True
             return ours[mine.addend :] == theirs[yours.addend :] and 0 <= mine.addend < max(one.size, 1)
         if mine.addend != yours.addend:
@@ -232,8 +232,7 @@ def _plain(graph: SectionGraph, node: Node) -> bytes:
     """A node's bytes with the fields of its references zeroed, and those its table's row ignores."""
     data = graph.contents(node)
     references = graph.references[node.id]
-    row = node.table or node.remade
-    for offset, size in row.ignored if row is not None else ():
+    for offset, size in _unimportant(node):
         data = data[:offset] + bytes(size) + data[offset + size :]
     if not any(data[r.offset : r.offset + r.howto.size].strip(b"\0") for r in references):
         return data
@@ -244,6 +243,13 @@ def _plain(graph: SectionGraph, node: Node) -> bytes:
         word = int.from_bytes(plain[field], order) & ~reference.howto.mask
         plain[field] = word.to_bytes(reference.howto.size, order)
     return bytes(plain)
+
+
+def _unimportant(node: Node) -> tuple[tuple[int, int], ...]:
+    """(offset, size) of what is no difference, by the rows of plugins."""
+    if node.table is not None:
+        return node.table.unimportant(node.size)
+    return node.remade.ignored if node.remade is not None else ()
 
 
 def _show(graph: SectionGraph, reference: Reference) -> str:

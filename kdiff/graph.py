@@ -105,13 +105,13 @@ class SectionGraph:
     """Owner of a table entry."""
     inner: Mapping[int, tuple[tuple[int, str], ...]]
     """Symbols inside a node (offset > 0): (offset, name)."""
-    pieces: frozenset[str]
-    """Names of the sections that hold code for table entries only (`SpecialSection.pieces`)."""
+    pieces: tuple[str, ...]
+    """How the names begin of sections that hold code for table entries only (`SpecialSection.pieces`)."""
     habits: Habits = NO_HABITS
 
     def is_piece(self, node: Node) -> bool:
         """Whether a node is part of a table entry's payload, never called by itself."""
-        return node.section_name in self.pieces
+        return bool(self.pieces) and node.section_name.startswith(self.pieces)
 
     def is_pool_word(self, node: Node) -> bool:
         """Whether a node is an address that the compiler keeps for code to load."""
@@ -195,7 +195,7 @@ def build(
         {owner: tuple(found) for owner, found in entries.items()},
         owners,
         lookup.inner,
-        frozenset(name for row in special.values() for name in row.pieces),
+        tuple(sorted({name for row in special.values() for name in row.pieces})),
         habits,
     )
 

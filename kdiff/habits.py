@@ -67,6 +67,7 @@ class Habits:
         self._classes = sorted(
             (row for row in rows if isinstance(row, SectionClass)), key=lambda row: -len(row.name)
         )
+        self._names = tuple(row.name for row in self._classes)
         remade = [row for row in rows if isinstance(row, RemadeData)]
         self._remade = {row.name: row for row in remade if not row.section}
         self._remade_sections = [row for row in remade if row.section]
@@ -75,6 +76,10 @@ class Habits:
         """The class of a section: that of the longest name which its own begins with."""
         found = (row.standing for row in self._classes if section.startswith(row.name))
         return next(found, Standing.ORDINARY)
+
+    def known(self, section: str) -> bool:
+        """Whether any row names a section."""
+        return section.startswith(self._names)
 
     def remade(self, stem: str, section: str) -> RemadeData | None:
         """The row for a datum, by its name without numbers, or by its section's."""

@@ -260,9 +260,14 @@ class SpecialSection:
 
     `entry_size` and offsets are bytes, from the facts of the kernel at hand. `owner` is the offset of
     the field that names the code an entry is about. `parallel` names another special section whose
-    entry of the same index owns this one's. `pieces`: sections that are cut where entries point to.
+    entry of the same index owns this one's. `pieces`: how the names begin of
+    sections that are cut where entries point to.
     `compared`: whether a difference in an entry makes its owner a changed function. `meaning`: what to say
     if a patch adds, removes or changes an entry that cannot travel.
+
+    What an object must show for itself if nothing is known of its kernel: `structure` is the C type of an
+    entry, for its debugging information; an entry has at least `fields` relocations; `lines` are the fields
+    with line numbers by entry size, for layouts that kernels have had.
     """
 
     name: str
@@ -281,3 +286,13 @@ class SpecialSection:
     """No table but code that the kernel rewrites as a whole: each function is its own entry and owner."""
     sites: Callable[[EntryView], Iterable[Site]] | None = None
     meaning: Meaning = ANY_TABLE
+    structure: str = ""
+    fields: int = 1
+    lines: Mapping[int, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
+    opaque: bool = False
+    """Set by kdiff: the entries of this object could not be told apart, and the whole table is one node."""
+
+    def unimportant(self, size: int) -> tuple[tuple[int, int], ...]:
+        """(offset, size) of the fields of an entry of `size` bytes whose contents are never a difference."""
+        guessed = self.lines.get(size) if not self.ignored else None
+        return self.ignored if guessed is None else (guessed,)

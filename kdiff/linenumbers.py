@@ -3,20 +3,22 @@
 
 WARN, might_sleep and others compile `__LINE__` into the code as the argument of a call, so a patch that
 inserts a line changes every such function behind it. In: a pair of functions. Out: the numbers, if all that
-differs are constants, loaded into registers, that are line numbers on both sides. There are two proofs: the
-next call goes to a function whose argument in that register tells a line and nothing else (a `LineTaker`
-row); or both line tables say that one place of the code has moved from the one number to the other.
+differs are constants, loaded into registers, that are line numbers on both sides. There are three proofs: a
+table entry of the function, such as that of WARN, moved from the one number to the other; the number
+reaches a call of a function whose argument in that register tells a line and nothing else (a `LineTaker`
+row); or both line tables say that one place of the code has moved so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from kdiff.arch import Architecture, BitField, ConstantLoad
 from kdiff.dwarflines import SourceLines
-from kdiff.graph import Node, SectionGraph
+from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.split import Kind
 
 Tables = Callable[[], tuple[SourceLines, SourceLines]]
@@ -40,10 +42,14 @@ def moved_lines(
     moves = _differences(pre, post, one, other) if one.kind is Kind.FUNCTION else ()
     if not moves:
         return ()
-    if all(_told(post, other, move) for move in moves):
+    rows = _rows(pre, post, one, other)
+    unproved = [
+        each for each in moves if (each.before, each.after) not in rows and not _told(post, other, each)
+    ]
+    if not unproved:
         return moves
     places = _places(one, other, *tables())
-    return moves if all(_told(post, other, m) or (m.before, m.after) in places for m in moves) else ()
+    return moves if all((each.before, each.after) in places for each in unproved) else ()
 
 
 def _differences(pre: SectionGraph, post: SectionGraph, one: Node, other: Node) -> tuple[LineMove, ...]:
@@ -118,38 +124,84 @@ def _bits(word: int, where: tuple[int, int]) -> int:
 
 
 def _told(graph: SectionGraph, node: Node, move: LineMove) -> bool:
-    """Whether the next call behind the load takes the number as a line; nothing loads the register anew."""
-    code = graph.contents(node)
-    for offset, size, _ in graph.code(node):
-        if offset <= move.offset:
+    """Whether the number reaches a call that takes it as a line.
+
+    From the load on, all ways through the code are followed up to a call, which ends what an argument's
+    register holds, or to an instruction that loads the register anew. What else the number may reach needs no
+    proof: it equals the line of that call in both objects.
+    """
+    code, sizes = graph.contents(node), {each.offset: each.size for each in graph.code(node)}
+    waiting, seen = [move.offset + sizes[move.offset]], set[int]()
+    while waiting:
+        offset = waiting.pop()
+        if offset in seen or offset not in sizes:
+            continue
+        seen.add(offset)
+        load = _load(graph.arch, code[offset : offset + sizes[offset]], {})
+        if load is not None and load[0] == move.register:
             continue
         branch = graph.arch.branch(code[offset:])
-        if branch is not None and (branch.call or not branch.falls_through):
-            names = _called(graph, node, offset, offset + branch.length)
-            takers = [graph.habits.line_takers[name] for name in names if name in graph.habits.line_takers]
-            arguments = graph.arch.arguments
-            return any(
-                taker.argument < len(arguments) and arguments[taker.argument] == move.register
-                for taker in takers
-            )
-        load = _load(graph.arch, code[offset : offset + size], {})
-        if load is not None and load[0] == move.register:
-            return False
+        if branch is None:
+            waiting.append(offset + sizes[offset])
+            continue
+        behind = offset + branch.length
+        reference = next((r for r in graph.references[node.id] if offset <= r.offset < behind), None)
+        if branch.call or (reference is not None and reference.target != node.id):
+            if _takes(graph, reference, move.register):
+                return True
+        else:
+            waiting.append(behind + branch.displacement if reference is None else reference.addend)
+        if branch.falls_through and not branch.call:
+            waiting.append(behind)
     return False
 
 
-def _called(graph: SectionGraph, node: Node, start: int, stop: int) -> Iterator[str]:
-    for reference in graph.references[node.id]:
-        if start <= reference.offset < stop and not reference.addend:
-            yield from graph.nodes[reference.target].names
+def _takes(graph: SectionGraph, reference: Reference | None, register: int) -> bool:
+    """Whether a call goes to a function that takes what is in the register as a line, and nothing else."""
+    names = graph.nodes[reference.target].names if reference is not None and not reference.addend else ()
+    takers = [graph.habits.line_takers[name] for name in names if name in graph.habits.line_takers]
+    arguments = graph.arch.arguments
+    return any(each.argument < len(arguments) and arguments[each.argument] == register for each in takers)
+
+
+def _rows(pre: SectionGraph, post: SectionGraph, one: Node, other: Node) -> frozenset[tuple[int, int]]:
+    """How lines moved by the table entries of a function, such as those of WARN."""
+    ours, theirs = (
+        [graph.nodes[entry] for entry in graph.entries.get(node.id, ())]
+        for graph, node in ((pre, one), (post, other))
+    )
+    if [each.section_name for each in ours] != [each.section_name for each in theirs]:
+        return frozenset()
+    return frozenset(
+        moved
+        for mine, yours in zip(ours, theirs, strict=True)
+        for moved in zip(_lines(pre, mine), _lines(post, yours), strict=False)
+    )
+
+
+def _lines(graph: SectionGraph, entry: Node) -> list[int]:
+    fields = entry.table.unimportant(entry.size) if entry.table is not None else ()
+    data = graph.contents(entry)
+    return [int.from_bytes(data[at : at + size], graph.arch.byte_order) for at, size in fields]
 
 
 def _places(one: Node, other: Node, before: SourceLines, after: SourceLines) -> frozenset[tuple[int, int]]:
-    """How the lines of a function moved: (line in the pre object, line in the post object) of each place."""
-    ours, theirs = (dict(lines.within(node.section, node.start, node.size)) for lines, node in
-                    ((before, one), (after, other)))  # fmt: skip
+    """How the lines of a function moved, for each place of its code: (line before, line after)."""
+    ours = dict(before.within(one.section, one.start, one.size))
+    theirs = dict(after.within(other.section, other.start, other.size))
     return frozenset(
         (ours[offset].line, theirs[offset].line)
         for offset in ours.keys() & theirs.keys()
         if ours[offset].file == theirs[offset].file
     )
+
+
+# Names of places -------------------------------------------------------------------------------------
+
+_PLACE = re.compile(rb"([\w./-]+\.[ch]):[0-9]+\0?")
+
+
+def same_but_line(one: bytes, other: bytes) -> bool:
+    """Whether two strings name a line of one source file each: `__FILE__ ":" __stringify(__LINE__)`."""
+    ours, theirs = _PLACE.fullmatch(one), _PLACE.fullmatch(other)
+    return ours is not None and theirs is not None and ours[1] == theirs[1]

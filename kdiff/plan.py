@@ -98,7 +98,7 @@ def travels(post: SectionGraph, pairing: Pairing, changed: set[int], node: Node)
     if node.kind is Kind.EXTERN:
         return False
     if node.table is not None:
-        return node.table.keep is not Keep.NEVER
+        return node.table.keep is not Keep.NEVER and not node.table.opaque
     if node.id not in pairing.by_post or node.kind is Kind.STRING or post.is_piece(node):
         return True
     if node.kind is Kind.FUNCTION:

@@ -17,6 +17,7 @@ from kdiff.kernel import Keep, Meaning
 from kdiff.naming import stem
 from kdiff.plan import Plan
 from kdiff.review_data import review_data
+from kdiff.review_sections import review_sections
 from kdiff.split import Kind
 
 
@@ -29,6 +30,7 @@ def review(plan: Plan) -> tuple[Refusal, ...]:
         *_lost_state(plan),
         *_entries_inside(plan),
         *_unsure(plan),
+        *review_sections(plan),
     )
 
 
@@ -70,13 +72,19 @@ def _tables(plan: Plan) -> Iterator[Refusal]:
     ):
         for index in ids:
             node = graph.nodes[index]
-            if node.table is None or index in carried or not node.table.compared or index in graph.owners:
+            if (
+                node.table is None
+                or node.table.opaque
+                or index in carried
+                or not node.table.compared
+                or index in graph.owners
+            ):
                 continue
             if node.table.keep is Keep.NEVER:
                 yield _table_changed(node.table.meaning, verb, graph, node)
     for each in plan.delta.changed:
         node = plan.post.nodes[each.post]
-        if node.table is None or not node.table.compared or node.id in carried:
+        if node.table is None or node.table.opaque or not node.table.compared or node.id in carried:
             continue
         if node.id not in plan.post.owners:
             yield _table_changed(node.table.meaning, "changes", plan.post, node, f" ({each.causes[0].text})")

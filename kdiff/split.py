@@ -9,8 +9,9 @@ cut into entries, string sections into strings, constant pools into constants.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,9 @@ from kdiff.elf.read import (
     STT_OBJECT,
     Object,
 )
-from kdiff.kernel import SpecialSection
-from kdiff.tables import entry_size, row_of
+from kdiff.kernel import Keep, SpecialSection
+from kdiff.structures import size_of
+from kdiff.tables import Sizes, entry_size, row_of
 
 
 class Kind(Enum):
@@ -66,6 +68,7 @@ class Piece:
 def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> list[Piece]:
     """Cut all allocated sections, in section order and by offset."""
     companions = _cuts(obj, arch, special)
+    sizes = _declared_sizes(obj, arch)
     by_section = _symbols_by_section(obj, arch)
     pieces: list[Piece] = []
     for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist():
@@ -79,7 +82,9 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
         row = row_of(obj.section_name(index), special)
         kind = _kind(flags)
         if row is not None:
-            step = entry_size(obj, index, row) or size
+            step = entry_size(obj, index, row, sizes)
+            if not step:
+                step, row = size, row if row.keep is Keep.NEVER else replace(row, owner=None, opaque=True)
             names = _by_start(obj, by_section.get(index, []))
             pieces += [
                 Piece(index, start, step, Kind.ENTRY, _ranked(obj, names.get(start, [])), row, number)
@@ -102,6 +107,12 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
         else:
             pieces += _by_symbols(obj, arch, index, kind, by_section.get(index, []))
     return pieces
+
+
+def _declared_sizes(obj: Object, arch: Architecture) -> Sizes:
+    """Sizes of structures by name, from the object's debugging information; read when first asked."""
+    found = cache(lambda: size_of(obj, arch))
+    return lambda name: found().get(name, 0)
 
 
 def _kind(flags: int) -> Kind:
@@ -215,8 +226,8 @@ def only_nops(arch: Architecture, code: bytes) -> bool:
 
 def _cuts(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> dict[int, set[int]]:
     """For sections that table rows point into (`SpecialSection.pieces`): where pieces begin."""
-    names = {name for row in special.values() for name in row.pieces}
-    sections = {i for i in range(1, len(obj.sections)) if obj.section_name(i) in names}
+    names = tuple({name for row in special.values() for name in row.pieces})
+    sections = {i for i in range(1, len(obj.sections)) if names and obj.section_name(i).startswith(names)}
     cuts: dict[int, set[int]] = {index: set() for index in sections}
     if not sections:
         return cuts

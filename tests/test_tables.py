@@ -96,3 +96,20 @@ def test_entries_that_follow_no_pattern_are_one_opaque_entry() -> None:
 def test_relocations_of_other_types_do_not_repeat() -> None:
     mixed = ((0, 2, "f", 0), (12, 1, "f", 0))
     assert size(bytes(24), mixed) == 24
+
+
+def test_the_last_entry_may_lack_its_padding() -> None:
+    assert size(bytes(44), relocs(16, 3, 0)) == 16
+
+
+def test_an_entry_has_at_least_the_relocations_its_row_says() -> None:
+    pairs = SpecialSection("__table", 0, Keep.OWNER, fields=2)
+    obj = read_bytes(elf(Sec("__table", bytes(32), "a", 8, relocs=relocs(4, 8, 0))))
+    assert entry_size(obj, 1, pairs) == 8
+
+
+def test_evidence_that_disagrees_is_none_unless_the_structure_is_declared() -> None:
+    row = SpecialSection("__table", 0, Keep.OWNER, structure="entry")
+    obj = read_bytes(elf(Sec("__table", bytes(48), "a", 8, entry_size=8, relocs=relocs(16, 3, 0))))
+    assert entry_size(obj, 1, row) == 0
+    assert entry_size(obj, 1, row, lambda name: {"entry": 16}[name]) == 16

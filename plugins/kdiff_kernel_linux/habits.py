@@ -13,7 +13,28 @@ from collections.abc import Iterator
 
 from kdiff.api import Habit, KernelFacts, LineTaker, RemadeData, SectionClass, Standing
 
+_ORDINARY = (
+    *(".text", ".data", ".rodata", ".bss", ".sdata", ".sbss", ".srodata", ".tdata", ".tbss", ".toc", ".opd"),
+    *(
+        ".fixup",
+        ".altinstr",
+        ".ref",
+        ".sched",
+        ".cpuidle",
+        ".noinstr",
+        ".entry",
+        ".irqentry",
+        ".softirqentry",
+    ),
+    *(".kprobes", ".spinlock", ".static_call", ".init_array", ".eh_frame", ".note", ".comment", ".stub"),
+    *("__tracepoints", "__tracepoint", "__ksymtab_strings", "__bpf_raw_tp", ".ARM.ext", "__ftr_alt_", ".got"),
+    *(".plt", ".BTF_ids", ".printk_index", ".ftrace", ".hyp", ".idmap", ".rel.ro", "_ftrace", "__syscalls"),
+    *("runtime_", ".lrodata", ".ldata", ".lbss", ".cvt", ".comm", ".kunit", ".vsyscall", ".lowtext"),
+)
+"""Code and data that nothing but their own references describe."""
+
 _STANDING = {
+    Standing.ORDINARY: _ORDINARY,
     Standing.BOOT: (".init", ".meminit", ".cpuinit", ".devinit", ".head.text"),
     Standing.EXIT: (".exit", ".memexit", ".cpuexit", ".devexit"),
     Standing.PER_CPU: (".data..percpu", ".data.percpu", ".bss..percpu"),

@@ -57,11 +57,17 @@ _READ_ONCE_FAMILIES = {
 }
 """The same for whole families of sections."""
 
+_BUG_LINES = {12: (8, 2), 16: (12, 2), 24: (16, 2)}
+"""Where a bug_entry has its line: behind two or three fields of 4 bytes, or two of 8 (asm-generic/bug.h);
+without CONFIG_DEBUG_BUGVERBOSE it has 8 bytes, or 16 where it is absolute, and none."""
+_DEBUG_LINES = dict.fromkeys((40, 48, 56, 64), (32, 3))
+"""Behind four pointers, in a bit field of 18 to 24 bits (linux/dynamic_debug.h)."""
+
 _UNREAD = (".modinfo", ".printk_index", "__modver", "__syscalls_metadata", "__tracepoint_str")
 """Read by tools or by tracing, for information: an update does without, and a change does no harm."""
 
-_UNREAD_FAMILIES = (".discard", ".note")
-"""The same for families; .discard is for objtool and dropped by the linker."""
+_UNREAD_FAMILIES = (".discard", ".kpatch", ".note")
+"""The same for families; .discard is for objtool and dropped by the linker, .kpatch for another tool."""
 
 
 def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSection, ...]:
@@ -75,6 +81,8 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             Keep.OWNER,
             owner=first(facts, "bug_entry", "bug_addr_disp", "bug_addr"),
             ignored=_range(facts, "bug_entry", "line", 2),
+            structure="bug_entry",
+            lines=_BUG_LINES,
         ),
         SpecialSection(
             "__ex_table",
@@ -82,6 +90,8 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             Keep.OWNER,
             owner=first(facts, "exception_table_entry", "insn"),
             pieces=(".fixup",),
+            structure="exception_table_entry",
+            fields=2,
         ),
         SpecialSection(
             "__jump_table",
@@ -89,6 +99,8 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             Keep.OWNER,
             owner=first(facts, "jump_entry", "code"),
             sites=rewrites.get("__jump_table"),
+            structure="jump_entry",
+            fields=3,
         ),
         SpecialSection(
             ".static_call_sites",
@@ -96,12 +108,15 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             Keep.OWNER,
             owner=first(facts, "static_call_site", "addr"),
             sites=rewrites.get(".static_call_sites"),
+            structure="static_call_site",
+            fields=2,
         ),
         SpecialSection(
             "_error_injection_whitelist",
             size(facts, "error_injection_entry"),
             Keep.OWNER,
             owner=first(facts, "error_injection_entry", "addr"),
+            structure="error_injection_entry",
         ),
         _array("__mcount_loc", word, rewrites),
         _array("__patchable_function_entries", word, rewrites),
@@ -117,7 +132,11 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             size(facts, "_ddebug"),
             Keep.REFERENCED,
             ignored=_range(facts, "_ddebug", "lineno", 3),
+            structure="_ddebug",
+            fields=4,
+            lines=_DEBUG_LINES,
         ),
+        SpecialSection("__verbose", 0, Keep.REFERENCED, structure="_ddebug", fields=4, lines=_DEBUG_LINES),
         SpecialSection("__dyndbg_classes", size(facts, "ddebug_class_map"), Keep.REFERENCED),
         *(SpecialSection(name, 0, Keep.NEVER) for name in _READ_ONCE),
         *(SpecialSection(name, 0, Keep.NEVER, meaning=each) for name, each in _READ_ONCE_WITH.items()),

@@ -46,6 +46,8 @@ def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:
             owner=first(facts, "alt_instr", "instr_offset"),
             pieces=(".altinstr_replacement", ".altinstr_aux"),
             sites=partial(alternatives.sites, alternative) if alternative is not None else None,
+            structure="alt_instr",
+            fields=2,
         ),
         SpecialSection(
             ".parainstructions",
@@ -53,6 +55,7 @@ def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:
             Keep.OWNER,
             owner=first(facts, "paravirt_patch_site", "instr"),
             sites=partial(calls.paravirt, paravirt) if paravirt is not None else None,
+            structure="paravirt_patch_site",
         ),
         SpecialSection(".smp_locks", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.lock_prefix),
         SpecialSection(".retpoline_sites", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.retpoline),
@@ -62,7 +65,13 @@ def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:
             ".ibt_endbr_seal", RELATIVE_WORD, Keep.NEVER, owner=0, compared=False, sites=branches.endbr
         ),
         SpecialSection(".orc_unwind_ip", RELATIVE_WORD, Keep.OWNER, owner=0),
-        SpecialSection(".orc_unwind", size(facts, "orc_entry"), Keep.OWNER, parallel=".orc_unwind_ip"),
+        SpecialSection(
+            ".orc_unwind",
+            size(facts, "orc_entry"),
+            Keep.OWNER,
+            parallel=".orc_unwind_ip",
+            structure="orc_entry",
+        ),
         SpecialSection(
             ".static_call.text",
             0,
