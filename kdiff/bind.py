@@ -70,6 +70,15 @@ class _Binder:
             self.carrier.place(plan.post, number, plan.post.nodes[node])
         for pre, post in plan.replaced:
             self._replace(number, unit, pre, post)
+        for item in plan.in_place:
+            before = plan.pre.nodes[item.pre]
+            self.refusals.append(
+                Refusal(
+                    "bind.in_place", plan.pre.where(before),
+                    f"{before.label} must be written to in place, which no update can say yet",
+                    "leave the constant as it is and change the code that uses it",
+                )
+            )  # fmt: skip
         for name, index in new_globals(plan).items():
             if index in self.carrier.members(number):
                 self.new_globals[name] = (number, index)

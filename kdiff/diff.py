@@ -15,6 +15,7 @@ from functools import cache
 from kdiff.correlate import Pair, Pairing
 from kdiff.dwarflines import source_lines
 from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.inplace import InPlace, in_place
 from kdiff.linenumbers import Tables, moved_lines, same_but_line
 from kdiff.split import Kind
 
@@ -40,12 +41,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The result. Node ids: `same` pairs (pre, post); `removed` in the pre, `added` in the post graph."""
+    """The result. Node ids: `same` pairs (pre, post); `removed` in the pre, `added` in the post graph.
+
+    `in_place`: which of `changed` keep their place and get new contents there, so that nothing follows.
+    """
 
     same: tuple[tuple[int, int], ...]
     changed: tuple[Change, ...]
     added: tuple[int, ...]
     removed: tuple[int, ...]
+    in_place: tuple[InPlace, ...] = ()
 
 
 def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
@@ -61,7 +66,8 @@ def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
         found = tuple(work.differences(pair))
         if found:
             causes[pair.post] = found
-    _spread(work, causes)
+    written = in_place(pre, post, pairing, (p for p in causes if _only_contents(causes[p])), work.equivalent)
+    _spread(work, causes, frozenset(each.post for each in written))
     changed = sorted(causes)
     return Delta(
         same=tuple(
@@ -70,7 +76,12 @@ def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
         changed=tuple(Change(pairing.by_post[post].pre, post, causes[post]) for post in changed),
         added=tuple(node.id for node in post.nodes if node.id not in pairing.by_post),
         removed=tuple(node.id for node in pre.nodes if node.id not in pairing.by_pre),
+        in_place=written,
     )
+
+
+def _only_contents(causes: tuple[Cause, ...]) -> bool:
+    return all(cause.key in ("content", "reference") for cause in causes)
 
 
 def _by_pre(pair: Pair) -> int:
@@ -172,8 +183,11 @@ class _Comparison:
                     yield Cause("entry", f"its entry {a.row} of {table} differs")
 
 
-def _spread(work: _Comparison, causes: dict[int, tuple[Cause, ...]]) -> None:
-    """Repeat until nothing is added: who cannot go on using the pre version of a changed node changes too."""
+def _spread(work: _Comparison, causes: dict[int, tuple[Cause, ...]], written: frozenset[int]) -> None:
+    """Repeat until nothing is added: who cannot go on using the pre version of a changed node changes too.
+
+    Whoever uses what is `written` in place can.
+    """
     progress = True
     while progress:
         progress = False
@@ -184,7 +198,7 @@ def _spread(work: _Comparison, causes: dict[int, tuple[Cause, ...]]) -> None:
             if node.kind is Kind.EXTERN or (node.table is not None and node.id in work.post.owners):
                 continue
             for reference in _needs(work.post, node):
-                cause = _forced(work, reference, causes)
+                cause = None if reference.target in written else _forced(work, reference, causes)
                 if cause is not None:
                     causes[pair.post] = (cause,)
                     progress = True

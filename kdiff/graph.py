@@ -210,7 +210,7 @@ def _node(obj: Object, habits: Habits, index: int, piece: Piece) -> Node:
     return Node(
         id=index,
         label=label,
-        kind=piece.kind,
+        kind=_kind(habits, piece, section),
         section=piece.section,
         section_name=section,
         start=piece.start,
@@ -224,6 +224,10 @@ def _node(obj: Object, habits: Habits, index: int, piece: Piece) -> Node:
         standing=habits.standing(section),
         remade=_remade(habits, piece, names[0] if names else "", section),
     )
+
+
+def _kind(habits: Habits, piece: Piece, section: str) -> Kind:
+    return Kind.CONSTANT if piece.kind is Kind.DATA and habits.is_constant(section) else piece.kind
 
 
 def _remade(habits: Habits, piece: Piece, name: str, section: str) -> RemadeData | None:

@@ -35,6 +35,16 @@ class SectionClass:
 
 
 @dataclass(frozen=True, slots=True)
+class ConstantSection:
+    """The section `name`, or `name.` and anything: nobody writes to it but whoever applies its relocations.
+
+    Its flags say that it can be written to for their sake alone.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemadeData:
     """Data that a macro or the compiler makes anew at each use: a fresh copy is as good as the old one.
 
@@ -55,7 +65,7 @@ class LineTaker:
     argument: int
 
 
-Habit = SectionClass | RemadeData | LineTaker
+Habit = SectionClass | ConstantSection | RemadeData | LineTaker
 
 
 class Habits:
@@ -68,6 +78,7 @@ class Habits:
             (row for row in rows if isinstance(row, SectionClass)), key=lambda row: -len(row.name)
         )
         self._names = tuple(row.name for row in self._classes)
+        self._constants = frozenset(row.name for row in rows if isinstance(row, ConstantSection))
         remade = [row for row in rows if isinstance(row, RemadeData)]
         self._remade = {row.name: row for row in remade if not row.section}
         self._remade_sections = [row for row in remade if row.section]
@@ -80,6 +91,10 @@ class Habits:
     def known(self, section: str) -> bool:
         """Whether any row names a section."""
         return section.startswith(self._names)
+
+    def is_constant(self, section: str) -> bool:
+        """Whether what lies in a section is read-only whatever its flags say."""
+        return any(section == name or section.startswith(f"{name}.") for name in self._constants)
 
     def remade(self, stem: str, section: str) -> RemadeData | None:
         """The row for a datum, by its name without numbers, or by its section's."""

@@ -14,6 +14,7 @@ from kdiff.diff import Change
 from kdiff.dwarflines import SourceLines
 from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
+from kdiff.inplace_text import changes, reason
 from kdiff.listing import Line, Row, side_by_side
 from kdiff.picture import svg
 from kdiff.plan import Plan
@@ -80,6 +81,7 @@ def page(plan: Plan, refusals: Sequence[Refusal], before: SourceLines, after: So
         *_summary(plan),
         *_findings(refusals),
         *_graph(plan),
+        *_in_place(plan),
         *_data(plan),
         *_functions(plan, before, after),
         "</body></html>",
@@ -96,6 +98,7 @@ def _summary(plan: Plan) -> Iterator[str]:
     counts = (
         (len(plan.replaced), "replaced"),
         (len(plan.carried) - len(plan.replaced), "carried with them"),
+        (len(plan.in_place), "written in place"),
         (len(plan.borrowed), "borrowed"),
         (len(changed), "changed"),
         (_count(plan.post, plan.delta.added), "added"),
@@ -112,6 +115,7 @@ def _summary(plan: Plan) -> Iterator[str]:
     yield "</tr></table>"
     for name, ids, graph in (
         ("replaced", [post for _, post in plan.replaced], plan.post),
+        ("written in place", [each.post for each in plan.in_place], plan.post),
         ("added", plan.delta.added, plan.post),
         ("removed", plan.delta.removed, plan.pre),
     ):
@@ -155,12 +159,29 @@ def _graph(plan: Plan) -> Iterator[str]:
     yield f'<div class="scroll">{svg(plan)}</div>'
 
 
+def _in_place(plan: Plan) -> Iterator[str]:
+    """Constants that get new contents where they lie, and what is written."""
+    if not plan.in_place:
+        return
+    yield "<h2>Written in place</h2>"
+    yield '<p class="dim">No object holds these: they are written to the running kernel\'s own data.</p>'
+    for item in plan.in_place:
+        label = plan.post.nodes[item.post].label
+        yield f'<h3 id="{escape(label)}">{escape(label)}</h3>'
+        yield f'<p class="dim">{escape(reason(plan, item))}</p><ul>'
+        yield from (f"<li><code>{escape(each)}</code></li>" for each in changes(plan, item))
+        yield "</ul>"
+
+
 def _data(plan: Plan) -> Iterator[str]:
     """What changed besides functions, in words."""
+    in_place = {each.post for each in plan.in_place}
     found = [
         change
         for change in plan.delta.changed
-        if _named(plan.post.nodes[change.post]) and plan.post.nodes[change.post].kind is not Kind.FUNCTION
+        if _named(plan.post.nodes[change.post])
+        and plan.post.nodes[change.post].kind is not Kind.FUNCTION
+        and change.post not in in_place
     ]
     if found:
         yield "<h2>Changed data</h2><ul>"

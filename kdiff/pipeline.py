@@ -94,7 +94,7 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
     refusals += review_types(types, request.accept_layouts)
     if refusals:
         raise Refused(*dict.fromkeys(refusals))
-    if not any(each.replaced for each in plans):
+    if not any(each.replaced or each.in_place for each in plans):
         raise NothingChanged
 
     say(f"matching every function of {len(plans)} unit(s) against {memory.name}")

@@ -4,6 +4,7 @@
 In: two graphs, pairing and delta. Out: a `Plan`. Changed functions are *replaced*; whatever their post
 code reaches is *carried* if the kernel does not have it or has it under no name, else *borrowed*. That is a
 closure over the post graph, and table entries travel with their owners because each is a node of its own.
+Constants that the kernel goes on using are written to *in place*; what they newly refer to is carried, too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from kdiff.correlate import Pairing
 from kdiff.diff import Delta
 from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.inplace import InPlace
 from kdiff.kernel import Keep
 from kdiff.split import Kind
 
@@ -34,10 +36,15 @@ class Plan:
     carried: tuple[int, ...]
     borrowed: tuple[int, ...]
 
+    @property
+    def in_place(self) -> tuple[InPlace, ...]:
+        """The constants that get new contents where they lie; borrowed where carried code refers to them."""
+        return self.delta.in_place
+
 
 def plan(pre: SectionGraph, post: SectionGraph, pairing: Pairing, delta: Delta, target: str) -> Plan:
     """Close the set of changed functions over the post graph."""
-    changed = {change.post for change in delta.changed}
+    changed = _not_kept(delta)
     replaced = tuple(
         (change.pre, change.post)
         for change in delta.changed
@@ -45,6 +52,11 @@ def plan(pre: SectionGraph, post: SectionGraph, pairing: Pairing, delta: Delta, 
     )
     bare = Plan(pre, post, pairing, delta, target, replaced, (), ())
     return _closed(bare, changed, {new for _, new in replaced})
+
+
+def _not_kept(delta: Delta) -> set[int]:
+    """Post ids of what changed and does not keep its place."""
+    return {change.post for change in delta.changed} - {each.post for each in delta.in_place}
 
 
 def join(plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
@@ -76,16 +88,22 @@ def _with(plan: Plan, wanted: set[str]) -> Plan:
     added = {index for name, index in new_globals(plan).items() if name in wanted}
     if added <= set(plan.carried):
         return plan
-    changed = {change.post for change in plan.delta.changed}
-    return _closed(plan, changed, {*plan.carried, *added})
+    return _closed(plan, _not_kept(plan.delta), {*plan.carried, *added})
 
 
 def _closed(bare: Plan, changed: set[int], sources: set[int]) -> Plan:
     """The plan that carries `sources` and all that must go along."""
     post = bare.post
     travelling = {node.id for node in post.nodes if travels(post, bare.pairing, changed, node)}
+    written = {
+        write.new.target
+        for item in bare.in_place
+        for write in item.writes
+        if isinstance(write.new, Reference)
+    }
+    sources = sources | (written & travelling)
     carried = post.closure(sorted(sources), travelling | sources)
-    reached = {reference.target for node in carried for reference in post.references[node]}
+    reached = written | {reference.target for node in carried for reference in post.references[node]}
     return replace(bare, carried=tuple(sorted(carried)), borrowed=tuple(sorted(reached - carried)))
 
 

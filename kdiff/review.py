@@ -61,6 +61,17 @@ def _boot_code(plan: Plan) -> Iterator[Refusal]:
                 f"{node.label} is {node.standing.value} code: the running kernel will not execute it again",
                 "drop this function from the patch, or move what must still happen into code that runs",
             )  # fmt: skip
+    replaced = {post for _, post in plan.replaced}
+    for index in plan.carried:
+        node = plan.post.nodes[index]
+        gone = node.standing in (Standing.BOOT, Standing.EXIT) and node.kind is Kind.FUNCTION
+        if gone and index not in replaced and not node.is_fragment and not plan.post.is_piece(node):
+            yield Refusal(
+                "review.init_code", plan.post.where(node),
+                f"replaced code would use new function {node.label}, which is {node.standing.value} code"
+                " and freed when the update is loaded",
+                "do not mark a function that running code uses",
+            )  # fmt: skip
 
 
 def _tables(plan: Plan) -> Iterator[Refusal]:

@@ -2,7 +2,8 @@
 """Stage 6, continued: data that the running kernel has cannot be given another value, size or place.
 
 In: a plan. Out: refusals for changed variables and constants, by what they are: per-cpu, read-only since
-boot, freed after boot, or plain.
+boot, freed after boot, or plain. A constant that can be written to in place is no refusal: whether an emitter
+can do it is the emitter's to say.
 """
 
 from __future__ import annotations
@@ -23,19 +24,28 @@ _PLACES = frozenset(("alignment", "kind", "section"))
 
 def review_data(plan: Plan) -> Iterator[Refusal]:
     """Refuse what changes data that exists, and what adds data that no module can have."""
+    in_place = {each.post for each in plan.in_place}
     for change in plan.delta.changed:
         node = plan.post.nodes[change.post]
-        if node.table is not None or node.remade is not None:
+        if node.table is not None or node.remade is not None or node.id in in_place:
             continue
         if node.kind is Kind.DATA:
             if not _only_protected(plan, change):
                 yield _variable(plan, change)
-        elif node.kind is Kind.CONSTANT and not node.local:
+        elif node.kind is Kind.CONSTANT and _is_boot_data(node):
+            yield _variable(plan, change)
+        elif node.kind is Kind.CONSTANT and not (node.local and plan.pre.nodes[change.pre].local):
             yield _constant(plan, change, "the global constant", "other units use it")
         elif node.kind is Kind.CONSTANT and not _only_replaced_users(plan, node):
             yield _constant(plan, change, "the constant", "data that stays refers to it")
     for index in plan.carried:
         node = plan.post.nodes[index]
+        if node.kind in (Kind.DATA, Kind.CONSTANT) and _is_boot_data(node) and node.table is None:
+            yield Refusal(
+                "review.init_data", plan.post.where(node),
+                f"replaced code would use new boot data {node.label}, freed when the update is loaded",
+                "use data that stays",
+            )  # fmt: skip
         if _is_per_cpu(node):
             yield Refusal(
                 "review.per_cpu", plan.post.where(node), f"the patch adds per-cpu variable {node.label}",
@@ -51,7 +61,7 @@ def _variable(plan: Plan, change: Change) -> Refusal:
     what = f"changes its {how} ({cause.text})"
     if _is_boot_data(before):
         return Refusal(
-            "review.init_data", where, f"boot variable {name} {what}; the running kernel has freed it",
+            "review.init_data", where, f"boot data {name} {what}; the running kernel has freed it",
             "drop it from the patch, or move what must still happen into code that runs",
         )  # fmt: skip
     if _is_per_cpu(before) or _is_per_cpu(node):
@@ -98,9 +108,20 @@ def _telling(change: Change) -> Cause:
 
 def _constant(plan: Plan, change: Change, what: str, why: str) -> Refusal:
     before, node = plan.pre.nodes[change.pre], plan.post.nodes[change.post]
+    cause = _telling(change)
+    where, text = plan.post.where(node), f"{what} {before.label}"
+    if cause.key == "size":
+        return Refusal(
+            "review.constant_resized", where, f"{text} changes its size ({cause.text}), and {why}",
+            "keep its size and put what is new into a constant of its own",
+        )  # fmt: skip
+    if cause.key in _PLACES:
+        return Refusal(
+            "review.constant_moved", where,
+            f"{text} changes its place in memory ({cause.text}), and {why}", _LEAVE,
+        )  # fmt: skip
     return Refusal(
-        "review.constant_changed", plan.post.where(node),
-        f"{what} {before.label} changes ({change.causes[0].text}), and {why}", _LEAVE,
+        "review.constant_changed", where, f"{text} changes ({cause.text}), and {why}", _LEAVE
     )  # fmt: skip
 
 

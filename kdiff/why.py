@@ -18,6 +18,7 @@ from kdiff.dwarflines import SourceLines
 from kdiff.errors import KdiffError
 from kdiff.evidence import Evidence, Step
 from kdiff.graph import Node, Reference
+from kdiff.inplace_text import changes, reason
 from kdiff.linenumbers import moved_lines
 from kdiff.naming import stem
 from kdiff.plan import Plan
@@ -41,7 +42,7 @@ PASSES = {
 class Answer:
     """What happens to one thing and why.
 
-    `fate`: replaced, carried, borrowed, changed (and yet not replaced), added, removed or same.
+    `fate`: replaced, in place, carried, borrowed, changed (and yet not replaced), added, removed or same.
     """
 
     name: str
@@ -97,6 +98,7 @@ class _Explanation:
         self.changes = {change.post: change for change in plan.delta.changed}
         self.replaced = {post for _, post in plan.replaced}
         self.carried, self.borrowed = set(plan.carried), set(plan.borrowed)
+        self.in_place = {each.post: each for each in plan.in_place}
 
     def answer(self, index: int, name: str) -> Answer:
         """Explain one post node, which was asked for by `name`."""
@@ -111,6 +113,8 @@ class _Explanation:
     def _fate(self, node: Node) -> tuple[str, Iterator[Step]]:
         if node.id in self.replaced:
             return "replaced", self._change(node.id, set())
+        if node.id in self.in_place:
+            return "in place", self._in_place(node)
         if node.id in self.carried:
             return "carried", self._carried(node)
         if node.id in self.borrowed:
@@ -156,6 +160,14 @@ class _Explanation:
             target = self.pre.nodes[index]
             if index not in self.plan.pairing.by_pre and target.names and target.table is None:
                 yield Step("removed", target.label, "is gone from the post object")
+
+    def _in_place(self, node: Node) -> Iterator[Step]:
+        item = self.in_place[node.id]
+        text = f"its new contents are written where it lies: {reason(self.plan, item)}"
+        yield Step("in place", node.label, text)
+        for change in changes(self.plan, item):
+            yield Step("in place", node.label, change)
+        yield from self._change(node.id, set())
 
     # Carried, borrowed, same -------------------------------------------------------------------------
 

@@ -292,3 +292,8 @@ def test_units_of_one_update_are_bound_into_one_object() -> None:
         for unit, name in zip(units, ("one", "two"), strict=True)
     }
     assert len(variables) == 2
+
+
+def test_what_must_be_written_in_place_is_refused_by_name() -> None:
+    text = "const int sizes[] = {{1, {}}}; int size(int a) {{ return sizes[a] * {}; }}"
+    assert refused(text.format(2, 1), text.format(3, 5)) == {"bind.in_place"}

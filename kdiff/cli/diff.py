@@ -16,6 +16,8 @@ from kdiff.diff import Delta, diff
 from kdiff.elf.read import read
 from kdiff.errors import EXIT_DONE, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, Refusal
 from kdiff.graph import Node, SectionGraph, build
+from kdiff.inplace_text import as_json as in_place_json
+from kdiff.inplace_text import changes
 from kdiff.kernel import KernelFacts
 from kdiff.plan import Plan, plan
 from kdiff.review import review
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the delta; exit 0, 66 if no code or data changed, 3 if the change must not be patched live."""
+    """Print the delta; exit 0, 66 if there is nothing to do, 3 if the change must not be patched live."""
     plugins = registry.load()
     pre, post = (_graph(plugins, path) for path in (args.pre, args.post))
     if pre.arch is not post.arch:
@@ -51,17 +53,20 @@ def run(args: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     refusals = (*review(planned), *review_types(types, args.accept_layout))
     shown = _as_json(pre, post, delta)
+    shown["in_place"] = [in_place_json(planned, each) for each in planned.in_place]
     shown["refusals"] = [{"key": each.key, "place": each.place, "reason": each.reason} for each in refusals]
     notes = []
     if args.html:
         notes.append(_write_page(planned, refusals, args.html))
-    if args.extract and planned.replaced and not refusals:
-        shown["extract"], note = _write_extract(planned, args.extract)
-        notes.append(note)
+    if args.extract and not refusals:
+        shown["extract"], said = _write_extract(planned, args.extract)
+        notes += said
     if args.json:
         print(json.dumps(shown, indent=2))
     else:
         _print(pre, post, delta, args.same)
+        for item in planned.in_place:
+            print(f"in place  {post.nodes[item.post].label}: {'; '.join(changes(planned, item))}")
         for each in refusals:
             print(f"refused  {each}")
             for line in each.details:
@@ -70,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             print(note)
     if refusals:
         return EXIT_REFUSED
-    return EXIT_DONE if planned.replaced else EXIT_NOTHING_CHANGED
+    return EXIT_DONE if planned.replaced or planned.in_place else EXIT_NOTHING_CHANGED
 
 
 def _graph(plugins: registry.Registry, path: Path) -> SectionGraph:
@@ -120,10 +125,15 @@ def _write_page(planned: Plan, refusals: tuple[Refusal, ...], path: Path) -> str
     return f"page     {path}"
 
 
-def _write_extract(planned: Plan, path: Path) -> tuple[dict[str, object], str]:
+def _write_extract(planned: Plan, path: Path) -> tuple[dict[str, object] | None, list[str]]:
+    """Write the object, if anything travels. What is written in place is not in it."""
     from kdiff.extract import extract
     from kdiff.object_file import save
 
+    outside = [planned.post.nodes[each.post].label for each in planned.in_place]
+    notes = [f"extract  not in the object, to be written in place: {', '.join(outside)}"] if outside else []
+    if not planned.carried:
+        return None, [*notes, f"extract  nothing travels: {path} is not written"]
     made = extract(planned)
     save(made.obj, path)
     sections = made.obj.sections
@@ -144,9 +154,10 @@ def _write_extract(planned: Plan, path: Path) -> tuple[dict[str, object], str]:
             if each.section is not None or each.reserved is not None
         ],
         "borrowed": [asdict(each) for each in made.borrowed],
+        "in_place": outside,
     }
     note = f"extract  {path}: {len(sections)} sections, {len(made.borrowed)} borrowed symbols"
-    return shown, note
+    return shown, [note, *notes]
 
 
 # Printing --------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What livepatch cannot redirect.
+"""What livepatch cannot redirect, or write.
 
 Livepatch enters a function through its ftrace site (`ftrace_location` in kernel/livepatch/patch.c), so a
 function without one (noinstr, notrace, assembly) stays as it is. In the object, the compiler lists a site in
@@ -23,6 +23,14 @@ ENTRY_REACH = 16
 
 def review(plan: Plan, facts: KernelFacts) -> Iterator[Refusal]:
     """Yield every reason; an unknown configuration (no facts) is no reason."""
+    for item in plan.in_place:
+        node = plan.pre.nodes[item.pre]
+        yield Refusal(
+            "emit.in_place",
+            plan.pre.where(node),
+            f"constant {node.label} must get new contents where it lies, and livepatch cannot write to data",
+            "leave the constant as it is and change the code that uses it, or reboot into a fixed kernel",
+        )
     if not plan.replaced:
         return
     if facts.config and facts.config.get("CONFIG_LIVEPATCH") != "y":

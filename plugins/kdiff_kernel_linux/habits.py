@@ -4,14 +4,15 @@
 Sections: include/linux/init.h, cache.h, percpu-defs.h and asm-generic/vmlinux.lds.h. Statics:
 linux/once_lite.h, once.h, printk.h, ratelimit.h, lockdep.h, asm-generic/bug.h; C11 6.4.2.2 for `__func__`;
 the compilers' own for tables of a switch and for UBSAN (lib/ubsan.h: `source_location` is a pointer, a line
-and a column).
+and a column), and for constants with pointers where code may be moved (gcc/varasm.cc, `.data.rel.ro`), which
+the kernel's linker scripts put among its read-only data (arch/powerpc/kernel/vmlinux.lds.S).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kdiff.api import Habit, KernelFacts, LineTaker, RemadeData, SectionClass, Standing
+from kdiff.api import ConstantSection, Habit, KernelFacts, LineTaker, RemadeData, SectionClass, Standing
 
 _ORDINARY = (
     *(".text", ".data", ".rodata", ".bss", ".sdata", ".sbss", ".srodata", ".tdata", ".tbss", ".toc", ".opd"),
@@ -74,6 +75,7 @@ def rows(facts: KernelFacts) -> Iterator[Habit]:
     pointer = 4 if facts.machine in _NARROW else 8
     for standing, names in _STANDING.items():
         yield from (SectionClass(name, standing) for name in names)
+    yield ConstantSection(".data.rel.ro")
     yield from (RemadeData(name) for name in _STATICS)
     yield from (RemadeData(name, section=True) for name in (*_ONCE, *_UBSAN_TYPES))
     yield from (RemadeData(name, section=True, ignored=((pointer, 8),)) for name in _UBSAN)
