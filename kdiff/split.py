@@ -24,6 +24,7 @@ from kdiff.elf.read import (
     SHF_STRINGS,
     SHF_WRITE,
     SHT_GROUP,
+    SHT_NOBITS,
     SHT_NOTE,
     STB_LOCAL,
     STT_FUNC,
@@ -81,8 +82,9 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
             continue
         row = row_of(obj.section_name(index), special)
         kind = _kind(flags)
+        zeros = section["type"] == SHT_NOBITS
         if row is not None:
-            step = entry_size(obj, index, row, sizes)
+            step = 0 if zeros else entry_size(obj, index, row, sizes)
             if not step:
                 step, row = size, row if row.keep is Keep.NEVER else replace(row, owner=None, opaque=True)
             names = _by_start(obj, by_section.get(index, []))
@@ -96,6 +98,8 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
                 Piece(index, start, stop - start, kind)
                 for start, stop in zip(starts, [*starts[1:], size], strict=True)
             ]
+        elif zeros:
+            pieces += _by_symbols(obj, arch, index, kind, by_section.get(index, []))
         elif obj.section_name(index) in arch.pools:
             word = arch.elf_class // 8
             pieces += [Piece(index, at, min(word, size - at), Kind.CONSTANT) for at in range(0, size, word)]
@@ -171,6 +175,8 @@ def _by_symbols(obj: Object, arch: Architecture, section: int, kind: Kind, symbo
     at = _by_start(obj, symbols)
     ranges: list[tuple[int, int]] = []
     for start in sorted(at):
+        if start > size:
+            break
         extent = max(int(obj.symbols["size"][index]) for index in at[start])
         stop = min(start + extent, size)
         if extent and (not ranges or start >= ranges[-1][1]):

@@ -288,6 +288,44 @@ def test_a_section_that_reaches_beyond_the_file_is_an_error() -> None:
     assert key(header(data, section_header(data, 1) + 24, "Q", (1 << 64) - 8)) == "elf.truncated"
 
 
+def test_the_null_section_is_null_whatever_its_header_says() -> None:
+    data = elf(*SAMPLE)
+    for kind in (2, 4, 8):
+        obj = read_bytes(header(data, section_header(data, 0) + 4, "I", kind))
+        assert not any(obj.sections[0].tolist())
+    assert key(
+        header(header(data, section_header(data, 0) + 4, "I", 8), section_header(data, 1) + 32, "Q", 1 << 40)
+    ) == ("elf.truncated")
+
+
+def test_the_null_symbol_is_null_whatever_its_record_says() -> None:
+    data = elf(*SAMPLE)
+    symtab = int(read_bytes(data).sections["offset"][read_bytes(data).symtab])
+    assert not any(read_bytes(header(data, symtab + 6, "H", 1)).symbols[0].tolist())
+
+
+def test_sections_that_share_bytes_are_an_error() -> None:
+    data = elf(*SAMPLE)
+    shared = section_header(data, section(read_bytes(data), ".data.d"))
+    where = int(read_bytes(data).sections["offset"][1])
+    assert key(header(data, shared + 24, "Q", where + 5)) == "elf.overlap"
+    assert key(header(data, shared + 24, "Q", where)) == "elf.overlap"
+
+
+def test_a_section_inside_another_is_found_behind_one_that_ends_before() -> None:
+    data = elf(Sec(".a", bytes(64)), Sec(".b", bytes(8)), Sec(".c", bytes(8)))
+    first, third = section_header(data, 1), section_header(data, 3)
+    offset = int(struct.unpack_from("<Q", data, first + 24)[0])
+    assert key(header(data, third + 24, "Q", offset + 32)) == "elf.overlap"
+
+
+def test_an_alignment_that_is_no_power_of_two_is_an_error() -> None:
+    data = elf(*SAMPLE)
+    assert key(header(data, section_header(data, 1) + 48, "Q", 24)) == "elf.alignment"
+    assert key(header(data, section_header(data, 1) + 48, "Q", (1 << 64) - 1)) == "elf.alignment"
+    assert read_bytes(header(data, section_header(data, 1) + 48, "Q", 0)).sections["align"][1] == 0
+
+
 def test_a_wrong_table_of_section_names_is_an_error() -> None:
     assert key(header(elf(*SAMPLE), 62, "H", 1)) == "elf.names"
     assert key(header(elf(*SAMPLE), 62, "H", 0x7FFF)) == "elf.names"
@@ -323,6 +361,24 @@ def test_a_relocation_that_points_outside_is_an_error(field: int, value: int) ->
     assert key(header(data, table + field, "Q" if not field else "I", value)) == "elf.relocations"
 
 
+def test_a_relocation_of_a_section_without_contents_is_an_error() -> None:
+    data = elf(*SAMPLE)
+    place = section_header(data, section(read_bytes(data), ".text.f"))
+    assert key(header(data, place + 4, "I", NOBITS)) == "elf.relocations"
+
+
+def test_relocations_that_pile_up_at_one_place_are_an_error() -> None:
+    assert len(read_bytes(elf(Sec(".a", bytes(8), relocs=((0, 0, "", 0),) * 256))).relocations) == 256
+    assert key(elf(Sec(".a", bytes(8), relocs=((0, 0, "", 0),) * 257))) == "elf.relocations"
+
+
+def test_symbol_names_from_a_section_that_holds_no_strings_are_an_error() -> None:
+    data = elf(*SAMPLE)
+    link = section_header(data, read_bytes(data).symtab) + 40
+    for other in (0, 1, section(read_bytes(data), ".bss.b")):
+        assert key(header(data, link, "I", other)) == "elf.symtab"
+
+
 def test_a_relocation_section_about_nothing_is_an_error() -> None:
     data = elf(*SAMPLE)
     place = section_header(data, section(read_bytes(data), ".rela.text.f"))
@@ -341,6 +397,13 @@ def test_a_name_without_an_end_is_an_error() -> None:
     broken = read_bytes(bytes(changed))
     with pytest.raises(KdiffError) as caught:
         broken.symbol_name(1)
+    assert caught.value.key == "elf.string"
+
+
+def test_a_name_may_be_long_but_not_endless() -> None:
+    assert read_bytes(elf(Sym("n" * 4000))).symbol_name(1) == "n" * 4000
+    with pytest.raises(KdiffError) as caught:
+        read_bytes(elf(Sym("n" * 5000))).symbol_name(1)
     assert caught.value.key == "elf.string"
 
 
@@ -382,3 +445,10 @@ def test_a_section_of_zeros_that_no_memory_could_hold_is_an_error() -> None:
     with pytest.raises(KdiffError) as caught:
         read_bytes(elf(Sec(".bss.huge", type=NOBITS, size=1 << 60, flags="wa")), "huge.o")
     assert caught.value.key == "elf.zeros"
+
+
+def test_sections_of_zeros_that_are_too_large_together_are_an_error() -> None:
+    half = [Sec(f".bss.{i}", type=NOBITS, size=1 << 27, flags="wa") for i in range(3)]
+    assert read_bytes(elf(*half[:2]))
+    assert key(elf(*half)) == "elf.zeros"
+    assert key(elf(*(Sec(f".b{i}", type=NOBITS, size=1 << 62) for i in range(5)))) == "elf.zeros"

@@ -220,3 +220,31 @@ def test_assembly_without_sizes_is_one_piece_per_section() -> None:
     text = [p for p in split(found, ARCHITECTURE, {}) if found.section_name(p.section) == ".text"]
     assert ranges(text) == [(0, 3)]
     assert found.sections["flags"][text[0].section] & SHF_ALLOC
+
+
+# What broken files claim -----------------------------------------------------------------------------
+
+
+def test_a_symbol_behind_the_end_of_its_section_cuts_nothing() -> None:
+    found = pieces(
+        Sec(".data", bytes(16), "wa"),
+        Sym("a", ".data", 0, 8, OBJECT),
+        Sym("far", ".data", 1 << 62, 8, OBJECT),
+        Sym("end", ".data", 16),
+    )
+    assert ranges(found) == [(0, 8)]
+
+
+def test_a_symbol_behind_the_end_of_its_section_leaves_the_rest_a_piece() -> None:
+    found = pieces(
+        Sec(".data", b"\1" * 16, "wa"), Sym("a", ".data", 0, 8, OBJECT), Sym("far", ".data", 99, 1, OBJECT)
+    )
+    assert ranges(found) == [(0, 8), (8, 8)]
+
+
+@pytest.mark.parametrize("flags", ["aM", "aMS", "wa"])
+def test_zeros_are_no_table_and_no_constants(flags: str) -> None:
+    zeros = Sec("__table", type=NOBITS, size=1 << 28, flags=flags, entry_size=1)
+    assert ranges(pieces(zeros)) == [(0, 1 << 28)]
+    row = SpecialSection("__table", 4, Keep.OWNER)
+    assert ranges(pieces(zeros, rows=(row,))) == [(0, 1 << 28)]

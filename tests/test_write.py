@@ -145,6 +145,12 @@ def test_alignment_of_sections_is_kept_in_the_file():
     assert not any(int(s["offset"]) % max(int(s["align"]), 1) for s in obj.sections)
 
 
+def test_an_alignment_beyond_a_page_takes_no_room_in_the_file():
+    data = elf(Sec("a", b"x"), Sec("b", b"y", align=1 << 40))
+    assert len(data) < 10_000
+    assert int(read_bytes(data).sections["align"][2]) == 1 << 40
+
+
 def test_more_sections_than_a_short_can_count_use_the_extended_tables():
     count = 0xFF00 + 5
     last = f".text.{count - 1}"
@@ -190,6 +196,9 @@ BROKEN = {
     "reserved": Relocatable(64, "little", 62, 0, (), (Symbol("x", None, reserved=7),)),
     "name": Relocatable(64, "little", 62, 0, (), (Symbol("x\0y", None),)),
     "value": Relocatable(32, "little", 62, 0, (), (Symbol("x", None, value=1 << 32),)),
+    "relocation in NOBITS": relocatable(
+        Sec(".bss", type=NOBITS, size=8, relocs=((0, 1, "x", 0),)),
+    ),
     "type": relocatable(Sec(".a", b"abcd", relocs=((0, 256, "x", 0),)), elf_class=32),
 }
 
@@ -233,7 +242,7 @@ def models(draw: st.DrawFn) -> Relocatable:
         size = draw(st.integers(0, 99)) if kind == 8 else len(data)
         more = tuple(
             RelocationSection(
-                f".klp.rela.{i}", draw(st.sampled_from((0, 2, 0x100002))), draw(relocations(size))
+                f".klp.rela.{i}", draw(st.sampled_from((0, 2, 0x100002))), draw(relocations(len(data)))
             )
             for i in range(draw(st.integers(0, 2)))
         )
@@ -246,7 +255,7 @@ def models(draw: st.DrawFn) -> Relocatable:
                 data,
                 size,
                 draw(st.integers(0, 24)),
-                draw(relocations(size)),
+                draw(relocations(len(data))),
                 more,
                 draw(st.none() | st.integers(0, count - 1)),
             )

@@ -148,6 +148,8 @@ class _Header:
 
 
 _NULL = _Header("", 0, 0, 0, 0, 0, b"")
+_PAGE = 4096
+"""What is aligned to more is so in memory; its place in the file need not be."""
 
 
 def write(relocatable: Relocatable) -> bytes:
@@ -243,7 +245,7 @@ def _relocation_headers(
 
 
 def _info(relocation: Relocation, section: Section, order: Sequence[int], layout: Layout) -> int:
-    if relocation.offset >= section.size or not NO_SYMBOL <= relocation.symbol < len(order):
+    if relocation.offset >= len(section.data) or not NO_SYMBOL <= relocation.symbol < len(order):
         raise _broken(
             f"the relocation at {section.name}+{relocation.offset:#x} of symbol {relocation.symbol}"
             " points outside of the object"
@@ -306,7 +308,7 @@ def _file(
     output = bytearray(header.size)
     offsets = [0]
     for each in headers[1:]:
-        output += bytes(-len(output) % max(each.align, 1))
+        output += bytes(-len(output) % min(max(each.align, 1), _PAGE))
         offsets.append(len(output))
         output += each.data
     output += bytes(-len(output) % layout.word)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold of an object's columns, so that later stages need not ask.
+
+In: columns as they were read. Out: nothing, or a KdiffError. Also bounds what a small file may claim: without
+these, overlapping sections, zeros, and a thousand relocations of one place cost the later stages time and
+memory that grow faster than the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdiff.errors import KdiffError
+
+Column = NDArray[Any]
+
+SHT_NULL, SHT_NOBITS = 0, 8
+SHF_ALLOC, SHF_COMPRESSED = 2, 0x800
+MOST_ZEROS = 1 << 28
+"""Bytes of all sections of zeros together: a kernel's .bss is some MiB."""
+MOST_AT_ONE_PLACE = 256
+"""Relocations: the longest computation of loongarch's stack machine has some ten."""
+
+
+def check_sections(sections: Column, size: int, path: str) -> None:
+    """Check the headers of all sections of a file of `size` bytes."""
+    kinds = sections["type"]
+    used = kinds != SHT_NULL
+    used &= kinds != SHT_NOBITS
+    stored = sections[used]
+    if np.any(stored["offset"] > size) or np.any(stored["size"] > size - stored["offset"]):
+        raise KdiffError("elf.truncated", "a section reaches beyond the end of the file", place=path)
+    _disjoint(stored[stored["size"] > 0], path)
+    zeros = sections["size"][kinds == SHT_NOBITS]
+    if np.any(zeros > MOST_ZEROS) or zeros.sum() > MOST_ZEROS:
+        raise KdiffError("elf.zeros", f"sections without contents claim over {MOST_ZEROS} bytes", place=path)
+    align = sections["align"]
+    if np.any(align & (align - np.minimum(align, 1))):
+        raise KdiffError("elf.alignment", "a section's alignment is no power of two", place=path)
+    if np.any((sections["flags"] & SHF_COMPRESSED != 0) & (sections["flags"] & SHF_ALLOC != 0)):
+        raise KdiffError("elf.compressed", "a loaded section is compressed", place=path)
+
+
+def _disjoint(stored: Column, path: str) -> None:
+    ordered = stored[np.argsort(stored["offset"], kind="stable")]
+    ends = ordered["offset"] + ordered["size"]
+    if np.any(ends[:-1] > ordered["offset"][1:]):
+        raise KdiffError("elf.overlap", "two sections share bytes of the file", place=path)
+
+
+def check_relocations(relocations: Column, sections: Column, symbols: int, path: str) -> None:
+    """Check all records, which are sorted by section and offset."""
+    changed = sections[relocations["section"]]
+    packed = changed["flags"] & SHF_COMPRESSED != 0
+    outside = (relocations["offset"] >= changed["size"]) & ~packed
+    if np.any(relocations["symbol"] >= symbols) or np.any(outside):
+        raise _wrong("a relocation points outside of the object", path)
+    if np.any(changed["type"] == SHT_NOBITS):
+        raise _wrong("a relocation changes a section without contents", path)
+    first, last = relocations[:-MOST_AT_ONE_PLACE], relocations[MOST_AT_ONE_PLACE:]
+    if np.any((first["section"] == last["section"]) & (first["offset"] == last["offset"])):
+        raise _wrong(f"over {MOST_AT_ONE_PLACE} relocations change one place", path)
+
+
+def _wrong(message: str, path: str) -> KdiffError:
+    return KdiffError("elf.relocations", message, place=path)
