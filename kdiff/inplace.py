@@ -80,18 +80,19 @@ def _holders(graph: SectionGraph) -> Mapping[int, int]:
     """For each constant that stays in use: what holds it, through other constants where need be."""
     held: dict[int, int] = {}
     for root in graph.nodes:
-        waiting = [root.id] if _stays(root) else []
+        if not _stays(root):
+            continue
+        waiting = [root.id] if _is_constant(root) else [each.target for each in graph.references[root.id]]
         while waiting:
             index = waiting.pop()
-            node = graph.nodes[index]
-            if node.kind is Kind.CONSTANT and node.table is None:
-                if index in held:
-                    continue
+            if index not in held and _is_constant(graph.nodes[index]):
                 held[index] = root.id
-            elif index != root.id:
-                continue
-            waiting += [reference.target for reference in graph.references[index]]
+                waiting += [reference.target for reference in graph.references[index]]
     return held
+
+
+def _is_constant(node: Node) -> bool:
+    return node.kind is Kind.CONSTANT and node.table is None
 
 
 def _stays(node: Node) -> bool:

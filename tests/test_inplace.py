@@ -351,3 +351,10 @@ def test_nothing_is_written_where_nothing_changed() -> None:
     one = graph(FIXED + HELD)
     assert planned(one, one).in_place == ()
     assert named(one, "demo").size == 32
+
+
+def test_data_that_points_to_itself_holds_nothing_for_ever() -> None:
+    text = "struct list {{ const struct list *next; }} head = {{ &head }}; extern const struct list a, b;"
+    text += " const struct list a = {{ &b }}, b = {{ &a }}; const int number = {};"
+    made = plan(text.format(1), text.format(2))
+    assert [made.post.nodes[each.post].label for each in made.in_place] == ["number"]
