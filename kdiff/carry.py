@@ -175,8 +175,8 @@ class Carrier:
                 self._shared[shared] = index
         section = self._sections[index]
         section.align = max(section.align, node.align)
-        if node.table is None:
-            section.data += bytes(-len(section.data) % node.align)
+        step = node.align if node.table is None else node.table.entry_size
+        section.data += bytes(-len(section.data) % (step or 1))
         offset = len(section.data)
         section.data += graph.contents(node)
         return index, offset

@@ -97,7 +97,9 @@ def _section_key(node: Node) -> Hashable | None:
 
 def _ownerless_key(graph: SectionGraph, node: Node) -> Hashable | None:
     """Entries without an owner that no code refers to have nothing but their place in the table."""
-    if node.table is None or node.id in graph.owners or node.table.keep is Keep.REFERENCED:
+    if node.table is None or node.id in graph.owners:
+        return None
+    if node.table.keep is Keep.REFERENCED and not node.table.opaque:
         return None
     return node.section_name
 

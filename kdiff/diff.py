@@ -262,7 +262,7 @@ def _plain(graph: SectionGraph, node: Node) -> bytes:
 def _unimportant(node: Node) -> tuple[tuple[int, int], ...]:
     """(offset, size) of what is no difference, by the rows of plugins."""
     if node.table is not None:
-        return node.table.unimportant(node.size)
+        return node.table.ignored
     return node.remade.ignored if node.remade is not None else ()
 
 

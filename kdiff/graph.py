@@ -34,6 +34,7 @@ from kdiff.insn import Instruction, insn_addend, instructions
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.naming import is_fragment, stem
 from kdiff.split import Kind, Piece, is_mapping, split
+from kdiff.tables import piece_sections
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +106,13 @@ class SectionGraph:
     """Owner of a table entry."""
     inner: Mapping[int, tuple[tuple[int, str], ...]]
     """Symbols inside a node (offset > 0): (offset, name)."""
-    pieces: tuple[str, ...]
-    """How the names begin of sections that hold code for table entries only (`SpecialSection.pieces`)."""
+    pieces: frozenset[str]
+    """Names of the sections that hold code for table entries only (`SpecialSection.pieces`)."""
     habits: Habits = NO_HABITS
 
     def is_piece(self, node: Node) -> bool:
         """Whether a node is part of a table entry's payload, never called by itself."""
-        return bool(self.pieces) and node.section_name.startswith(self.pieces)
+        return node.section_name in self.pieces
 
     def is_pool_word(self, node: Node) -> bool:
         """Whether a node is an address that the compiler keeps for code to load."""
@@ -186,17 +187,10 @@ def build(
     entries: dict[int, list[int]] = {}
     for entry, owner in owners.items():
         entries.setdefault(owner, []).append(entry)
+    owned = {owner: tuple(found) for owner, found in entries.items()}
+    pieces_in = frozenset(obj.section_name(index) for index in piece_sections(obj, special))
     return SectionGraph(
-        obj,
-        arch,
-        special,
-        tuple(nodes),
-        tuple(references),
-        {owner: tuple(found) for owner, found in entries.items()},
-        owners,
-        lookup.inner,
-        tuple(sorted({name for row in special.values() for name in row.pieces})),
-        habits,
+        obj, arch, special, tuple(nodes), tuple(references), owned, owners, lookup.inner, pieces_in, habits
     )
 
 
@@ -358,6 +352,8 @@ def _reference(
         branch = displaced and howto.pc_relative
     if origin is not None:
         share = place - origin
+    elif node.table is not None and node.table.from_start and howto.pc_relative:
+        share = offset
     target, inner = _target(obj, symbol, addend - share, where, lookup)
     less = None if minus is None else _target(obj, *minus, where, lookup)
     if howto.base:

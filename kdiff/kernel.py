@@ -255,24 +255,42 @@ ANY_TABLE = Meaning(
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """One layout that a table's entries have had in some kernel, told by where they hold addresses.
+
+    `addresses`: (offset, size) of the fields that hold one in every entry; `others`: of those that hold one
+    in some. `named`: offsets of addresses that are always a global symbol's. `least`: the size of the last
+    entry, where its padding may be missing.
+    """
+
+    size: int
+    addresses: tuple[tuple[int, int], ...]
+    others: tuple[tuple[int, int], ...] = ()
+    named: tuple[int, ...] = ()
+    least: int = 0
+    owner: int | None = 0
+    ignored: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SpecialSection:
     """A table the kernel reads, one row per entry.
 
     `entry_size` and offsets are bytes, from the facts of the kernel at hand. `owner` is the offset of
     the field that names the code an entry is about. `parallel` names another special section whose
-    entry of the same index owns this one's. `pieces`: how the names begin of
-    sections that are cut where entries point to.
+    entry of the same index owns this one's. `pieces`: sections that are cut where entries point to; a name
+    that ends in `*` is a family.
     `compared`: whether a difference in an entry makes its owner a changed function. `meaning`: what to say
     if a patch adds, removes or changes an entry that cannot travel.
 
-    What an object must show for itself if nothing is known of its kernel: `structure` is the C type of an
-    entry, for its debugging information; an entry has at least `fields` relocations; `lines` are the fields
-    with line numbers by entry size, for layouts that kernels have had.
+    What an object must show for itself if nothing is known of its kernel: `shapes` are the layouts that
+    entries have had, of which its relocations must fit one; `structure` is the C type of an entry, for its
+    debugging information.
     """
 
     name: str
     entry_size: int
-    """0: unknown, take it from the object."""
+    """0: unknown, the object must tell."""
     keep: Keep
     owner: int | None = None
     parallel: str = ""
@@ -287,12 +305,10 @@ class SpecialSection:
     sites: Callable[[EntryView], Iterable[Site]] | None = None
     meaning: Meaning = ANY_TABLE
     structure: str = ""
-    fields: int = 1
-    lines: Mapping[int, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
-    opaque: bool = False
-    """Set by kdiff: the entries of this object could not be told apart, and the whole table is one node."""
-
-    def unimportant(self, size: int) -> tuple[tuple[int, int], ...]:
-        """(offset, size) of the fields of an entry of `size` bytes whose contents are never a difference."""
-        guessed = self.lines.get(size) if not self.ignored else None
-        return self.ignored if guessed is None else (guessed,)
+    shapes: tuple[Shape, ...] = ()
+    least: int = 0
+    """The size of the last entry where its padding is missing; 0: it is as large as all others."""
+    from_start: bool = False
+    """Relative addresses count from the entry's start, not from their own field."""
+    opaque: str = ""
+    """Set by kdiff: why this object's entries cannot be told apart. The whole table is one node then."""

@@ -180,7 +180,7 @@ def _rows(pre: SectionGraph, post: SectionGraph, one: Node, other: Node) -> froz
 
 
 def _lines(graph: SectionGraph, entry: Node) -> list[int]:
-    fields = entry.table.unimportant(entry.size) if entry.table is not None else ()
+    fields = entry.table.ignored if entry.table is not None else ()
     data = graph.contents(entry)
     return [int.from_bytes(data[at : at + size], graph.arch.byte_order) for at, size in fields]
 

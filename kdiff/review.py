@@ -19,6 +19,7 @@ from kdiff.plan import Plan
 from kdiff.review_data import review_data
 from kdiff.review_sections import review_sections
 from kdiff.split import Kind
+from kdiff.tables import row_of
 
 
 def review(plan: Plan) -> tuple[Refusal, ...]:
@@ -40,7 +41,7 @@ def review_layouts(plan: Plan, release: str) -> tuple[Refusal, ...]:
         node.section_name: node
         for graph in (plan.pre, plan.post)
         for node in graph.nodes
-        if node.table is not None and not node.table.entry_size and node.table.keep is not Keep.NEVER
+        if node.table is not None and node.table.keep is not Keep.NEVER and not _is_told(graph, node)
     }
     return tuple(
         Refusal(
@@ -50,6 +51,12 @@ def review_layouts(plan: Plan, release: str) -> tuple[Refusal, ...]:
         )
         for name, node in sorted(unknown.items())
     )  # fmt: skip
+
+
+def _is_told(graph: SectionGraph, entry: Node) -> bool:
+    """Whether the kernel's facts tell the size of an entry, and the object agrees."""
+    row = row_of(entry.section_name, graph.special)
+    return row is not None and bool(row.entry_size) and not (entry.table is not None and entry.table.opaque)
 
 
 def _boot_code(plan: Plan) -> Iterator[Refusal]:

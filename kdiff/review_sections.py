@@ -37,23 +37,51 @@ def unknown_sections(graph: SectionGraph) -> tuple[str, ...]:
 
 def review_sections(plan: Plan) -> Iterator[Refusal]:
     """Refuse what an unknown section or an uncut table says about code that travels."""
+    yield from _opaque_tables(plan)
     carried = set(plan.carried)
     unknown = set(unknown_sections(plan.post)) if plan.carried else set()
     changed = {change.post for change in plan.delta.changed} | set(plan.delta.added)
     for node in plan.post.nodes:
-        if node.table is not None and node.table.opaque:
-            if _touches(plan, node, carried) or (node.id in changed and plan.carried):
-                yield Refusal(
-                    "review.unknown_entries", plan.post.where(node),
-                    f"the entries of {node.section_name} cannot be told apart, and some are about code that"
-                    " travels", _FACTS,
-                )  # fmt: skip
-        elif _is_about(plan, node, carried, changed, unknown):
+        if _is_about(plan, node, carried, changed, unknown):
             yield Refusal(
                 "review.unknown_section", plan.post.where(node),
                 f"nothing is known of section {node.section_name}, and what it says is about changed code",
                 "add a row for it to a plugin (docs/plugins.md), or leave out what it is about",
             )  # fmt: skip
+
+
+def _opaque_tables(plan: Plan) -> Iterator[Refusal]:
+    """Tables that change as a whole, or of which a part might have to travel."""
+    changed = {change.post for change in plan.delta.changed}
+    kept = ((plan.pre, {pre for pre, _ in plan.replaced}), (plan.post, set(plan.carried)))
+    for graph, about in kept:
+        for node in graph.nodes:
+            if node.table is None or not node.table.opaque:
+                continue
+            touched = _touched(graph, node, about)
+            if touched:
+                why = f"they may be about {touched}, which is replaced or carried"
+            elif graph is plan.post and node.id in changed:
+                why = "some of them change"
+            else:
+                continue
+            yield Refusal(
+                "review.unknown_entries", graph.where(node),
+                f"the entries of {node.section_name} cannot be told apart, and {why}", _FACTS,
+                (node.table.opaque,),
+            )  # fmt: skip
+
+
+def _touched(graph: SectionGraph, node: Node, kept: set[int]) -> str:
+    """What a table is about, or what needs an entry of it, of all that is kept; empty for nothing."""
+    about = [each.target for each in graph.references[node.id] if each.target in kept]
+    needing = [
+        source for source in sorted(kept) for each in graph.references[source] if each.target == node.id
+    ]
+    for index in (*about, *needing):
+        if graph.nodes[index].kind in (Kind.FUNCTION, Kind.DATA):
+            return graph.nodes[index].label
+    return ""
 
 
 def _is_about(plan: Plan, node: Node, carried: set[int], changed: set[int], unknown: set[str]) -> bool:
@@ -68,10 +96,3 @@ def _is_about(plan: Plan, node: Node, carried: set[int], changed: set[int], unkn
         for reference in plan.post.references[node.id]
         if plan.post.nodes[reference.target].kind is Kind.FUNCTION
     )
-
-
-def _touches(plan: Plan, node: Node, carried: set[int]) -> bool:
-    """Whether a table is about something that travels, or something that travels refers to it."""
-    if any(reference.target in carried for reference in plan.post.references[node.id]):
-        return True
-    return any(each.target == node.id for source in carried for each in plan.post.references[source])

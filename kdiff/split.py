@@ -9,7 +9,7 @@ cut into entries, string sections into strings, constant pools into constants.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -32,9 +32,9 @@ from kdiff.elf.read import (
     STT_OBJECT,
     Object,
 )
-from kdiff.kernel import Keep, SpecialSection
+from kdiff.kernel import SpecialSection
 from kdiff.structures import size_of
-from kdiff.tables import Sizes, entry_size, row_of
+from kdiff.tables import Sizes, piece_sections, tables_of
 
 
 class Kind(Enum):
@@ -68,8 +68,8 @@ class Piece:
 
 def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> list[Piece]:
     """Cut all allocated sections, in section order and by offset."""
-    companions = _cuts(obj, arch, special)
-    sizes = _declared_sizes(obj, arch)
+    tables = tables_of(obj, arch, special, _declared_sizes(obj, arch))
+    companions = _cuts(obj, arch, piece_sections(obj, special), tables)
     by_section = _symbols_by_section(obj, arch)
     pieces: list[Piece] = []
     for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist():
@@ -80,16 +80,22 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
         if not size:
             pieces += _empty(obj, index, by_section.get(index, []))
             continue
-        row = row_of(obj.section_name(index), special)
+        row = tables.get(index)
         kind = _kind(flags)
         zeros = section["type"] == SHT_NOBITS
         if row is not None:
-            step = 0 if zeros else entry_size(obj, index, row, sizes)
-            if not step:
-                step, row = size, row if row.keep is Keep.NEVER else replace(row, owner=None, opaque=True)
+            step = row.entry_size or size
             names = _by_start(obj, by_section.get(index, []))
             pieces += [
-                Piece(index, start, step, Kind.ENTRY, _ranked(obj, names.get(start, [])), row, number)
+                Piece(
+                    index,
+                    start,
+                    min(step, size - start),
+                    Kind.ENTRY,
+                    _ranked(obj, names.get(start, [])),
+                    row,
+                    number,
+                )
                 for number, start in enumerate(range(0, size, step))
             ]
         elif index in companions:
@@ -230,31 +236,29 @@ def only_nops(arch: Architecture, code: bytes) -> bool:
     return True
 
 
-def _cuts(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> dict[int, set[int]]:
+def _cuts(
+    obj: Object, arch: Architecture, sections: frozenset[int], tables: Mapping[int, SpecialSection]
+) -> dict[int, set[int]]:
     """For sections that table rows point into (`SpecialSection.pieces`): where pieces begin."""
-    names = tuple({name for row in special.values() for name in row.pieces})
-    sections = {i for i in range(1, len(obj.sections)) if names and obj.section_name(i).startswith(names)}
     cuts: dict[int, set[int]] = {index: set() for index in sections}
     if not sections:
         return cuts
-    tables = {
-        index
-        for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()
-        if row_of(obj.section_name(index), special) is not None
-    }
     targets = obj.symbols["section"][obj.relocations["symbol"]]
     for record in obj.relocations[np.isin(targets, list(sections))]:
         symbol = obj.symbols[record["symbol"]]
         source, target = int(record["section"]), int(symbol["section"])
         howto = arch.howtos.get(int(record["type"]))
         at = int(symbol["value"]) + _addend(obj, arch, howto, record)
+        table = tables.get(source)
         if obj.sections["flags"][source] & SHF_EXECINSTR:
             # Code gets there by a branch, whose displacement ends the instruction.
             if source in sections or howto is None or not howto.pc_relative or not howto.complete:
                 continue
             at += howto.size if howto.end_relative else -howto.bias
-        elif source not in tables:
+        elif table is None:
             continue
+        elif table.from_start and table.entry_size:
+            at -= int(record["offset"]) % table.entry_size
         if 0 <= at < obj.sections["size"][target]:
             cuts[target].add(at)
     return cuts

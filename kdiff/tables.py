@@ -1,23 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Special sections: which row of the plugins' table a section has, and how its bytes are cut into entries.
+"""Special sections: which row of the plugins' table a section has, and how its entries lie.
 
-The kernel's own type information (`SpecialSection.entry_size`) decides. Where nothing is known of the kernel,
-the object must show the size itself, and what it shows must agree: sh_entsize, the symbols of its entries,
-the table that runs parallel, its debugging information, and the pattern in which relocations repeat.
+Where facts of a kernel tell the size of an entry, the object must not contradict them. Where they do not, the
+object itself tells: the layout among `SpecialSection.shapes` that all of its relocations fit. A layout nobody
+listed must be told by sh_entsize, by the symbols of its entries, by debugging information, or by the distance
+at which relocations repeat. All that is said must agree; else the table is opaque, one node with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from kdiff.elf.read import RESERVED, SHF_EXECINSTR, Column, Object
-from kdiff.errors import KdiffError
-from kdiff.kernel import SpecialSection
+from kdiff.arch import Architecture
+from kdiff.elf.read import SHF_ALLOC, SHT_NOBITS, STB_LOCAL, Object
+from kdiff.kernel import Keep, Shape, SpecialSection
 
 Sizes = Callable[[str], int]
 """The size of a C structure in the object's debugging information, 0 if it is not there."""
+
+
+class Address(NamedTuple):
+    """A relocated field of a table: where it is, its size, and what its symbol is."""
+
+    offset: int
+    size: int
+    here: bool
+    """The symbol is defined in this object."""
+    named: bool
+    """The symbol is global."""
 
 
 def row_of(name: str, special: Mapping[str, SpecialSection]) -> SpecialSection | None:
@@ -29,80 +43,203 @@ def row_of(name: str, special: Mapping[str, SpecialSection]) -> SpecialSection |
     return max(families, key=lambda row: len(row.name), default=None)
 
 
-def entry_size(obj: Object, section: int, row: SpecialSection, sizes: Sizes = lambda name: 0) -> int:
-    """The size of the section's entries in bytes; 0 where the section is one opaque entry.
+def piece_sections(obj: Object, special: Mapping[str, SpecialSection]) -> frozenset[int]:
+    """The sections that hold code for table entries only (`SpecialSection.pieces`)."""
+    names = {name for row in special.values() for name in row.pieces}
+    families = tuple(name[:-1] for name in names if name.endswith("*"))
+    return frozenset(
+        index
+        for index in range(1, len(obj.sections))
+        if obj.section_name(index) in names or (families and obj.section_name(index).startswith(families))
+    )
 
-    A table whose size is no multiple of what the kernel says is an error, never rounded. What the object
-    says by itself counts only where all of it agrees. The last entry may lack its padding.
+
+def tables_of(
+    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], sizes: Sizes = lambda name: 0
+) -> dict[int, SpecialSection]:
+    """All tables of an object by section: rows whose size, owner and ignored fields are those of its entries.
+
+    An `entry_size` of 0 is one opaque entry.
     """
-    total = int(obj.sections["size"][section])
+    rows = {
+        index: row_of(obj.section_name(index), special)
+        for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()
+    }
+    found = {index: _settled(obj, arch, index, row, sizes) for index, row in rows.items() if row is not None}
+    by_name = {obj.section_name(index): index for index in found}
+    for index, row in found.items():
+        leader = by_name.get(row.parallel)
+        if leader is not None and not row.opaque:
+            found[index] = _beside(obj, index, row, leader, found[leader])
+    return found
+
+
+def rows_in(total: int, size: int, least: int = 0) -> int:
+    """How many entries of `size` bytes fill a table, 0 if they do not; the last may have `least` bytes."""
+    count, rest = divmod(total, size)
+    if not rest:
+        return count
+    return count + 1 if 0 < least <= rest else 0
+
+
+def _settled(
+    obj: Object, arch: Architecture, section: int, row: SpecialSection, sizes: Sizes
+) -> SpecialSection:
+    """The row for one section, with the layout that facts and object agree on."""
+    total, name = int(obj.sections["size"][section]), obj.section_name(section)
+    if not total or (row.keep is Keep.NEVER and not row.entry_size):
+        return row
+    if obj.sections["type"][section] == SHT_NOBITS:
+        return _opaque(row, f"{name} has no contents")
+    fields = _addresses(obj, arch, section)
+    fitting = [shape for shape in row.shapes if _fits(shape, total, fields)]
     if row.entry_size:
-        if total % row.entry_size:
-            raise KdiffError(
-                "tables.entry_size",
-                f"{obj.section_name(section)} has {total} bytes, no multiple of its {row.entry_size}-byte"
-                " entries",
-                place=obj.path,
-                remedy="the object was built for another kernel than the one at hand",
-            )
-        return row.entry_size
-    said = {size for size in _evidence(obj, section, row, total) if size}
-    if len(said) != 1 and row.structure:
-        declared = sizes(row.structure)
-        said = {declared} if declared and total % declared == 0 else said
-    return said.pop() if len(said) == 1 else 0
+        return _checked(row, name, total, fitting)
+    said = _said(obj, section, total)
+    chosen = [shape for shape in fitting if all(shape.size == size for size in said.values())]
+    if len(chosen) > 1 and row.structure:
+        chosen = [shape for shape in chosen if shape.size == sizes(row.structure)]
+    if len(chosen) == 1:
+        return _shaped(row, chosen[0])
+    if fitting:
+        shown = _list([shape.size for shape in fitting])
+        told = "".join(f", {size} by {how}" for how, size in said.items())
+        return _opaque(row, f"entries of {name} have {shown} bytes by its relocations{told}")
+    return _unknown(row, name, total, said, fields, sizes)
 
 
-def _evidence(obj: Object, section: int, row: SpecialSection, total: int) -> list[int]:
+def _said(obj: Object, section: int, total: int) -> dict[str, int]:
+    """What the object says about the size of entries: sh_entsize, and symbols that cover the table."""
     declared = int(obj.sections["entsize"][section])
-    return [
-        declared if declared > 1 and total % declared == 0 else 0,
-        _symbol_size(obj, section, total),
-        _parallel(obj, row, total),
-        _stride(obj, section, row, total),
-    ]
-
-
-def _symbol_size(obj: Object, section: int, total: int) -> int:
-    """The size of the symbols that cover the section, if all have the same."""
     inside = (obj.symbols["section"] == section) & (obj.symbols["size"] > 0)
     found = obj.symbols["size"][inside]
-    size = int(found[0]) if len(found) and np.all(found == found[0]) else 0
-    return size if size and len(found) * size == total else 0
+    covered = int(found[0]) if len(found) and np.all(found == found[0]) else 0
+    said = {}
+    if declared > 1 and total % declared == 0:
+        said["sh_entsize"] = declared
+    if covered and covered * len(found) == total:
+        said["its symbols"] = covered
+    return said
 
 
-def _parallel(obj: Object, row: SpecialSection, total: int) -> int:
-    """What is left for each entry of the table that runs parallel, whose entries are words."""
-    names = [index for index in range(1, len(obj.sections)) if obj.section_name(index) == row.parallel]
-    if not row.parallel or len(names) != 1:
-        return 0
-    low, high = obj.relocation_bounds[names[0] : names[0] + 2].tolist()
-    count = len(np.unique(obj.relocations["offset"][low:high]))
-    return total // count if count and total % count == 0 else 0
+def _checked(row: SpecialSection, name: str, total: int, fitting: list[Shape]) -> SpecialSection:
+    """A row whose entries' size is a fact, if the object does not contradict it."""
+    alike = [shape for shape in fitting if shape.size == row.entry_size]
+    least = row.least or max((shape.least for shape in row.shapes if shape.size == row.entry_size), default=0)
+    others = _list(sorted({shape.size for shape in fitting})) if fitting else ""
+    if not rows_in(total, row.entry_size, least):
+        shown = f", and its relocations show entries of {others}" if others else ""
+        return _opaque(
+            row, f"{name} has {total} bytes, no multiple of its {row.entry_size}-byte entries{shown}"
+        )
+    if others and not alike:
+        return _opaque(
+            row, f"entries of {name} have {row.entry_size} bytes by its type, {others} by its relocations"
+        )
+    ignored = row.ignored or (alike[0].ignored if len(alike) == 1 else ())
+    return replace(row, least=least, ignored=ignored)
 
 
-def _stride(obj: Object, section: int, row: SpecialSection, total: int) -> int:
-    """The distance at which the pattern of relocations repeats: types, offsets, and which reach code."""
+def _unknown(
+    row: SpecialSection,
+    name: str,
+    total: int,
+    said: Mapping[str, int],
+    fields: tuple[Address, ...],
+    sizes: Sizes,
+) -> SpecialSection:
+    """A row whose entries have a layout nobody listed: as the object says, or as its relocations repeat."""
+    told = dict(said)
+    declared = sizes(row.structure) if row.structure else 0
+    if declared and rows_in(total, declared, row.least):
+        told["its type"] = declared
+    repeated = _stride(total, fields)
+    if repeated and repeated != total:
+        told["its relocations"] = repeated
+    if not told and not row.shapes:
+        return row
+    if not told:
+        return _opaque(row, f"entries of {name}, {total} bytes, have no known layout")
+    if len(set(told.values())) > 1:
+        shown = ", ".join(f"{size} by {how}" for how, size in told.items())
+        return _opaque(row, f"entries of {name} have {shown} bytes")
+    (size,) = set(told.values())
+    owners = {each.offset // size for each in fields if each.offset % size == row.owner}
+    if row.owner is not None and len(owners) != rows_in(total, size, row.least):
+        return _opaque(row, f"entries of {name} have {size} bytes, and not all of them name their code")
+    return replace(row, entry_size=size)
+
+
+def _beside(
+    obj: Object, section: int, row: SpecialSection, leader: int, leading: SpecialSection
+) -> SpecialSection:
+    """A row that has as many entries as another table has."""
+    total, name = int(obj.sections["size"][section]), obj.section_name(section)
+    size = leading.entry_size
+    count = rows_in(int(obj.sections["size"][leader]), size, leading.least) if size else 0
+    if not count or not total:
+        return row
+    if total % count or row.entry_size not in (0, total // count):
+        each = row.entry_size or total / count
+        return _opaque(
+            row, f"{name} has {total / each:g} entries of {each:g} bytes, and {row.parallel} has {count}"
+        )
+    return replace(row, entry_size=total // count)
+
+
+def _shaped(row: SpecialSection, shape: Shape) -> SpecialSection:
+    return replace(row, entry_size=shape.size, owner=shape.owner, ignored=shape.ignored, least=shape.least)
+
+
+def _opaque(row: SpecialSection, why: str) -> SpecialSection:
+    told = "" if row.keep is Keep.NEVER else why
+    return replace(row, entry_size=0, owner=None, parallel="", ignored=(), sites=None, opaque=told)
+
+
+def _list(sizes: list[int]) -> str:
+    return " or ".join(str(size) for size in sizes)
+
+
+def _addresses(obj: Object, arch: Architecture, section: int) -> tuple[Address, ...]:
+    """The relocated fields, one for each place; where two records make a difference the first one counts."""
     low, high = obj.relocation_bounds[section], obj.relocation_bounds[section + 1]
-    relocations = obj.relocations[low:high]
-    kinds = relocations["type"].astype("u8") << np.uint64(8) | _into_code(obj, relocations)
-    offsets = relocations["offset"].astype("i8")
-    for count in range(row.fields, len(relocations) + 1):
-        if len(relocations) % count:
+    found: dict[int, Address] = {}
+    for _, offset, kind, symbol, _, _ in obj.relocations[low:high].tolist():
+        howto, target = arch.howtos.get(kind), obj.symbols[symbol]
+        if howto is not None and howto.size and offset not in found:
+            here, named = bool(target["section"]), target["binding"] != STB_LOCAL
+            found[offset] = Address(offset, howto.size, here, bool(named))
+    return tuple(found.values())
+
+
+def _fits(shape: Shape, total: int, fields: tuple[Address, ...]) -> bool:
+    """Whether a table may consist of such entries: each address has its place, and none is missing."""
+    count = rows_in(total, shape.size, shape.least)
+    if not count:
+        return False
+    must, may = dict(shape.addresses), dict(shape.others)
+    seen = 0
+    for each in fields:
+        at = each.offset % shape.size
+        if each.size != must.get(at, may.get(at)):
+            return False
+        if (at == shape.owner and not each.here) or (at in shape.named and not each.named):
+            return False
+        seen += at in must
+    return seen == count * len(must)
+
+
+def _stride(total: int, fields: tuple[Address, ...]) -> int:
+    """The constant distance at which the pattern of relocated fields repeats, else 0."""
+    offsets = np.array([each.offset for each in fields], "i8")
+    kinds = np.array([each.size for each in fields], "i8")
+    for count in range(1, len(fields) + 1):
+        groups, rest = divmod(len(fields), count)
+        if rest or total % groups:
             continue
-        groups = len(relocations) // count
-        step = int(offsets[count] - offsets[0]) if groups > 1 else total
-        if not 0 < step <= total or not (groups - 1) * step < total <= groups * step:
-            continue
-        by_row = offsets.reshape(groups, count)
-        alike = by_row == by_row[0] + step * np.arange(groups)[:, None]
-        if alike.all() and np.all(kinds.reshape(groups, count) == kinds[:count]) and by_row[0][-1] < step:
+        step = total // groups
+        by_group, sizes = offsets.reshape(groups, count), kinds.reshape(groups, count)
+        expected = by_group[0] + step * np.arange(groups)[:, None]
+        if np.array_equal(by_group, expected) and np.all(sizes == sizes[0]) and by_group[0][-1] < step:
             return step
     return 0
-
-
-def _into_code(obj: Object, relocations: Column) -> Column:
-    """Whether each relocation reaches code of this object."""
-    section = obj.symbols["section"][relocations["symbol"]].astype("i8")
-    known = np.where(section < min(RESERVED, len(obj.sections)), section, 0)
-    return ((obj.sections["flags"][known] & SHF_EXECINSTR) > 0).astype("u8")

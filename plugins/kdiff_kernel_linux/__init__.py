@@ -4,8 +4,8 @@
 `tables.py` lists the tables that every architecture has, `x86/` adds those of x86 and the functions that say
 what run memory may hold at the sites an entry names; `habits.py` says what names mean. Sizes and offsets come
 from the type information of the kernel at hand (`layout.py`); only arrays of a single word have theirs from
-the kernel's declaration. `ports.py` has the tables of the other architectures;
-one whose rewrites are described becomes a package beside `x86/`.
+the kernel's declaration. `ports.py` has the tables of the other architectures; one whose rewrites are
+described becomes a package beside `x86/`. Without a kernel, `shapes.py` lists what entries have been.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kdiff.api import ConstantSection, Habit, KernelFacts, LineTaker, RemadeData, SectionClass, Standing
+from kdiff_kernel_linux.layout import width
 
 _ORDINARY = (
     *(".text", ".data", ".rodata", ".bss", ".sdata", ".sbss", ".srodata", ".tdata", ".tbss", ".toc", ".opd"),
@@ -67,12 +68,10 @@ _LINE_TAKERS = {
 }
 """By the argument that is the line, from 0: linux/kernel.h, rcupdate.h, asm-generic/bug.h; fs/btrfs/."""
 
-_NARROW = frozenset(("i386", "arm", "mips", "m68k"))
-
 
 def rows(facts: KernelFacts) -> Iterator[Habit]:
     """All rows for one machine."""
-    pointer = 4 if facts.machine in _NARROW else 8
+    pointer = width(facts)
     for standing, names in _STANDING.items():
         yield from (SectionClass(name, standing) for name in names)
     yield ConstantSection(".data.rel.ro")

@@ -8,6 +8,8 @@ from kdiff.api import KernelFacts
 RELATIVE_WORD = 4
 """An `s32` that counts from its own address, as the kernel declares its arrays of code addresses."""
 
+_NARROW = frozenset(("i386", "arm", "mips", "m68k"))
+"""Machines with 32-bit pointers."""
 
 Layout = tuple[int, ...]
 """Member offsets of one structure, in the order its reader documents."""
@@ -39,8 +41,8 @@ def first(facts: KernelFacts, structure: str, *names: str) -> int:
     return 0
 
 
-def pointer(facts: KernelFacts) -> int:
-    """The size of a pointer, 0 without a configuration."""
-    if not facts.config:
-        return 0
-    return 8 if facts.config.get("CONFIG_64BIT") == "y" else 4
+def width(facts: KernelFacts) -> int:
+    """The size of a pointer: as configured, else as the machine has it."""
+    if facts.config:
+        return 8 if facts.config.get("CONFIG_64BIT") == "y" else 4
+    return 4 if facts.machine in _NARROW else 8

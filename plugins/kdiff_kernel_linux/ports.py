@@ -3,95 +3,127 @@
 
 What the kernel writes at the sites these tables name is not described yet, so they serve comparing only:
 arch/*/include/asm/alternative*.h; powerpc's feature-fixups.h; s390's nospec-insn.h; arm's assembler.h,
-pgtable and unwind tables (arch/arm/include/asm/memory.h, unwind.h, smp_plat.h).
+pgtable and unwind tables (arch/arm/include/asm/memory.h, unwind.h, smp_plat.h). Tables that the module loader
+reads (module_finalize) travel with their code.
 """
 
 from __future__ import annotations
 
-from kdiff.api import Keep, KernelFacts, SpecialSection
-from kdiff_kernel_linux.layout import RELATIVE_WORD, first, size
+from collections.abc import Callable, Iterable, Mapping
 
-_FIXUPS = ("__ftr_fixup", "__mmu_ftr_fixup", "__fw_ftr_fixup", "__lwsync_fixup")
-"""`struct fixup_entry`: a mask and a value, then where the code and its replacement begin and end. The lwsync
-table has the place alone."""
+from kdiff.api import EntryView, Keep, KernelFacts, Site, SpecialSection
+from kdiff_kernel_linux import shapes
+from kdiff_kernel_linux.layout import RELATIVE_WORD, first, size, width
 
-_WORDS = (
-    *("__barrier_nospec_fixup", "__btb_flush_fixup", "__entry_flush_fixup", "__rfi_flush_fixup"),
-    *("__scv_entry_flush_fixup", "__spec_barrier_fixup", "__stf_entry_barrier_fixup"),
-    *("__stf_exit_barrier_fixup", "__uaccess_flush_fixup"),
+Sites = Callable[[EntryView], Iterable[Site]]
+Rows = tuple[SpecialSection, ...]
+
+_PLACES = (
+    *("__lwsync_fixup", "__barrier_nospec_fixup", "__spec_barrier_fixup", "__rfi_flush_fixup"),
+    *("__stf_entry_barrier_fixup", "__stf_exit_barrier_fixup", "__stf_barrier_fixup"),
+    *("__entry_flush_fixup", "__scv_entry_flush_fixup", "__uaccess_flush_fixup", "__btb_flush_fixup"),
 )
 """powerpc's arrays of self-relative places, a long each (FTR_ENTRY_OFFSET)."""
 
 _S390 = (".s390_indirect", ".s390_return", ".nospec_call_table", ".nospec_return_table")
+"""Branches that expolines make, an s32 each; `.nospec_*` in the first kernels that had them."""
 
 
-def _alternatives(facts: KernelFacts) -> tuple[SpecialSection, ...]:
-    return (
-        SpecialSection(
-            ".altinstructions",
-            size(facts, "alt_instr"),
-            Keep.OWNER,
-            owner=first(facts, "alt_instr", "orig_offset", "instr_offset"),
-            pieces=(".altinstr_replacement", ".altinstr_aux"),
-            structure="alt_instr",
-            fields=2,
-        ),
+def rows(facts: KernelFacts) -> Rows:
+    """The tables that only this machine has."""
+    made = _BY_MACHINE.get(facts.machine)
+    return made(facts) if made is not None else ()
+
+
+def alternatives(facts: KernelFacts, sites: Sites | None = None) -> SpecialSection:
+    """struct alt_instr, whose first member has had two names."""
+    return SpecialSection(
+        ".altinstructions",
+        size(facts, "alt_instr"),
+        Keep.OWNER,
+        owner=first(facts, "alt_instr", "instr_offset", "orig_offset"),
+        pieces=(".altinstr_replacement", ".altinstr_aux"),
+        sites=sites,
+        structure="alt_instr",
+        shapes=shapes.alternatives(),
     )
 
 
-def _powerpc(facts: KernelFacts) -> tuple[SpecialSection, ...]:
-    long = 8
-    return (
-        *(
-            SpecialSection(
-                name,
-                size(facts, "fixup_entry"),
-                Keep.OWNER,
-                owner=2 * long,
-                pieces=("__ftr_alt_",),
-                structure="fixup_entry",
-                fields=4,
-            )
-            for name in _FIXUPS[:3]
-        ),
-        *(SpecialSection(name, long, Keep.OWNER, owner=0) for name in (_FIXUPS[3], *_WORDS)),
-    )
+def _arm64(facts: KernelFacts) -> Rows:
+    return (alternatives(facts),)
 
 
-def _s390(facts: KernelFacts) -> tuple[SpecialSection, ...]:
-    return (
-        *_alternatives(facts),
-        *(SpecialSection(name, RELATIVE_WORD, Keep.OWNER, owner=0, prefix=True) for name in _S390),
-    )
-
-
-def _riscv(facts: KernelFacts) -> tuple[SpecialSection, ...]:
-    return (
-        SpecialSection(
-            ".alternative", size(facts, "alt_entry"), Keep.OWNER, owner=0, structure="alt_entry", fields=2
-        ),
-    )
-
-
-def _arm(facts: KernelFacts) -> tuple[SpecialSection, ...]:
+def _arm(facts: KernelFacts) -> Rows:
+    """asm/assembler.h: ALT_UP writes an address and an instruction; asm/memory.h: __pv_stub an address."""
     return (
         SpecialSection(".alt.smp.init", 2 * RELATIVE_WORD, Keep.OWNER, owner=0),
-        SpecialSection(".pv_table", RELATIVE_WORD, Keep.OWNER, owner=0),
+        _array(".pv_table"),
         SpecialSection(".ARM.exidx", 2 * RELATIVE_WORD, Keep.OWNER, owner=0, prefix=True),
     )
 
 
-_BY_MACHINE = {
-    "ppc64le": _powerpc,
-    "s390x": _s390,
-    "aarch64": _alternatives,
-    "loongarch64": _alternatives,
-    "riscv64": _riscv,
+def _loongarch(facts: KernelFacts) -> Rows:
+    return (
+        alternatives(facts),
+        _array(".orc_unwind_ip"),
+        SpecialSection(
+            ".orc_unwind",
+            size(facts, "orc_entry"),
+            Keep.OWNER,
+            parallel=".orc_unwind_ip",
+            structure="orc_entry",
+        ),
+    )
+
+
+def _powerpc(facts: KernelFacts) -> Rows:
+    """asm/feature-fixups.h: all addresses count from the start of their entry (`label1b-label5b`)."""
+    word = width(facts)
+    features = (
+        SpecialSection(
+            name,
+            size(facts, "fixup_entry"),
+            Keep.OWNER,
+            owner=first(facts, "fixup_entry", "start_off") or 2 * word,
+            pieces=("__ftr_alt_*",),
+            structure="fixup_entry",
+            shapes=shapes.features(facts),
+            from_start=True,
+        )
+        for name in ("__ftr_fixup", "__mmu_ftr_fixup", "__fw_ftr_fixup")
+    )
+    return *features, *(_array(name, word) for name in _PLACES)
+
+
+def _riscv(facts: KernelFacts) -> Rows:
+    return (
+        SpecialSection(
+            ".alternative",
+            size(facts, "alt_entry"),
+            Keep.OWNER,
+            owner=first(facts, "alt_entry", "old_offset", "old_ptr"),
+            structure="alt_entry",
+            shapes=shapes.riscv_alternatives(),
+        ),
+    )
+
+
+def _s390(facts: KernelFacts) -> Rows:
+    families = (SpecialSection(name, RELATIVE_WORD, Keep.OWNER, owner=0, prefix=True) for name in _S390)
+    return alternatives(facts), *families
+
+
+def _array(name: str, entry_size: int = RELATIVE_WORD) -> SpecialSection:
+    """A table of one address each, of what owns it."""
+    return SpecialSection(name, entry_size, Keep.OWNER, owner=0)
+
+
+_BY_MACHINE: Mapping[str, Callable[[KernelFacts], Rows]] = {
+    "aarch64": _arm64,
     "arm": _arm,
+    "loongarch64": _loongarch,
+    "ppc64": _powerpc,
+    "ppc64le": _powerpc,
+    "riscv64": _riscv,
+    "s390x": _s390,
 }
-
-
-def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:
-    """The tables that only this machine has."""
-    made = _BY_MACHINE.get(facts.machine)
-    return made(facts) if made is not None else ()

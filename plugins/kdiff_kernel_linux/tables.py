@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from kdiff.api import EntryView, Keep, KernelFacts, Meaning, Site, SpecialSection
-from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, pointer, size
+from kdiff_kernel_linux import shapes
+from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, size, width
 
 Sites = Callable[[EntryView], Iterable[Site]]
 
@@ -57,13 +58,10 @@ _READ_ONCE_FAMILIES = {
 }
 """The same for whole families of sections."""
 
-_BUG_LINES = {12: (8, 2), 16: (12, 2), 24: (16, 2)}
-"""Where a bug_entry has its line: behind two or three fields of 4 bytes, or two of 8 (asm-generic/bug.h);
-without CONFIG_DEBUG_BUGVERBOSE it has 8 bytes, or 16 where it is absolute, and none."""
-_DEBUG_LINES = dict.fromkeys((40, 48, 56, 64), (32, 3))
-"""Behind four pointers, in a bit field of 18 to 24 bits (linux/dynamic_debug.h)."""
-
-_UNREAD = (".modinfo", ".printk_index", "__modver", "__syscalls_metadata", "__tracepoint_str")
+_UNREAD = (
+    *(".modinfo", ".printk_index", "__modver", "__syscalls_metadata", "__tracepoint_str"),
+    *(".tracedata", ".eh_frame"),
+)
 """Read by tools or by tracing, for information: an update does without, and a change does no harm."""
 
 _UNREAD_FAMILIES = (".discard", ".kpatch", ".note")
@@ -72,7 +70,7 @@ _UNREAD_FAMILIES = (".discard", ".kpatch", ".note")
 
 def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSection, ...]:
     """All rows; `rewrites` are an architecture's `sites` functions by section name."""
-    word = pointer(facts)
+    word = width(facts)
     relative = facts.config.get("CONFIG_HAVE_ARCH_PREL32_RELOCATIONS") == "y"
     return (
         SpecialSection(
@@ -82,16 +80,16 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             owner=first(facts, "bug_entry", "bug_addr_disp", "bug_addr"),
             ignored=_range(facts, "bug_entry", "line", 2),
             structure="bug_entry",
-            lines=_BUG_LINES,
+            shapes=shapes.bugs(facts),
         ),
         SpecialSection(
             "__ex_table",
             size(facts, "exception_table_entry"),
             Keep.OWNER,
             owner=first(facts, "exception_table_entry", "insn"),
-            pieces=(".fixup",),
+            pieces=(".fixup", ".text.fixup") if facts.machine == "arm" else (".fixup",),
             structure="exception_table_entry",
-            fields=2,
+            shapes=shapes.exceptions(facts),
         ),
         SpecialSection(
             "__jump_table",
@@ -100,7 +98,7 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             owner=first(facts, "jump_entry", "code"),
             sites=rewrites.get("__jump_table"),
             structure="jump_entry",
-            fields=3,
+            shapes=shapes.jumps(facts),
         ),
         SpecialSection(
             ".static_call_sites",
@@ -109,7 +107,7 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             owner=first(facts, "static_call_site", "addr"),
             sites=rewrites.get(".static_call_sites"),
             structure="static_call_site",
-            fields=2,
+            shapes=shapes.static_calls(),
         ),
         SpecialSection(
             "_error_injection_whitelist",
@@ -117,6 +115,7 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             Keep.OWNER,
             owner=first(facts, "error_injection_entry", "addr"),
             structure="error_injection_entry",
+            shapes=shapes.injections(facts),
         ),
         _array("__mcount_loc", word, rewrites),
         _array("__patchable_function_entries", word, rewrites),
@@ -124,20 +123,41 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
         _array("_ftrace_events", word, rewrites),
         _array("_ftrace_eval_map", word, rewrites),
         _array("___srcu_struct_ptrs", word, rewrites),
-        _array("__tracepoints_ptrs", RELATIVE_WORD if relative else word if facts.config else 0, rewrites),
-        SpecialSection("__bpf_raw_tp_map", size(facts, "bpf_raw_event_map"), Keep.OWNER, owner=0),
-        SpecialSection("__trace_printk_fmt", word, Keep.REFERENCED),
         SpecialSection(
-            "__dyndbg",
-            size(facts, "_ddebug"),
-            Keep.REFERENCED,
-            ignored=_range(facts, "_ddebug", "lineno", 3),
-            structure="_ddebug",
-            fields=4,
-            lines=_DEBUG_LINES,
+            "__tracepoints_ptrs",
+            RELATIVE_WORD if relative else word if facts.config else 0,
+            Keep.OWNER,
+            owner=0,
+            shapes=shapes.addresses(facts),
         ),
-        SpecialSection("__verbose", 0, Keep.REFERENCED, structure="_ddebug", fields=4, lines=_DEBUG_LINES),
-        SpecialSection("__dyndbg_classes", size(facts, "ddebug_class_map"), Keep.REFERENCED),
+        SpecialSection(
+            "__bpf_raw_tp_map",
+            size(facts, "bpf_raw_event_map"),
+            Keep.OWNER,
+            owner=0,
+            structure="bpf_raw_event_map",
+            shapes=shapes.raw_tracepoints(facts),
+        ),
+        _array(".kcfi_traps", RELATIVE_WORD, rewrites),
+        SpecialSection("__trace_printk_fmt", word, Keep.REFERENCED),
+        *(
+            SpecialSection(
+                name,
+                size(facts, "_ddebug"),
+                Keep.REFERENCED,
+                ignored=_range(facts, "_ddebug", "lineno", shapes.LINENO),
+                structure="_ddebug",
+                shapes=shapes.debugs(facts),
+            )
+            for name in ("__dyndbg", "__verbose")
+        ),
+        SpecialSection(
+            "__dyndbg_classes",
+            size(facts, "ddebug_class_map"),
+            Keep.REFERENCED,
+            structure="ddebug_class_map",
+            shapes=shapes.debug_classes(facts),
+        ),
         *(SpecialSection(name, 0, Keep.NEVER) for name in _READ_ONCE),
         *(SpecialSection(name, 0, Keep.NEVER, meaning=each) for name, each in _READ_ONCE_WITH.items()),
         SpecialSection(".pci_fixup", 0, Keep.NEVER, prefix=True),

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from functools import partial
 
 from kdiff.api import Keep, KernelFacts, SpecialSection
+from kdiff_kernel_linux import shapes
 from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, size
+from kdiff_kernel_linux.ports import alternatives as alternative_row
 from kdiff_kernel_linux.tables import Sites
 from kdiff_kernel_linux.x86 import alternatives, branches, calls
 
@@ -39,16 +41,7 @@ def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:
     paravirt = members(facts, "paravirt_patch_site", "instr", "type", "len")
     key = members(facts, "static_call_key", "func")
     return (
-        SpecialSection(
-            ".altinstructions",
-            size(facts, "alt_instr"),
-            Keep.OWNER,
-            owner=first(facts, "alt_instr", "instr_offset"),
-            pieces=(".altinstr_replacement", ".altinstr_aux"),
-            sites=partial(alternatives.sites, alternative) if alternative is not None else None,
-            structure="alt_instr",
-            fields=2,
-        ),
+        alternative_row(facts, partial(alternatives.sites, alternative) if alternative is not None else None),
         SpecialSection(
             ".parainstructions",
             size(facts, "paravirt_patch_site"),
@@ -56,6 +49,7 @@ def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:
             owner=first(facts, "paravirt_patch_site", "instr"),
             sites=partial(calls.paravirt, paravirt) if paravirt is not None else None,
             structure="paravirt_patch_site",
+            shapes=shapes.paravirt(facts),
         ),
         SpecialSection(".smp_locks", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.lock_prefix),
         SpecialSection(".retpoline_sites", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.retpoline),

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of kernels of all ages and architectures, as their macros write them, without facts of a kernel."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from compiled import labels, planned
+
+from kdiff import registry
+from kdiff.correlate import correlate
+from kdiff.diff import diff
+from kdiff.elf.read import read_bytes
+from kdiff.extract import extract
+from kdiff.graph import Node, SectionGraph, build
+from kdiff.kernel import KernelFacts
+from kdiff.review import review
+
+PREFIX = {
+    "x86_64": "x86_64-linux-gnu-",
+    "i386": "i686-linux-gnu-",
+    "arm64": "aarch64-linux-gnu-",
+    "ppc64le": "powerpc64le-linux-gnu-",
+    "s390x": "s390x-linux-gnu-",
+    "riscv64": "riscv64-linux-gnu-",
+}
+NOP = {"s390x": "nopr", "ppc64le": "nop", "riscv64": ".option norvc; nop"}
+
+
+MISSING = [f"{prefix}as" for prefix in PREFIX.values() if shutil.which(f"{prefix}as") is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
+
+
+@cache
+def _assembled(machine: str, text: str) -> bytes:
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "unit.o"
+        command = [f"{PREFIX[machine]}as", "-o", str(path), "-"]
+        done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+        assert not done.returncode, done.stderr.decode()
+        return path.read_bytes()
+
+
+def graph(machine: str, text: str, facts: KernelFacts | None = None) -> SectionGraph:
+    plugins = registry.load()
+    obj = read_bytes(_assembled(machine, text), "unit.o")
+    arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
+    facts = facts or KernelFacts(machine=arch.name)
+    return build(obj, arch, plugins.special_sections(facts), plugins.habits(facts))
+
+
+def code(machine: str, *names: str, lines: int = 4) -> str:
+    """Functions `f`, `g` ... in sections of their own, each with labels `f0` `f1` ... at its instructions."""
+    nop = NOP.get(machine, "nop")
+    return "".join(
+        f'.section .text.{name},"ax"\n.type {name},%function\n.globl {name}\n{name}:\n'
+        + "".join(f".L{name}{i}: {nop}\n" for i in range(lines))
+        + f".size {name},.-{name}\n"
+        for name in names
+    )
+
+
+def table(name: str, *entries: str, flags: str = "a") -> str:
+    return f'.section {name},"{flags}",%progbits\n' + "".join(f"{each}\n" for each in entries)
+
+
+def entries(graph: SectionGraph, section: str) -> list[Node]:
+    return [node for node in graph.nodes if node.table is not None and node.section_name == section]
+
+
+def owners(graph: SectionGraph, section: str) -> list[str]:
+    """The owner of each entry, `-` for none."""
+    found = [graph.owners.get(node.id) for node in entries(graph, section)]
+    return ["-" if each is None else graph.nodes[each].name for each in found]
+
+
+BUG_RELATIVE = "2: .long .L{0}1-2b, file-2b; .word {1}, 0; .org 2b+12"
+BUG_ITSELF = "2: .long .L{0}1-., file-.; .word {1}, 0; .org 2b+12"
+BUG_POINTER = "2: .quad .L{0}1, file; .word {1}, 0; .org 2b+24"
+BUG_TERSE = "2: .long .L{0}1-2b; .word 0; .org 2b+8"
+BUG_FORMAT = "2: .long .L{0}1-., format-., file-.; .word {1}, 0; .org 2b+16"
+JUMP_POINTER = ".balign 8; .quad .L{0}0, .L{0}2, key"
+JUMP_RELATIVE = ".balign 8; .long .L{0}0-., .L{0}2-.; .quad key-."
+FILE = '.section .rodata.str1.1,"aMS",%progbits,1\nfile: .string "kernel/fork.c"\nformat: .string "%s"\n'
+
+LAYOUTS = {
+    "bug 12, from the entry": ("x86_64", "__bug_table", BUG_RELATIVE, 12),
+    "bug 12, from each field": ("x86_64", "__bug_table", BUG_ITSELF, 12),
+    "bug 8": ("x86_64", "__bug_table", BUG_TERSE, 8),
+    "bug 16 with a format": ("x86_64", "__bug_table", BUG_FORMAT, 16),
+    "bug 24": ("ppc64le", "__bug_table", BUG_POINTER, 24),
+    "bug 12, i386": ("i386", "__bug_table", "2: .long .L{0}1, file; .word {1}, 0; .org 2b+12", 12),
+    "bug 12, riscv": ("riscv64", "__bug_table", "2: .long .L{0}1-., file-.; .half {1}, 0; .org 2b+12", 12),
+    "exception 8": ("x86_64", "__ex_table", ".balign 4; .long .L{0}1-., .L{0}3-.", 8),
+    "exception 12 with a handler": (
+        "x86_64",
+        "__ex_table",
+        ".balign 4; .long .L{0}1-., .L{0}3-., ex_handler_default-.",
+        12,
+    ),
+    "exception 12 with a type": ("x86_64", "__ex_table", ".balign 4; .long .L{0}1-., .L{0}3-., 3", 12),
+    "exception 16": ("ppc64le", "__ex_table", ".balign 8; .quad .L{0}1, .L{0}3", 16),
+    "exception 16, s390": ("s390x", "__ex_table", ".align 4; .long .L{0}1-., .L{0}3-.; .quad 0", 16),
+    "exception 12, riscv": ("riscv64", "__ex_table", ".balign 4; .long .L{0}1-., .L{0}3-.; .short 1, 0", 12),
+    "exception 16, riscv": ("riscv64", "__ex_table", ".balign 8; .dword .L{0}1, .L{0}3", 16),
+    "jump 24": ("x86_64", "__jump_table", JUMP_POINTER, 24),
+    "jump 16": ("x86_64", "__jump_table", JUMP_RELATIVE, 16),
+    "jump 16, arm64": ("arm64", "__jump_table", JUMP_RELATIVE, 16),
+    "jump 16, riscv": ("riscv64", "__jump_table", JUMP_RELATIVE.replace(".quad", ".dword"), 16),
+    "jump 24, s390": ("s390x", "__jump_table", JUMP_POINTER, 24),
+    "jump 12, i386": ("i386", "__jump_table", ".balign 4; .long .L{0}0, .L{0}2, key", 12),
+    "alternative 12": ("x86_64", ".altinstructions", ".long .L{0}0-., r-.; .word 7; .byte 2, 1", 12),
+    "alternative 13": ("x86_64", ".altinstructions", ".long .L{0}0-., r-.; .word 7; .byte 2, 1, 0", 13),
+    "alternative 14": ("x86_64", ".altinstructions", ".long .L{0}0-., r-., 7; .byte 2, 1", 14),
+    "alternative 11, s390": ("s390x", ".altinstructions", ".long .L{0}0-., r-.; .word 7; .byte 2", 11),
+    "alternative 16, riscv": (
+        "riscv64",
+        ".alternative",
+        ".long .L{0}0-., .L{0}2-.; .half 1; .half .L{0}2-.L{0}0; .long 0",
+        16,
+    ),
+    "alternative 36, riscv": (
+        "riscv64",
+        ".alternative",
+        ".dword .L{0}0, .L{0}2, 1, .L{0}2-.L{0}0; .long 0",
+        36,
+    ),
+    "paravirt 16": (
+        "x86_64",
+        ".parainstructions",
+        ".balign 8; .quad .L{0}1; .byte 4, 2; .balign 8",
+        16,
+    ),
+    "paravirt 16, last of 12": (
+        "x86_64",
+        ".parainstructions",
+        ".balign 8; .quad .L{0}1; .byte 4, 2; .short 1",
+        16,
+    ),
+    "paravirt 16, last of 10": ("x86_64", ".parainstructions", ".balign 8; .quad .L{0}1; .byte 4, 2", 16),
+    "static call": ("x86_64", ".static_call_sites", ".long .L{0}1-., key-.", 8),
+    "error injection": ("x86_64", "_error_injection_whitelist", ".quad {0}; .long 1, 0", 16),
+    "lock": ("x86_64", ".smp_locks", ".long .L{0}1-.", 4),
+    "call": ("x86_64", ".call_sites", ".long .L{0}1-.", 4),
+    "return": ("x86_64", ".return_sites", ".long .L{0}1-.", 4),
+    "trap of a call": ("x86_64", ".kcfi_traps", ".long .L{0}1-.", 4),
+    "return, s390": ("s390x", ".s390_return_mem", ".long .L{0}1-.", 4),
+    "entry": ("x86_64", "__mcount_loc", ".quad {0}", 8),
+    "entry, arm64": ("arm64", "__patchable_function_entries", ".quad {0}", 8),
+    "entry, i386": ("i386", "__mcount_loc", ".long {0}", 4),
+    "barrier": ("ppc64le", "__barrier_nospec_fixup", "3: .8byte .L{0}1-3b", 8),
+}
+
+
+def _unit(layout: str, about: str, line: int = 100) -> str:
+    machine, section, entry, _ = LAYOUTS[layout]
+    rows = (entry.format(name, line + number) for number, name in enumerate(about))
+    functions = code(machine, *sorted(set("fgh")))
+    return functions + FILE + table(section, *rows) + table(".altinstr_replacement", "r: .byte 0", flags="ax")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("about", ["f", "fg", "ffgh", "hgfhgfhgfhgfh"])
+def test_each_entry_belongs_to_the_code_it_is_about(layout: str, about: str) -> None:
+    machine, section, _, size = LAYOUTS[layout]
+    found = graph(machine, _unit(layout, about))
+    assert owners(found, section) == list(about)
+    assert {row.table.entry_size for row in entries(found, section) if row.table} == {size}
+    assert {row.size for row in entries(found, section)[:-1]} <= {size}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_object_is_the_same_as_itself(layout: str) -> None:
+    machine, _, _, _ = LAYOUTS[layout]
+    found = graph(machine, _unit(layout, "fgh"))
+    delta = diff(found, found, correlate(found, found))
+    assert (delta.changed, delta.added, delta.removed) == ((), (), ())
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name.startswith("bug")])
+def test_lines_in_a_table_are_no_difference_in_any_layout(layout: str) -> None:
+    machine, _, _, _ = LAYOUTS[layout]
+    before, after = (graph(machine, _unit(layout, "fgh", line)) for line in (100, 0x1234))
+    assert not diff(before, after, correlate(before, after)).changed
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_entries_travel_with_the_code_they_are_about_and_no_others(layout: str) -> None:
+    machine, section, _, size = LAYOUTS[layout]
+    text = _unit(layout, "fgfhg")
+    nop = NOP.get(machine, "nop")
+    before, after = graph(machine, text), graph(machine, text.replace(".size g,", f"{nop}\n.size g,"))
+    made = planned(before, after)
+    assert labels(after, (post for _, post in made.replaced)) == ["g"]
+    assert not review(made)
+    obj = extract(made).obj
+    (found,) = (each for each in obj.sections if each.name == section)
+    last = entries(after, section)[-1].size
+    assert len(found.data) in (2 * size, size + last)
+
+
+def test_a_feature_fixup_counts_from_its_start() -> None:
+    """MAKE_FTR_SECTION_ENTRY: label 5 is the entry, 1 to 2 the section, 3 to 4 its alternative."""
+
+    def fixup(name: str, number: int) -> str:
+        alternative = f'.pushsection __ftr_alt_97,"a"\n.La{number}: trap\n.Le{number}:\n.popsection\n'
+        return (
+            alternative
+            + f".balign 8\n5: .8byte 1, 0, .L{name}0-5b, .L{name}1-5b, .La{number}-5b, .Le{number}-5b"
+        )
+
+    rows = [fixup(name, number) for number, name in enumerate("fgf")]
+    found = graph("ppc64le", code("ppc64le", "f", "g") + table("__ftr_fixup", *rows))
+    assert owners(found, "__ftr_fixup") == ["f", "g", "f"]
+    first = found.references[entries(found, "__ftr_fixup")[2].id]
+    assert [(each.offset, each.addend) for each in first] == [(16, 0), (24, 4), (32, 0), (40, 4)]
+    assert all(found.is_piece(found.nodes[each.target]) for each in first[2:])
+    assert found.nodes[first[2].target].start == 8
+
+
+# In doubt --------------------------------------------------------------------------------------------
+
+_STRANGE = (".long .L{0}1-., 0, 0, file-., 0", ".long .L{0}1-., file-., 0, 0, 0")
+
+
+def _strange(*about: str) -> str:
+    """A table of entries as no kernel has had them, of which some have another shape than others."""
+    rows = [_STRANGE[number % 2].format(name) for number, name in enumerate(about)]
+    return code("x86_64", "f", "g") + FILE + table("__bug_table", *rows)
+
+
+def test_a_table_in_doubt_is_compared_as_a_whole() -> None:
+    found = graph("x86_64", _strange("f", "f"))
+    (row,) = entries(found, "__bug_table")
+    assert row.table is not None
+    assert "no known layout" in row.table.opaque
+    assert row.id not in found.owners
+    delta = diff(found, found, correlate(found, found))
+    assert (delta.changed, delta.added, delta.removed) == ((), (), ())
+
+
+def test_a_table_in_doubt_is_refused_only_if_it_may_be_about_what_changes() -> None:
+    def refused(text: str) -> list[str]:
+        made = planned(graph("x86_64", text), graph("x86_64", text.replace(".size g,", "nop\n.size g,")))
+        assert len(made.replaced) == 1
+        return [each.key for each in review(made)]
+
+    assert refused(_strange("f", "f")) == []
+    assert set(refused(_strange("f", "g"))) == {"review.unknown_entries"}
+
+
+def test_a_table_in_doubt_that_changes_is_refused() -> None:
+    before, after = graph("x86_64", _strange("f", "f")), graph("x86_64", _strange("f", "f", "f"))
+    assert [each.key for each in review(planned(before, after))] == ["review.unknown_entries"]
