@@ -66,6 +66,8 @@ class Howto:
     same place, a row that `subtracts` its symbol. `labelled`: the record's symbol is the place of the record
     that stores the high part; that one's target is meant, and values count from there. `uleb128`: the field
     is as long as its contents say. `stack`: an operation of a stack machine whose last record stores.
+    `call_only`: jumps through the field must not leave their module, since only the instruction behind a
+    call brings back a register that code of another module changes.
 
     A row without size stores nothing: it is a hint to the linker.
     """
@@ -91,11 +93,12 @@ class Howto:
     labelled: bool = False
     uleb128: bool = False
     stack: str = ""
+    call_only: bool = False
 
     @property
     def shape(self) -> Howto:
         """The row without its names: equal for types that store alike."""
-        return replace(self, type=0, name="", overflow=Overflow.WRAP, entry=None)
+        return replace(self, type=0, name="", overflow=Overflow.WRAP, entry=None, call_only=False)
 
     @property
     def complete(self) -> bool:

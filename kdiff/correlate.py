@@ -57,6 +57,7 @@ def correlate(pre: SectionGraph, post: SectionGraph) -> Pairing:
     work.pair_unique("name", lambda n: (n.kind is Kind.EXTERN, n.name) if not n.local else None)
     work.pair_unique("name", _local_key)
     work.pair_unique("name of another binding", _defined_key)
+    work.pair_by_any_name()
     work.pair_in_order("content", lambda g, n: g.contents(n) if n.kind is Kind.STRING else None)
     work.pair_in_order("content", _constant_key)
     work.pair_by_targets()
@@ -127,6 +128,14 @@ class _Work:
             partners = theirs.get(value, [])
             if len(nodes) == len(partners) == 1:
                 self.add(nodes[0].id, partners[0].id, how)
+
+    def pair_by_any_name(self) -> None:
+        """Pair definitions with several names by any of them: which one is preferred may change."""
+        ours, theirs = (_by_names(g.nodes, seen) for g, seen in self._sides())
+        for key, nodes in ours.items():
+            partners = theirs.get(key, [])
+            if len(nodes) == len(partners) == 1:
+                self.add(nodes[0].id, partners[0].id, "name")
 
     def pair_in_order(self, how: str, key: Callable[[SectionGraph, Node], Hashable | None]) -> None:
         """Pair nodes of equal key in the order in which they stand; for nodes without identity."""
@@ -239,6 +248,15 @@ def _alike(ours: tuple[Reference, ...], theirs: tuple[Reference, ...]) -> bool:
         (one.offset, one.howto.size, one.addend) == (other.offset, other.howto.size, other.addend)
         for one, other in zip(ours, theirs, strict=True)
     )
+
+
+def _by_names(nodes: Iterable[Node], seen: Mapping[int, Pair]) -> dict[Hashable, list[Node]]:
+    found: dict[Hashable, list[Node]] = {}
+    for node in nodes:
+        if node.id not in seen and node.kind is not Kind.EXTERN and node.table is None:
+            for name in node.names if not is_static_local(node) else ():
+                found.setdefault((node.kind is Kind.FUNCTION, name), []).append(node)
+    return found
 
 
 def _group(

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
-from kdiff.habits import Standing
 from kdiff.kernel import Keep, Meaning
 from kdiff.naming import stem
 from kdiff.plan import Plan
 from kdiff.review_data import review_data
+from kdiff.review_scope import review_scope
 from kdiff.review_sections import review_sections
 from kdiff.split import Kind
 from kdiff.tables import row_of
@@ -26,7 +26,7 @@ def review(plan: Plan) -> tuple[Refusal, ...]:
     """Apply every rule to a plan."""
     return (
         *review_data(plan),
-        *_boot_code(plan),
+        *review_scope(plan),
         *_tables(plan),
         *_lost_state(plan),
         *_entries_inside(plan),
@@ -59,44 +59,16 @@ def _is_told(graph: SectionGraph, entry: Node) -> bool:
     return row is not None and bool(row.entry_size) and not (entry.table is not None and entry.table.opaque)
 
 
-def _boot_code(plan: Plan) -> Iterator[Refusal]:
-    for _, post in plan.replaced:
-        node = plan.post.nodes[post]
-        if node.standing in (Standing.BOOT, Standing.EXIT):
-            yield Refusal(
-                "review.init_code", plan.post.where(node),
-                f"{node.label} is {node.standing.value} code: the running kernel will not execute it again",
-                "drop this function from the patch, or move what must still happen into code that runs",
-            )  # fmt: skip
-    replaced = {post for _, post in plan.replaced}
-    for index in plan.carried:
-        node = plan.post.nodes[index]
-        gone = node.standing in (Standing.BOOT, Standing.EXIT) and node.kind is Kind.FUNCTION
-        if gone and index not in replaced and not node.is_fragment and not plan.post.is_piece(node):
-            yield Refusal(
-                "review.init_code", plan.post.where(node),
-                f"replaced code would use new function {node.label}, which is {node.standing.value} code"
-                " and freed when the update is loaded",
-                "do not mark a function that running code uses",
-            )  # fmt: skip
-
-
 def _tables(plan: Plan) -> Iterator[Refusal]:
     """Entries that the kernel reads at boot and that no update can add: exports, parameters, initcalls."""
     carried = set(plan.carried)
     for verb, ids, graph in (
-        ("adds", plan.delta.added, plan.post),
+        ("adds", [index for index in plan.delta.added if index not in carried], plan.post),
         ("removes", plan.delta.removed, plan.pre),
     ):
         for index in ids:
             node = graph.nodes[index]
-            if (
-                node.table is None
-                or node.table.opaque
-                or index in carried
-                or not node.table.compared
-                or index in graph.owners
-            ):
+            if node.table is None or node.table.opaque or not node.table.compared or index in graph.owners:
                 continue
             if node.table.keep is Keep.NEVER:
                 yield _table_changed(node.table.meaning, verb, graph, node)

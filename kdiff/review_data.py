@@ -40,12 +40,6 @@ def review_data(plan: Plan) -> Iterator[Refusal]:
             yield _constant(plan, change, "the constant", "data that stays refers to it")
     for index in plan.carried:
         node = plan.post.nodes[index]
-        if node.kind in (Kind.DATA, Kind.CONSTANT) and _is_boot_data(node) and node.table is None:
-            yield Refusal(
-                "review.init_data", plan.post.where(node),
-                f"replaced code would use new boot data {node.label}, freed when the update is loaded",
-                "use data that stays",
-            )  # fmt: skip
         if _is_per_cpu(node):
             yield Refusal(
                 "review.per_cpu", plan.post.where(node), f"the patch adds per-cpu variable {node.label}",

@@ -297,3 +297,8 @@ def test_units_of_one_update_are_bound_into_one_object() -> None:
 def test_what_must_be_written_in_place_is_refused_by_name() -> None:
     text = "const int sizes[] = {{1, {}}}; int size(int a) {{ return sizes[a] * {}; }}"
     assert refused(text.format(2, 1), text.format(3, 5)) == {"bind.in_place"}
+
+
+def test_a_weak_definition_that_lost_cannot_be_replaced() -> None:
+    after = UNIT.replace("return a ^ 0x55", "return a ^ 0x57")
+    assert refused(UNIT, after, REST) == {"solve.overridden"}

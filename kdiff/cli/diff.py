@@ -54,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
     refusals = (*review(planned), *review_types(types, args.accept_layout))
     shown = _as_json(pre, post, delta)
     shown["in_place"] = [in_place_json(planned, each) for each in planned.in_place]
-    shown["refusals"] = [{"key": each.key, "place": each.place, "reason": each.reason} for each in refusals]
+    shown["refusals"] = [
+        {"key": each.key, "place": each.place, "reason": each.reason, "remedy": each.remedy}
+        for each in refusals
+    ]
     notes = []
     if args.html:
         notes.append(_write_page(planned, refusals, args.html))

@@ -14,7 +14,9 @@ another module sets it up at its global entry, from its own address in r12 (`REL
 Local entry. A function's own module calls it behind that set-up. How many bytes behind is in st_other of its
 symbol (section 3.4.1), and `entry` says so for the types of calls. Where a call leaves the module
 the linker or the module loader puts a stub between the two, and writes `ld r2,24(r1)` over the no-op behind
-the call.
+the call. The stub has saved r2 there, in the caller's frame. A jump at a function's end (a sibling call) has
+neither a no-op nor a frame of its own: its stub would overwrite what the caller's caller saved, hence
+`call_only`. The types without TOC need none of it.
 
 Power10 code reaches everything relative to itself by prefixed instructions, eight bytes whose immediate has
 18 bits in the first word and 16 in the second (PCREL34); GOT_PCREL34 reaches a pointer the linker makes.

@@ -24,10 +24,14 @@ def _word(type: int, name: str, bits: int, overflow: Overflow, *, relative: bool
     return Howto(type, f"R_PPC64_{name}", bits // 8, (BitField(0, 0, bits),), overflow, relative)
 
 
-def _branch(type: int, name: str, width: int, *, relative: bool, call: bool = False) -> Howto:
+def _branch(
+    type: int, name: str, width: int, *, relative: bool, call: bool = False, toc: bool = True
+) -> Howto:
     entry = local_entry if call else None
     fields = (BitField(2, 2, width),)
-    return Howto(type, f"R_PPC64_{name}", 4, fields, Overflow.SIGNED, relative, entry=entry)
+    return Howto(
+        type, f"R_PPC64_{name}", 4, fields, Overflow.SIGNED, relative, entry=entry, call_only=call and toc
+    )
 
 
 def _low(
@@ -110,10 +114,10 @@ def _rows() -> Iterator[Howto]:
     yield _hint(109, "TOCSAVE")
     yield _high(110, "ADDR16_HIGH", 16, wrap)
     yield _high(111, "ADDR16_HIGHA", 16, wrap, rounded=True)
-    yield _branch(116, "REL24_NOTOC", 24, relative=True, call=True)
+    yield _branch(116, "REL24_NOTOC", 24, relative=True, call=True, toc=False)
     yield _hint(118, "ENTRY")
     yield _hint(123, "PCREL_OPT")
-    yield _branch(124, "REL24_P9NOTOC", 24, relative=True, call=True)
+    yield _branch(124, "REL24_P9NOTOC", 24, relative=True, call=True, toc=False)
     yield _prefixed(128, "D34", relative=False)
     yield _prefixed(132, "PCREL34", relative=True)
     yield _prefixed(133, "GOT_PCREL34", relative=True, slot=True)

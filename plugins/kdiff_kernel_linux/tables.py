@@ -29,6 +29,10 @@ _INITCALL = Meaning(
     "review.initcall_changed", "an initcall", "and the running kernel has made these calls",
     "leave initcalls as they are, and move what must still happen into code that runs",
 )  # fmt: skip
+_EXITCALL = Meaning(
+    "review.exitcall_changed", "an exit call", "and the kernel knows those it was started with only",
+    "leave exit calls as they are",
+)  # fmt: skip
 _BOOT_OPTION = Meaning(
     "review.boot_option_changed", "a boot option", "and the running kernel has read its command line",
     "leave boot options as they are",
@@ -40,7 +44,7 @@ a second time: so none travels, and a patch that adds, removes or changes an ent
 
 _READ_ONCE_WITH = {
     ".con_initcall.init": _INITCALL,
-    ".exitcall.exit": _INITCALL,
+    ".exitcall.exit": _EXITCALL,
     ".export_symbol": _EXPORT,
     ".init.setup": _BOOT_OPTION,
     "__earlycon_table": _BOOT_OPTION,
