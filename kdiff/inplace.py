@@ -8,7 +8,8 @@ refer to is no such case: it is carried with them.
 
 A constant has no item if writing to it could not be right or would not be enough: another size or place, a
 pairing that is not sure, a weak definition (another one may have won), memory that is freed or not read-only,
-mergeable sections (the linker lets several users share equal contents), no name of its own.
+mergeable sections (the linker lets several users share equal contents), sections of unknown meaning (tables
+that are read once), no name of its own.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def in_place(
 def _may(graph: SectionGraph, node: Node) -> bool:
     merged = int(graph.obj.sections["flags"][node.section]) & SHF_MERGE
     plain = node.kind is Kind.CONSTANT and node.table is None and node.remade is None and not merged
+    plain = plain and graph.habits.known(node.section_name)
     return plain and bool(node.names) and not node.weak and node.standing is Standing.ORDINARY
 
 

@@ -39,8 +39,8 @@ def review_sections(plan: Plan) -> Iterator[Refusal]:
     """Refuse what an unknown section or an uncut table says about code that travels."""
     yield from _opaque_tables(plan)
     carried = set(plan.carried)
-    unknown = set(unknown_sections(plan.post)) if plan.carried else set()
     changed = {change.post for change in plan.delta.changed} | set(plan.delta.added)
+    unknown = set(unknown_sections(plan.post)) if changed else set()
     for node in plan.post.nodes:
         if _is_about(plan, node, carried, changed, unknown):
             yield Refusal(

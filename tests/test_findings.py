@@ -244,6 +244,22 @@ def test_a_new_per_cpu_variable_is_refused(word: str) -> None:
     assert found == {"review.per_cpu"}
 
 
+# Sections nobody knows --------------------------------------------------------------------------------
+
+LISTED = '{} const int listed[] __used __section("__demo_table") = {{ 1, {} }};'
+
+
+@pytest.mark.parametrize("word", ["", "static"])
+def test_a_table_of_unknown_meaning_is_neither_written_in_place_nor_passed_over(word: str) -> None:
+    before = CODE.format(1) + LISTED.format(word, 2)
+    for code in (CODE.format(1), CODE.format(2)):
+        found = plan(before, code + LISTED.format(word, 3))
+        assert found.in_place == ()
+        assert "review.unknown_section" in {each.key for each in review(found)}
+    assert keys(CODE.format(1), before) == {"review.unknown_section"}
+    assert keys(before, CODE.format(2) + LISTED.format(word, 2)) == set()
+
+
 # As a command ----------------------------------------------------------------------------------------
 
 
