@@ -13,6 +13,7 @@ import pytest
 from compiled import labels, planned
 
 from kdiff import registry
+from kdiff.cli.main import main
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.elf.read import read_bytes
@@ -257,3 +258,57 @@ def test_a_table_in_doubt_is_refused_only_if_it_may_be_about_what_changes() -> N
 def test_a_table_in_doubt_that_changes_is_refused() -> None:
     before, after = graph("x86_64", _strange("f", "f")), graph("x86_64", _strange("f", "f", "f"))
     assert [each.key for each in review(planned(before, after))] == ["review.unknown_entries"]
+
+
+# The command -----------------------------------------------------------------------------------------
+
+
+def _diff(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], before: str, after: str, *more: str
+) -> tuple[int, str]:
+    for name, text in (("pre.o", before), ("post.o", after)):
+        (tmp_path / name).write_bytes(_assembled("x86_64", text))
+    status = main(["diff", str(tmp_path / "pre.o"), str(tmp_path / "post.o"), *more])
+    return status, capsys.readouterr().out
+
+
+def test_facts_settle_what_an_object_does_not_tell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = _strange("f", "g"), _strange("f", "g").replace(".size g,", "nop\n.size g,")
+    status, said = _diff(tmp_path, capsys, before, after)
+    assert status == 3
+    assert "opaque   __bug_table: entries of __bug_table, 40 bytes, have no known layout" in said
+    assert "refused  review.unknown_entries" in said
+    facts = tmp_path / "facts.toml"
+    facts.write_text("structures.bug_entry = { size = 20, members = { bug_addr_disp = 0 } }")
+    status, said = _diff(tmp_path, capsys, before, after, "--facts", str(facts))
+    assert (status, "opaque" in said, "refused" in said) == (0, False, False)
+
+
+def test_facts_that_an_object_contradicts_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = _unit("jump 16", "fgh")
+    facts = tmp_path / "facts.json"
+    facts.write_text('{"structures": {"jump_entry": {"size": 24}}}')
+    status, said = _diff(tmp_path, capsys, text, text, "--facts", str(facts))
+    assert status == 66
+    assert "entries of __jump_table have 24 bytes by its type, 16 by its relocations" in said
+
+
+def test_facts_of_another_machine_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = tmp_path / "facts.toml"
+    facts.write_text('machine = "aarch64"')
+    text = code("x86_64", "f")
+    assert _diff(tmp_path, capsys, text, text, "--facts", str(facts), "--json")[0] == 1
+
+
+def test_unknown_sections_are_listed_and_refused_only_if_something_depends_on_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = code("x86_64", "f", "g") + table("__new_feature", ".quad .Lf1")
+    status, said = _diff(tmp_path, capsys, before, before.replace(".size g,", "nop\n.size g,"))
+    assert (status, "unknown  __new_feature" in said) == (0, True)
+    status, said = _diff(tmp_path, capsys, before, before.replace(".size f,", "nop\n.size f,"))
+    assert (status, "refused  review.unknown_section" in said) == (3, True)

@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from kdiff import registry
@@ -15,12 +15,14 @@ from kdiff.correlate import correlate
 from kdiff.diff import Delta, diff
 from kdiff.elf.read import read
 from kdiff.errors import EXIT_DONE, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, Refusal
+from kdiff.factsfile import read_facts
 from kdiff.graph import Node, SectionGraph, build
 from kdiff.inplace_text import as_json as in_place_json
 from kdiff.inplace_text import changes
 from kdiff.kernel import KernelFacts
 from kdiff.plan import Plan, plan
 from kdiff.review import review
+from kdiff.review_sections import opaque_tables, unknown_sections
 from kdiff.review_types import retyped, review_types
 
 
@@ -34,13 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-layout", action="append", default=[], metavar="NAME", help="let this type's layout change"
     )
+    parser.add_argument(
+        "--facts", type=Path, metavar="FILE", help="what is known of the kernel: TOML or JSON"
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the delta; exit 0, 66 if there is nothing to do, 3 if the change must not be patched live."""
     plugins = registry.load()
-    pre, post = (_graph(plugins, path) for path in (args.pre, args.post))
+    facts = read_facts(args.facts) if args.facts else KernelFacts()
+    pre, post = (_graph(plugins, path, facts) for path in (args.pre, args.post))
     if pre.arch is not post.arch:
         raise KdiffError("diff.architecture", "built for another architecture", place=str(args.post))
     pairing = correlate(pre, post)
@@ -53,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     refusals = (*review(planned), *review_types(types, args.accept_layout))
     shown = _as_json(pre, post, delta)
+    unknown = sorted({*unknown_sections(pre), *unknown_sections(post)})
+    opaque = sorted({*opaque_tables(pre), *opaque_tables(post)})
+    shown["unknown_sections"] = unknown
+    shown["opaque_tables"] = [{"name": name, "reason": why} for name, why in opaque]
     shown["in_place"] = [in_place_json(planned, each) for each in planned.in_place]
     shown["refusals"] = [
         {"key": each.key, "place": each.place, "reason": each.reason, "remedy": each.remedy}
@@ -70,6 +80,10 @@ def run(args: argparse.Namespace) -> int:
         _print(pre, post, delta, args.same)
         for item in planned.in_place:
             print(f"in place  {post.nodes[item.post].label}: {'; '.join(changes(planned, item))}")
+        for section in unknown:
+            print(f"unknown  {section}: no plugin says what this section is; it counts as data")
+        for table, why in opaque:
+            print(f"opaque   {table}: {why}; it is compared as a whole")
         for each in refusals:
             print(f"refused  {each}")
             for line in each.details:
@@ -81,10 +95,14 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_DONE if planned.replaced or planned.in_place else EXIT_NOTHING_CHANGED
 
 
-def _graph(plugins: registry.Registry, path: Path) -> SectionGraph:
+def _graph(plugins: registry.Registry, path: Path, facts: KernelFacts) -> SectionGraph:
     obj = read(path)
     arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
-    facts = KernelFacts(machine=arch.name)
+    if facts.machine not in ("", arch.name):
+        raise KdiffError(
+            "facts.machine", f"built for {arch.name}, the facts are of {facts.machine}", place=str(path)
+        )
+    facts = replace(facts, machine=arch.name)
     return build(obj, arch, plugins.special_sections(facts), plugins.habits(facts))
 
 

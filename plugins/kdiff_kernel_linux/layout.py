@@ -43,6 +43,6 @@ def first(facts: KernelFacts, structure: str, *names: str) -> int:
 
 def width(facts: KernelFacts) -> int:
     """The size of a pointer: as configured, else as the machine has it."""
-    if facts.config:
-        return 8 if facts.config.get("CONFIG_64BIT") == "y" else 4
-    return 4 if facts.machine in _NARROW else 8
+    if facts.config.get("CONFIG_64BIT") == "y":
+        return 8
+    return 4 if facts.machine in _NARROW or facts.config.get("CONFIG_X86_32") == "y" else 8
