@@ -22,7 +22,6 @@ from kdiff.correlate import Pairing
 from kdiff.elf.read import SHF_MERGE
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.habits import Standing
-from kdiff.kernel import Keep
 from kdiff.split import Kind
 
 Equivalent = Callable[[Reference, Reference], bool]
@@ -56,19 +55,20 @@ def in_place(
     equivalent: Equivalent,
 ) -> tuple[InPlace, ...]:
     """The items for `differing`: post ids of nodes whose own bytes or references differ, but nothing else."""
-    held = _holders(pre)
+    pairs = [pairing.by_post[index] for index in sorted(differing)]
+    both = [(pre.nodes[pair.pre], post.nodes[pair.post]) for pair in pairs if pair.sure]
+    both = [(one, other) for one, other in both if _may(pre, one) and _may(post, other) and _fits(one, other)]
+    held = _holders(pre) if both else {}
     found = []
-    for index in sorted(differing):
-        pair = pairing.by_post[index]
-        one, other = pre.nodes[pair.pre], post.nodes[index]
-        if one.id not in held or not pair.sure or not (_may(pre, one) and _may(post, other)):
-            continue
-        if (one.size, one.align) != (other.size, other.align):
-            continue
-        writes = _writes(pre, post, one, other, equivalent)
+    for one, other in both:
+        writes = _writes(pre, post, one, other, equivalent) if one.id in held else ()
         if writes:
-            found.append(InPlace(one.id, index, held[one.id], writes))
+            found.append(InPlace(one.id, other.id, held[one.id], writes))
     return tuple(found)
+
+
+def _fits(one: Node, other: Node) -> bool:
+    return (one.size, one.align) == (other.size, other.align)
 
 
 def _may(graph: SectionGraph, node: Node) -> bool:
@@ -100,10 +100,11 @@ def _is_constant(node: Node) -> bool:
 def _stays(node: Node) -> bool:
     """Whether what a node refers to is in use whatever is replaced.
 
-    Code that ran at boot has handed addresses on: to registers of devices, files, protocols.
+    Code that ran at boot has handed addresses on: to registers of devices, files, protocols. The kernel's own
+    tables stay, even where an update brings entries of its own.
     """
     if node.table is not None:
-        return node.table.keep is Keep.NEVER and node.table.compared
+        return node.table.compared
     if node.kind is Kind.FUNCTION:
         return node.standing in (Standing.BOOT, Standing.EXIT)
     return (node.kind is Kind.DATA and node.remade is None) or (node.kind is Kind.CONSTANT and not node.local)

@@ -140,8 +140,8 @@ def _planned(unit: Unit, plugins: Registry, special: Mapping[str, SpecialSection
 
 
 def _retyped(plans: tuple[Plan, ...], accepted: tuple[str, ...], say: Say) -> Retyped:
-    """Compare the types of all units, if any code changes; where it does not, nothing reads old data anew."""
-    found = retyped(plans if any(each.replaced for each in plans) else ())
+    """Compare the types of all units, if anything is done; if not, nothing reads old data anew."""
+    found = retyped(plans if any(each.replaced or each.in_place for each in plans) else ())
     for line in found.notes:
         say(line)
     for name in found.unknown(accepted):

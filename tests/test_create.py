@@ -72,6 +72,7 @@ def test_every_borrowed_symbol_says_how_it_was_resolved(kernel: KernelSetup) -> 
 REFUSED = {
     "ambiguous": "bind.ambiguous",
     "data_changed": "review.data_changed",
+    "in_place": "emit.in_place",
     "init_code": "review.init_code",
     "layout": "review.layout_changed",
     "module": "livepatch.module",

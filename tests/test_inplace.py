@@ -22,7 +22,7 @@ from kdiff.elf.model import model
 from kdiff.elf.read import read
 from kdiff.graph import Reference
 from kdiff.inplace_text import changes, leads_into_update, reason
-from kdiff.kernel import KernelFacts
+from kdiff.kernel import Keep, KernelFacts, SpecialSection
 from kdiff.page import page
 from kdiff.plan import Plan
 from kdiff.review import review
@@ -91,6 +91,29 @@ def test_a_static_constant_whose_address_stays_in_the_kernel_is_written_in_place
     found = plan(NUMBERS.format("static const", 3, holder), NUMBERS.format("static const", 9, holder))
     assert written(found) == {"sizes": ("1 byte at +0x8: 03 -> 09",)}
     assert (found.replaced, keys(found)) == ((), set())
+
+
+def test_a_constant_that_an_entry_of_a_table_leads_to_is_written_in_place() -> None:
+    entry = '; void *const entry __attribute__((section("__demo"), used)) = (void *)sizes;'
+    texts = [NUMBERS.format("static const", number, entry) for number in (3, 9)]
+    for keep in Keep:
+        rows = (SpecialSection("__demo", 8, keep, owner=0),)
+        found = planned(*(graph(text, special=rows) for text in texts))
+        assert list(written(found)) == ["sizes"]
+        assert reason(found, found.in_place[0]) == "entry entry stays in the kernel and leads to it"
+
+
+def test_layouts_are_compared_where_only_constants_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "struct s {{ {} }}; struct s v; const struct s c = {{ {} }}; const struct s *p = &v;"
+    paths = [tmp_path / "pre.o", tmp_path / "post.o"]
+    for path, parts in zip(paths, (("int a, b;", "1, 2"), ("int b, a;", "1, 3")), strict=True):
+        path.write_bytes(compiled(text.format(*parts), "-g"))
+    assert main(["diff", *map(str, paths), "--json"]) == 3
+    shown = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in shown["in_place"]] == ["c"]
+    assert {each["key"] for each in shown["refusals"]} == {"review.layout_changed"}
 
 
 def test_a_function_that_changes_too_is_replaced_and_uses_the_kernels_constant() -> None:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     planned = plan(pre, post, pairing, delta, "")
     if args.why:
         return _why(planned, args.why, args.json)
-    types = retyped((planned,) if planned.replaced else ())
+    types = retyped((planned,) if planned.replaced or planned.in_place else ())
     for line in types.notes:
         print(line, file=sys.stderr)
     refusals = (*review(planned), *review_types(types, args.accept_layout))
