@@ -94,7 +94,7 @@ def _settled(
     fields = _addresses(obj, arch, section)
     fitting = [shape for shape in row.shapes if _fits(shape, total, fields)]
     if row.entry_size:
-        return _checked(row, name, total, fitting)
+        return _checked(row, name, total, fields, fitting)
     said = _said(obj, section, total)
     chosen = [shape for shape in fitting if all(shape.size == size for size in said.values())]
     if len(chosen) > 1 and row.structure:
@@ -122,7 +122,9 @@ def _said(obj: Object, section: int, total: int) -> dict[str, int]:
     return said
 
 
-def _checked(row: SpecialSection, name: str, total: int, fitting: list[Shape]) -> SpecialSection:
+def _checked(
+    row: SpecialSection, name: str, total: int, fields: tuple[Address, ...], fitting: list[Shape]
+) -> SpecialSection:
     """A row whose entries' size is a fact, if the object does not contradict it."""
     alike = [shape for shape in fitting if shape.size == row.entry_size]
     least = row.least or max((shape.least for shape in row.shapes if shape.size == row.entry_size), default=0)
@@ -137,7 +139,8 @@ def _checked(row: SpecialSection, name: str, total: int, fitting: list[Shape]) -
             row, f"entries of {name} have {row.entry_size} bytes by its type, {others} by its relocations"
         )
     ignored = row.ignored or (alike[0].ignored if len(alike) == 1 else ())
-    return replace(row, least=least, ignored=ignored)
+    found = replace(row, least=least, ignored=ignored)
+    return found if _all_owned(found, total, fields) else _opaque(row, _unowned(name, row.entry_size))
 
 
 def _unknown(
@@ -164,10 +167,20 @@ def _unknown(
         shown = ", ".join(f"{size} by {how}" for how, size in told.items())
         return _opaque(row, f"entries of {name} have {shown} bytes")
     (size,) = set(told.values())
-    owners = {each.offset // size for each in fields if each.offset % size == row.owner}
-    if row.owner is not None and len(owners) != rows_in(total, size, row.least):
-        return _opaque(row, f"entries of {name} have {size} bytes, and not all of them name their code")
-    return replace(row, entry_size=size)
+    found = replace(row, entry_size=size)
+    return found if _all_owned(found, total, fields) else _opaque(row, _unowned(name, size))
+
+
+def _all_owned(row: SpecialSection, total: int, fields: tuple[Address, ...]) -> bool:
+    """Whether each entry has an address where its owner must be named."""
+    if row.owner is None:
+        return True
+    owned = {each.offset // row.entry_size for each in fields if each.offset % row.entry_size == row.owner}
+    return len(owned) == rows_in(total, row.entry_size, row.least)
+
+
+def _unowned(name: str, size: int) -> str:
+    return f"entries of {name} have {size} bytes, and not all of them name their code"
 
 
 def _beside(

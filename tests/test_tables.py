@@ -220,3 +220,10 @@ def test_symbols_that_cover_a_table_tell_its_entries() -> None:
     listed = SpecialSection("__table", 0, Keep.REFERENCED)
     (found,) = tables_of(obj, ARCHITECTURE, rows(listed)).values()
     assert found.entry_size == 16
+
+
+def test_entries_of_a_known_size_must_all_name_their_code() -> None:
+    found = settled(bytes(48), relocs(16, 2, 0), known=16)
+    assert (found.entry_size, found.owner) == (0, None)
+    assert "16 bytes, and not all of them name their code" in found.opaque
+    assert settled(bytes(48), relocs(16, 2, 0), known=16, owner=None).entry_size == 16

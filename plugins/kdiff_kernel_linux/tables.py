@@ -129,7 +129,7 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
         _array("___srcu_struct_ptrs", word, rewrites),
         SpecialSection(
             "__tracepoints_ptrs",
-            RELATIVE_WORD if relative else word if facts.config else 0,
+            RELATIVE_WORD if relative else word if "CONFIG_64BIT" in facts.config else 0,
             Keep.OWNER,
             owner=0,
             shapes=shapes.addresses(facts),
