@@ -41,16 +41,6 @@ def opaque_tables(graph: SectionGraph) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, table.opaque) for name, table in tables if table.opaque))
 
 
-def uncut_tables(graph: SectionGraph) -> tuple[tuple[str, str], ...]:
-    """The tables whose entries could not be told apart, and why, sorted."""
-    found = {
-        (node.section_name, node.table.opaque)
-        for node in graph.nodes
-        if node.table is not None and node.table.opaque
-    }
-    return tuple(sorted(found))
-
-
 def review_sections(plan: Plan) -> Iterator[Refusal]:
     """Refuse what an unknown section or an uncut table says about code that travels."""
     yield from _opaque_tables(plan)

@@ -21,6 +21,7 @@ from kdiff.extract import extract
 from kdiff.graph import Node, SectionGraph, build
 from kdiff.kernel import KernelFacts
 from kdiff.review import review
+from kdiff.review_sections import unknown_sections
 
 PREFIX = {
     "x86_64": "x86_64-linux-gnu-",
@@ -149,6 +150,7 @@ LAYOUTS = {
     "lock": ("x86_64", ".smp_locks", ".long .L{0}1-.", 4),
     "call": ("x86_64", ".call_sites", ".long .L{0}1-.", 4),
     "return": ("x86_64", ".return_sites", ".long .L{0}1-.", 4),
+    "hash of a call": ("x86_64", ".cfi_sites", ".long .L{0}0-.", 4),
     "trap of a call": ("x86_64", ".kcfi_traps", ".long .L{0}1-.", 4),
     "return, s390": ("s390x", ".s390_return_mem", ".long .L{0}1-.", 4),
     "entry": ("x86_64", "__mcount_loc", ".quad {0}", 8),
@@ -258,6 +260,59 @@ def test_a_table_in_doubt_is_refused_only_if_it_may_be_about_what_changes() -> N
 def test_a_table_in_doubt_that_changes_is_refused() -> None:
     before, after = graph("x86_64", _strange("f", "f")), graph("x86_64", _strange("f", "f", "f"))
     assert [each.key for each in review(planned(before, after))] == ["review.unknown_entries"]
+
+
+# Other tables ----------------------------------------------------------------------------------------
+
+
+def _refused(before: str, after: str) -> list[str]:
+    return [each.key for each in review(planned(graph("x86_64", before), graph("x86_64", after)))]
+
+
+@pytest.mark.parametrize("name", ["callbacks.pre_patch", "callbacks.post_unpatch", "ignore.functions"])
+def test_what_asks_another_tool_for_something_is_refused_and_not_forgotten(name: str) -> None:
+    plain, asking = code("x86_64", "f", "g"), table(f".kpatch.{name}", ".quad g", flags="aw")
+    changed = plain.replace(".size f,", "nop\n.size f,")
+    assert _refused(plain, changed + asking) == ["review.other_tool"]
+    assert _refused(plain + asking, changed + asking) == []
+
+
+@pytest.mark.parametrize("name", ["force", "strings", "funcs"])
+def test_what_another_tool_may_do_says_nothing_here(name: str) -> None:
+    plain = code("x86_64", "f", "g")
+    assert (
+        _refused(plain, plain.replace(".size f,", "nop\n.size f,") + table(f".kpatch.{name}", ".quad f"))
+        == []
+    )
+
+
+@pytest.mark.parametrize("name", ["alloc_tags", ".codetag.alloc_tags"])
+def test_lines_of_allocations_are_no_difference(name: str) -> None:
+    def unit(line: int) -> str:
+        tag = f".type _alloc_tag.0,@object\n_alloc_tag.0: .long 0, {line}\n.quad 0, file, file, 0\n"
+        user = code("x86_64", "f").replace(".size f,", "lea _alloc_tag.0(%rip), %rax\n.size f,")
+        return user + FILE + table(name, tag + ".size _alloc_tag.0,.-_alloc_tag.0", flags="aw")
+
+    before, after = graph("x86_64", unit(100)), graph("x86_64", unit(4711))
+    assert not diff(before, after, correlate(before, after)).changed
+    assert unknown_sections(after) == ()
+
+
+BOOT = {
+    "x86_64": ("__clk_of_table_end", ".pci_fixup_final", ".x86_cpu_dev.init", "___kflagstab+f"),
+    "ppc64le": ("__soft_mask_table", "__restart_table", ".machine.desc"),
+    "s390x": (".amode31.ex_table", ".amode31.text", ".boot.preserved.data"),
+    "arm64": ("__irqchip_of_table", ".mmuoff.data.read"),
+    "riscv64": ("__soc_early_init_table",),
+}
+
+
+@pytest.mark.parametrize("machine", BOOT)
+def test_what_is_read_at_boot_only_is_known(machine: str) -> None:
+    tables = "".join(
+        table(name, f"{'.dword' if machine == 'riscv64' else '.8byte'} f") for name in BOOT[machine]
+    )
+    assert unknown_sections(graph(machine, code(machine, "f") + tables)) == ()
 
 
 # The command -----------------------------------------------------------------------------------------

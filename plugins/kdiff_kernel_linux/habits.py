@@ -31,13 +31,22 @@ _ORDINARY = (
     *(".kprobes", ".spinlock", ".static_call", ".init_array", ".eh_frame", ".note", ".comment", ".stub"),
     *("__tracepoints", "__tracepoint", "__ksymtab_strings", "__bpf_raw_tp", ".ARM.ext", "__ftr_alt_", ".got"),
     *(".plt", ".BTF_ids", ".printk_index", ".ftrace", ".hyp", ".idmap", ".rel.ro", "_ftrace", "__syscalls"),
+    *(
+        "__idle_sched_class",
+        "__fair_sched_class",
+        "__rt_sched_class",
+        "__dl_sched_class",
+        "__stop_sched_class",
+    ),
+    *(".vvar_", ".mmuoff.data", ".boot.preserved.data", ".dma.", ".amode31.", ".tcm.", ".machine.desc"),
+    *(".builtin_fw", ".kexec_relocate.text", ".hibernate_exit.text", ".tramp.ftrace", ".vectors"),
     *("runtime_", ".lrodata", ".ldata", ".lbss", ".cvt", ".comm", ".kunit", ".vsyscall", ".lowtext"),
 )
 """Code and data that nothing but their own references describe."""
 
 _STANDING = {
     Standing.ORDINARY: _ORDINARY,
-    Standing.BOOT: (".init", ".meminit", ".cpuinit", ".devinit", ".head.text"),
+    Standing.BOOT: (".init", ".meminit", ".cpuinit", ".devinit", ".head.text", ".boot.data"),
     Standing.EXIT: (".exit", ".memexit", ".cpuexit", ".devexit"),
     Standing.PER_CPU: (".data..percpu", ".data.percpu", ".bss..percpu"),
     Standing.PROTECTED: (".data..ro_after_init", ".data.ro_after_init", ".bss..ro_after_init"),
@@ -55,6 +64,8 @@ _ONCE = (".data.once", ".data..once", ".data.unlikely", ".data..unlikely")
 """Flags of WARN_ONCE and its relatives; two dots since commit dbefa1f31a91 ("Rename .data.once ...")."""
 
 _UBSAN = (".data..Lubsan_data", ".data.rel.local..Lubsan_data", ".data.rel..Lubsan_data")
+_ALLOC_TAGS = ("alloc_tags", ".codetag.")
+"""linux/alloc_tag.h, codetag.h since 6.10: a counter for each place that allocates, and its line."""
 _UBSAN_TYPES = (".data..Lubsan_type", ".rodata..Lubsan_type")
 
 _LINE_TAKERS = {
@@ -78,5 +89,7 @@ def rows(facts: KernelFacts) -> Iterator[Habit]:
     yield from (RemadeData(name) for name in _STATICS)
     yield from (RemadeData(name, section=True) for name in (*_ONCE, *_UBSAN_TYPES))
     yield from (RemadeData(name, section=True, ignored=((pointer, 8),)) for name in _UBSAN)
+    yield from (RemadeData(name, section=True, ignored=((4, 4),)) for name in _ALLOC_TAGS)
+    yield from (SectionClass(name, Standing.ORDINARY) for name in _ALLOC_TAGS)
     for argument, takers in _LINE_TAKERS.items():
         yield from (LineTaker(name, argument) for name in takers)

@@ -25,6 +25,17 @@ _PLACES = (
 )
 """powerpc's arrays of self-relative places, a long each (FTR_ENTRY_OFFSET)."""
 
+_READ_ONCE = {
+    "arm": (".arch.info.init", ".proc.info.init", ".taglist.init"),
+    "loongarch64": (".la_abs",),
+    "ppc64": ("__soft_mask_table", "__restart_table"),
+    "ppc64le": ("__soft_mask_table", "__restart_table"),
+    "riscv64": ("__soc_early_init_table", "__soc_builtin_dtb_table"),
+    "s390x": (".amode31.ex_table", ".amode31.refs", ".dma.ex_table"),
+}
+"""Tables for vmlinux only: of machines, absolute addresses, powerpc's entry code (asm/ppc_asm.h), and s390's
+code below 2 GB."""
+
 _S390 = (".s390_indirect", ".s390_return", ".nospec_call_table", ".nospec_return_table")
 """Branches that expolines make, an s32 each; `.nospec_*` in the first kernels that had them."""
 
@@ -32,7 +43,8 @@ _S390 = (".s390_indirect", ".s390_return", ".nospec_call_table", ".nospec_return
 def rows(facts: KernelFacts) -> Rows:
     """The tables that only this machine has."""
     made = _BY_MACHINE.get(facts.machine)
-    return made(facts) if made is not None else ()
+    once = (SpecialSection(name, 0, Keep.NEVER) for name in _READ_ONCE.get(facts.machine, ()))
+    return (*(made(facts) if made is not None else ()), *once)
 
 
 def alternatives(facts: KernelFacts, sites: Sites | None = None) -> SpecialSection:

@@ -38,6 +38,11 @@ _BOOT_OPTION = Meaning(
     "leave boot options as they are",
 )  # fmt: skip
 
+_OTHER_TOOL = Meaning(
+    "review.other_tool", "an instruction for kpatch", "which kdiff does not carry out",
+    "leave its macros out: kdiff has no callbacks, and judges by itself what may change",
+)  # fmt: skip
+
 _READ_ONCE = (".early_lsm_info.init", ".lsm_info.init", ".static_call_tramp_key")
 """Read while vmlinux boots, or published under a name. An update's are never looked at, or would be published
 a second time: so none travels, and a patch that adds, removes or changes an entry cannot be applied live."""
@@ -53,11 +58,23 @@ _READ_ONCE_WITH = {
 """The same, and what their entries are. `.export_symbol` is what modpost makes the tables of exports of since
 commit ddb5cdbafaaa ("kbuild: generate KSYMTAB entries by modpost")."""
 
+_BOOT_TABLES = (
+    *("__clk_of_table", "__cpu_method_of_table", "__cpuidle_method_of_table", "__iommu_of_table"),
+    *("__irqchip_of_table", "__reservedmem_of_table", "__timer_of_table", "__governor_thermal_table"),
+    *("__irqchip_acpi_probe_table", "__timer_acpi_probe_table", ".pci_fixup"),
+)
+"""The same: what drivers that start early are found by, and quirks of devices."""
+
 _READ_ONCE_FAMILIES = {
     ".initcall": _INITCALL,
+    ".kpatch.callbacks": _OTHER_TOOL,
+    ".kpatch.ignore": _OTHER_TOOL,
+    ".security_initcall": _INITCALL,
     "___kcrctab": _EXPORT,
+    "___kflagstab": _EXPORT,
     "___ksymtab": _EXPORT,
     "__kcrctab": _EXPORT,
+    "__kflagstab": _EXPORT,
     "__ksymtab": _EXPORT,
 }
 """The same for whole families of sections."""
@@ -69,7 +86,8 @@ _UNREAD = (
 """Read by tools or by tracing, for information: an update does without, and a change does no harm."""
 
 _UNREAD_FAMILIES = (".discard", ".kpatch", ".note")
-"""The same for families; .discard is for objtool and dropped by the linker, .kpatch for another tool."""
+"""The same for families; .discard is for objtool and dropped by the linker. The rest of what the macros of
+kpatch write is permissions and names of patched functions."""
 
 
 def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSection, ...]:
@@ -164,7 +182,7 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
         ),
         *(SpecialSection(name, 0, Keep.NEVER) for name in _READ_ONCE),
         *(SpecialSection(name, 0, Keep.NEVER, meaning=each) for name, each in _READ_ONCE_WITH.items()),
-        SpecialSection(".pci_fixup", 0, Keep.NEVER, prefix=True),
+        *(SpecialSection(name, 0, Keep.NEVER, prefix=True) for name in _BOOT_TABLES),
         *(
             SpecialSection(name, 0, Keep.NEVER, prefix=True, meaning=each)
             for name, each in _READ_ONCE_FAMILIES.items()

@@ -55,6 +55,7 @@ def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:
         SpecialSection(".retpoline_sites", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.retpoline),
         SpecialSection(".return_sites", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.return_thunk),
         SpecialSection(".call_sites", RELATIVE_WORD, Keep.OWNER, owner=0),
+        SpecialSection(".cfi_sites", RELATIVE_WORD, Keep.OWNER, owner=0),
         SpecialSection(
             ".ibt_endbr_seal", RELATIVE_WORD, Keep.NEVER, owner=0, compared=False, sites=branches.endbr
         ),
