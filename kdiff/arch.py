@@ -267,6 +267,10 @@ class Architecture(Protocol):
         """Sections in which the compiler keeps addresses for code to load, a word for each (`.toc`)."""
 
     @property
+    def branches(self) -> tuple[int, ...]:
+        """The relocation types of relative branches, the one to be preferred first."""
+
+    @property
     def constants(self) -> tuple[ConstantLoad, ...]:
         """How compilers load the small constants that are arguments; none where those go to the stack."""
 

@@ -10,7 +10,7 @@ offset in that node, and what the instruction's encoding adds is kept apart (`in
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -33,6 +33,8 @@ from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
 from kdiff.insn import Instruction, insn_addend, instructions
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.naming import is_fragment, stem
+from kdiff.owners import owners_of
+from kdiff.resolved import resolved
 from kdiff.split import Kind, Piece, is_mapping, split
 from kdiff.tables import piece_sections
 
@@ -183,7 +185,7 @@ def build(
     references = _references(obj, arch, nodes, lookup)
     nodes += lookup.externs
     references += [()] * len(lookup.externs)
-    owners = _owners(nodes, references)
+    owners = owners_of(nodes, references)
     entries: dict[int, list[int]] = {}
     for entry, owner in owners.items():
         entries.setdefault(owner, []).append(entry)
@@ -202,26 +204,13 @@ def _node(obj: Object, habits: Habits, index: int, piece: Piece) -> Node:
     while piece.start % align:
         align //= 2
     return Node(
-        id=index,
-        label=label,
-        kind=_kind(habits, piece, section),
-        section=piece.section,
-        section_name=section,
-        start=piece.start,
-        size=piece.size,
-        align=align,
-        names=names,
+        id=index, label=label, kind=piece.kind, section=piece.section, section_name=section,
+        start=piece.start, size=piece.size, align=align, names=names,
         local=all(obj.symbols["binding"][s] == STB_LOCAL for s in piece.symbols),
         weak=any(obj.symbols["binding"][s] == STB_WEAK for s in piece.symbols),
-        table=piece.table,
-        row=piece.row,
-        standing=habits.standing(section),
+        table=piece.table, row=piece.row, standing=habits.standing(section),
         remade=_remade(habits, piece, names[0] if names else "", section),
-    )
-
-
-def _kind(habits: Habits, piece: Piece, section: str) -> Kind:
-    return Kind.CONSTANT if piece.kind is Kind.DATA and habits.is_constant(section) else piece.kind
+    )  # fmt: skip
 
 
 def _remade(habits: Habits, piece: Piece, name: str, section: str) -> RemadeData | None:
@@ -279,12 +268,19 @@ class _Lookup:
 
         Assemblers write either the function's symbol, or its section's with the entry in the addend.
         """
-        _, _, _, kind, _, other, section = self.symbols[symbol]
+        _, _, _, kind, _, other, _ = self.symbols[symbol]
         if kind != STT_SECTION or target >= len(self._nodes):
             return addend, entry(other)
-        node = self._nodes[target]
-        way = entry(self._others.get((section, node.start), 0))
+        return self.way_in(entry, self._nodes[target], addend)
+
+    def way_in(self, entry: Callable[[int], int], node: Node, addend: int) -> tuple[int, int]:
+        """The same for a place in a node."""
+        way = entry(self._others.get((node.section, node.start), 0))
         return (0, way) if way and addend == way else (addend, 0)
+
+    def is_shared(self, node: Node) -> bool:
+        """Whether a section has several nodes."""
+        return len(self._sections[node.section][0]) > 1
 
     def _inner_symbols(self) -> dict[int, tuple[tuple[int, str], ...]]:
         found: dict[int, list[tuple[int, str]]] = {}
@@ -307,12 +303,38 @@ def _references(
             obj.relocations["offset"][low:high], (node.start, node.start + node.size)
         )
         found = records(obj, arch, obj.relocations[low + first : low + last].tolist()) if first < last else []
-        if not found:
+        near = _is_code(obj, node) and lookup.is_shared(node)
+        if not found and not near:
             result.append(())
             continue
         fields = _instruction_fields(obj, arch, node) if _is_code(obj, node) else None
-        result.append(tuple(_reference(obj, arch, node, record, fields, lookup) for record in found))
+        made = tuple(_reference(obj, arch, node, record, fields, lookup) for record in found)
+        if near and fields is not None:
+            further = _resolved(obj, arch, node, fields[1], made, lookup)
+            made = tuple(sorted((*made, *further), key=lambda each: each.offset))
+        result.append(made)
     return result
+
+
+def _resolved(
+    obj: Object,
+    arch: Architecture,
+    node: Node,
+    decoded: Iterable[Instruction],
+    made: tuple[Reference, ...],
+    lookup: _Lookup,
+) -> Iterator[Reference]:
+    """The references that branches without relocations make to other nodes of their section."""
+    code = bytes(obj.contents(node.section)[node.start : node.start + node.size])
+    around = -node.start, int(obj.sections["size"][node.section]) - node.start
+    for each in resolved(arch, code, decoded, {reference.offset for reference in made}, around):
+        target = lookup.at(node.section, node.start + each.destination)
+        if target is None or target.id == node.id:
+            continue
+        inner, entry = node.start + each.destination - target.start, 0
+        if each.howto.entry is not None:
+            inner, entry = lookup.way_in(each.howto.entry, target, inner)
+        yield Reference(each.offset, each.howto, target.id, inner, each.share, True, None, entry)
 
 
 def _is_code(obj: Object, node: Node) -> bool:
@@ -373,23 +395,3 @@ def _target(obj: Object, index: int, addend: int, where: str, lookup: _Lookup) -
     if node is None:
         return lookup.extern(f"{obj.section_name(section)}:{obj.symbol_name(index)}"), addend
     return node.id, value + addend - node.start
-
-
-def _owners(nodes: list[Node], references: list[tuple[Reference, ...]]) -> dict[int, int]:
-    """Entry -> owner, through the row's owner field or through the parallel table's entry of equal index."""
-    owners: dict[int, int] = {}
-    parallel: dict[tuple[str, int], int] = {}
-    for node in nodes:
-        if node.table is None:
-            continue
-        parallel[node.section_name, node.row] = node.id
-        if node.table.owner is not None:
-            for reference in references[node.id]:
-                if reference.offset == node.table.owner:
-                    owners[node.id] = reference.target
-    for node in nodes:
-        if node.table is not None and node.table.parallel:
-            leader = parallel.get((node.table.parallel, node.row))
-            if leader is not None and leader in owners:
-                owners[node.id] = owners[leader]
-    return owners

@@ -52,6 +52,8 @@ class Aarch64:
     mapping_symbols: tuple[str, ...] = ("$x", "$d")
     instruction_size: int = 4
     pools: tuple[str, ...] = ()
+    branches: tuple[int, ...] = (283, 280, 279)
+    """CALL26, CONDBR19, TSTBR14."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[int, ...] = ARGUMENTS
 

@@ -51,6 +51,8 @@ class Arm:
     mapping_symbols: tuple[str, ...] = ("$a", "$d", "$t")
     instruction_size: int = 0
     pools: tuple[str, ...] = ()
+    branches: tuple[int, ...] = (29,)
+    """JUMP24."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[int, ...] = ARGUMENTS
 

@@ -45,6 +45,8 @@ class I386:
     mapping_symbols: tuple[str, ...] = ()
     instruction_size: int = 0
     pools: tuple[str, ...] = ()
+    branches: tuple[int, ...] = (4, 23)
+    """PLT32 and PC8."""
     constants: tuple[ConstantLoad, ...] = (ConstantLoad(5, 0xF8, 0xB8, (0, 3), (BitField(8, 0, 32),)),)
     arguments: tuple[int, ...] = (0, 2, 1)
     """The kernel is built with -mregparm=3: eax, edx, ecx."""

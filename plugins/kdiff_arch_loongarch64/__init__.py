@@ -51,6 +51,8 @@ class Loongarch64:
     mapping_symbols: tuple[str, ...] = (".L",)
     instruction_size: int = 4
     pools: tuple[str, ...] = ()
+    branches: tuple[int, ...] = (66, 65, 64)
+    """B26, B21, B16."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[int, ...] = ARGUMENTS
 

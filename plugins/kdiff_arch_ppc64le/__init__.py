@@ -62,6 +62,8 @@ class Ppc64le:
     mapping_symbols: tuple[str, ...] = ()
     instruction_size: int = 0
     pools: tuple[str, ...] = (".toc",)
+    branches: tuple[int, ...] = (10, 11)
+    """REL24 and REL14."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[int, ...] = ARGUMENTS
 

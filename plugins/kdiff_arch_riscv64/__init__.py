@@ -50,6 +50,8 @@ class Riscv64:
     mapping_symbols: tuple[str, ...] = ("$x", "$d", ".L")
     instruction_size: int = 0
     pools: tuple[str, ...] = ()
+    branches: tuple[int, ...] = (17, 16, 45, 44)
+    """JAL, BRANCH, RVC_JUMP, RVC_BRANCH."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[int, ...] = ARGUMENTS
 

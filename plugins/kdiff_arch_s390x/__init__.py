@@ -46,6 +46,8 @@ class S390x:
     mapping_symbols: tuple[str, ...] = ()
     instruction_size: int = 0
     pools: tuple[str, ...] = ()
+    branches: tuple[int, ...] = (17, 19)
+    """PC16DBL and PC32DBL."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[int, ...] = ARGUMENTS
 

@@ -47,6 +47,8 @@ class X86_64:
     mapping_symbols: tuple[str, ...] = ()
     instruction_size: int = 0
     pools: tuple[str, ...] = ()
+    branches: tuple[int, ...] = (4, 15)
+    """PLT32 and PC8."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[int, ...] = ARGUMENTS
 
