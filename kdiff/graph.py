@@ -36,7 +36,7 @@ from kdiff.naming import is_fragment, stem
 from kdiff.owners import owners_of
 from kdiff.resolved import resolved
 from kdiff.split import Kind, Piece, is_mapping, split
-from kdiff.tables import piece_sections
+from kdiff.tables import counts_nothing, piece_sections
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +377,8 @@ def _reference(
     elif node.table is not None and node.table.from_start and howto.pc_relative:
         share = offset
     target, inner = _target(obj, symbol, addend - share, where, lookup)
+    if counts_nothing(node.table, obj.contents(node.section)[node.start :], offset):
+        target, inner = node.id, 0
     less = None if minus is None else _target(obj, *minus, where, lookup)
     if howto.base:
         less = lookup.extern(howto.base), 0

@@ -270,6 +270,8 @@ class Shape:
     least: int = 0
     owner: int | None = 0
     ignored: tuple[tuple[int, int], ...] = ()
+    counts: tuple[tuple[int, int], ...] = ()
+    """As in a `SpecialSection`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +302,9 @@ class SpecialSection:
     """`name` stands for every section whose name begins with it (`.discard.`, `___ksymtab`)."""
     ignored: tuple[tuple[int, int], ...] = ()
     """(offset, size) of fields whose contents are never a difference: line numbers."""
+    counts: tuple[tuple[int, int], ...] = ()
+    """(offset of an address, offset of the byte that counts what lies there): where the count is 0, the
+    address is merely where something else begins."""
     code: bool = False
     """No table but code that the kernel rewrites as a whole: each function is its own entry and owner."""
     sites: Callable[[EntryView], Iterable[Site]] | None = None

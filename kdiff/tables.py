@@ -74,6 +74,12 @@ def tables_of(
     return found
 
 
+def counts_nothing(row: SpecialSection | None, entry: memoryview, address: int) -> bool:
+    """Whether nothing lies where an entry's field at `address` points to."""
+    counts = row.counts if row is not None else ()
+    return any(field == address and bytes(entry[count : count + 1]) == b"\0" for field, count in counts)
+
+
 def rows_in(total: int, size: int, least: int = 0) -> int:
     """How many entries of `size` bytes fill a table, 0 if they do not; the last may have `least` bytes."""
     count, rest = divmod(total, size)
@@ -139,7 +145,8 @@ def _checked(
             row, f"entries of {name} have {row.entry_size} bytes by its type, {others} by its relocations"
         )
     ignored = row.ignored or (alike[0].ignored if len(alike) == 1 else ())
-    found = replace(row, least=least, ignored=ignored)
+    counts = row.counts or (alike[0].counts if len(alike) == 1 else ())
+    found = replace(row, least=least, ignored=ignored, counts=counts)
     return found if _all_owned(found, total, fields) else _opaque(row, _unowned(name, row.entry_size))
 
 
@@ -201,12 +208,19 @@ def _beside(
 
 
 def _shaped(row: SpecialSection, shape: Shape) -> SpecialSection:
-    return replace(row, entry_size=shape.size, owner=shape.owner, ignored=shape.ignored, least=shape.least)
+    return replace(
+        row,
+        entry_size=shape.size,
+        owner=shape.owner,
+        ignored=shape.ignored,
+        least=shape.least,
+        counts=shape.counts,
+    )
 
 
 def _opaque(row: SpecialSection, why: str) -> SpecialSection:
     told = "" if row.keep is Keep.NEVER else why
-    return replace(row, entry_size=0, owner=None, parallel="", ignored=(), sites=None, opaque=told)
+    return replace(row, entry_size=0, owner=None, parallel="", ignored=(), counts=(), sites=None, opaque=told)
 
 
 def _list(sizes: list[int]) -> str:

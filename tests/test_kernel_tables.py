@@ -367,3 +367,26 @@ def test_unknown_sections_are_listed_and_refused_only_if_something_depends_on_th
     assert (status, "unknown  __new_feature" in said) == (0, True)
     status, said = _diff(tmp_path, capsys, before, before.replace(".size f,", "nop\n.size f,"))
     assert (status, "refused  review.unknown_section" in said) == (3, True)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ".long .L{0}0-., {1}-.; .word 7; .byte 2, {2}",
+        ".long .L{0}0-., {1}-.; .word 7; .byte 2, {2}, 0",
+        ".long .L{0}0-., {1}-., 7; .byte 2, {2}",
+    ],
+)
+@pytest.mark.parametrize("at", ["there", "end"])
+def test_an_empty_alternative_needs_nothing_of_what_lies_where_it_would(entry: str, at: str) -> None:
+    """ALTERNATIVE_2 with nothing in place of code: its address is that of the next replacement."""
+    rows = table(".altinstructions", entry.format("f", at, 0), entry.format("g", "there", 5))
+    replacement = table(".altinstr_replacement", "there: jmp .Lg3; end:", flags="ax")
+    text = code("x86_64", "f", "g") + rows + replacement
+    before, after = graph("x86_64", text), graph("x86_64", text.replace(".size g,", "nop\n.size g,"))
+    made = planned(before, after)
+    assert labels(after, (post for _, post in made.replaced)) == ["g"]
+    before, after = graph("x86_64", text), graph("x86_64", text.replace(".size f,", "nop\n.size f,"))
+    made = planned(before, after)
+    assert labels(after, (post for _, post in made.replaced)) == ["f"]
+    assert ".altinstr_replacement" not in {each.name for each in extract(made).obj.sections}

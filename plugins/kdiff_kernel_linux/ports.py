@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from kdiff.api import EntryView, Keep, KernelFacts, Site, SpecialSection
 from kdiff_kernel_linux import shapes
-from kdiff_kernel_linux.layout import RELATIVE_WORD, first, size, width
+from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, size, width
 
 Sites = Callable[[EntryView], Iterable[Site]]
 Rows = tuple[SpecialSection, ...]
@@ -47,8 +47,9 @@ def rows(facts: KernelFacts) -> Rows:
     return (*(made(facts) if made is not None else ()), *once)
 
 
-def alternatives(facts: KernelFacts, sites: Sites | None = None) -> SpecialSection:
-    """struct alt_instr, whose first member has had two names."""
+def alternatives(facts: KernelFacts, sites: Sites | None = None, counted: bool = False) -> SpecialSection:
+    """struct alt_instr, whose first member has had two names. `counted`: a replacement may be empty."""
+    lengths = members(facts, "alt_instr", "repl_offset", "replacementlen")
     return SpecialSection(
         ".altinstructions",
         size(facts, "alt_instr"),
@@ -57,7 +58,8 @@ def alternatives(facts: KernelFacts, sites: Sites | None = None) -> SpecialSecti
         pieces=(".altinstr_replacement", ".altinstr_aux"),
         sites=sites,
         structure="alt_instr",
-        shapes=shapes.alternatives(),
+        shapes=shapes.alternatives(counted),
+        counts=((lengths[0], lengths[1]),) if counted and lengths is not None else (),
     )
 
 

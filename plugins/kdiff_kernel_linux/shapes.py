@@ -60,14 +60,23 @@ def jumps(facts: KernelFacts) -> Shapes:
     return Shape(8 + word, (*_at(4, 0, 4), (8, word))), Shape(3 * word, _at(word, 0, word, 2 * word))
 
 
-def alternatives() -> Shapes:
+def alternatives(counted: bool = False) -> Shapes:
     """alt_instr: two s32, then packed numbers.
 
     11: s390 5.19 to 6.10. 12: x86 to 4.0 and 5.13 to 6.2, arm64, loongarch, s390 before. 13: x86 4.1 to 5.12
     (with padlen), s390 since 6.11. 14: x86 since 6.3. Loongarch's assembler leaves lengths to the linker.
+    `counted`: x86, where a replacement may be empty: its length follows that of the instructions.
     """
     lengths = _at(1, 10, 11)
-    return tuple(Shape(size, _at(4, 0, 4), others=lengths) for size in (11, 12, 13, 14))
+    replacement = {12: 11, 13: 11, 14: 13} if counted else {}
+    return tuple(
+        Shape(size, _at(4, 0, 4), others=lengths, counts=_counts(4, replacement.get(size)))
+        for size in (11, 12, 13, 14)
+    )
+
+
+def _counts(address: int, count: int | None) -> tuple[tuple[int, int], ...]:
+    return ((address, count),) if count is not None else ()
 
 
 def riscv_alternatives() -> Shapes:

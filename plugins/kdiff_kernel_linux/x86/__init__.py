@@ -41,7 +41,11 @@ def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:
     paravirt = members(facts, "paravirt_patch_site", "instr", "type", "len")
     key = members(facts, "static_call_key", "func")
     return (
-        alternative_row(facts, partial(alternatives.sites, alternative) if alternative is not None else None),
+        alternative_row(
+            facts,
+            partial(alternatives.sites, alternative) if alternative is not None else None,
+            counted=True,
+        ),
         SpecialSection(
             ".parainstructions",
             size(facts, "paravirt_patch_site"),
