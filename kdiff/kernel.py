@@ -233,6 +233,8 @@ class Keep(Enum):
     """If the node that its owner field points into is carried."""
     REFERENCED = "referenced"
     """If a carried node refers to it."""
+    ADDED = "added"
+    """If the patch adds it: it is not for the kernel but for whoever takes the object (`--extract`)."""
     NEVER = "never"
     """The module loader makes its own, or nobody reads it."""
 

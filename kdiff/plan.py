@@ -51,7 +51,8 @@ def plan(pre: SectionGraph, post: SectionGraph, pairing: Pairing, delta: Delta, 
         if _can_be_entered(post, post.nodes[change.post])
     )
     bare = Plan(pre, post, pairing, delta, target, replaced, (), ())
-    return _closed(bare, changed, {new for _, new in replaced})
+    demanded = {index for index in delta.added if replaced and _goes_along(post.nodes[index])}
+    return _closed(bare, changed, {new for _, new in replaced} | demanded)
 
 
 def _not_kept(delta: Delta) -> set[int]:
@@ -105,6 +106,10 @@ def _closed(bare: Plan, changed: set[int], sources: set[int]) -> Plan:
     carried = post.closure(sorted(sources), travelling | sources)
     reached = written | {reference.target for node in carried for reference in post.references[node]}
     return replace(bare, carried=tuple(sorted(carried)), borrowed=tuple(sorted(reached - carried)))
+
+
+def _goes_along(node: Node) -> bool:
+    return node.table is not None and node.table.keep is Keep.ADDED
 
 
 def _can_be_entered(graph: SectionGraph, node: Node) -> bool:

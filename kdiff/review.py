@@ -70,7 +70,7 @@ def _tables(plan: Plan) -> Iterator[Refusal]:
             node = graph.nodes[index]
             if node.table is None or node.table.opaque or not node.table.compared or index in graph.owners:
                 continue
-            if node.table.keep is Keep.NEVER:
+            if node.table.keep is Keep.NEVER or (node.table.keep is Keep.ADDED and verb == "adds"):
                 yield _table_changed(node.table.meaning, verb, graph, node)
     for each in plan.delta.changed:
         node = plan.post.nodes[each.post]

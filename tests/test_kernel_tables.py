@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from compiled import labels, planned
+from kdiff_emit_livepatch import review as livepatch
 
 from kdiff import registry
 from kdiff.cli.main import main
@@ -269,15 +270,27 @@ def _refused(before: str, after: str) -> list[str]:
     return [each.key for each in review(planned(graph("x86_64", before), graph("x86_64", after)))]
 
 
-@pytest.mark.parametrize("name", ["callbacks.pre_patch", "callbacks.post_unpatch", "ignore.functions"])
+@pytest.mark.parametrize("name", ["callbacks.pre_patch", "ignore.functions"])
 def test_what_asks_another_tool_for_something_is_refused_and_not_forgotten(name: str) -> None:
     plain, asking = code("x86_64", "f", "g"), table(f".kpatch.{name}", ".quad g", flags="aw")
-    changed = plain.replace(".size f,", "nop\n.size f,")
-    assert _refused(plain, changed + asking) == ["review.other_tool"]
-    assert _refused(plain + asking, changed + asking) == []
+    assert _refused(plain, plain + asking) == ["review.other_tool"]
+    assert _refused(plain + asking, plain + asking) == []
+    assert _refused(plain + asking, plain) == (["review.other_tool"] if "ignore" in name else [])
 
 
-@pytest.mark.parametrize("name", ["force", "strings", "funcs"])
+def test_new_callbacks_of_another_tool_are_in_the_extract_but_not_in_a_livepatch() -> None:
+    plain = code("x86_64", "f", "g")
+    changed = plain.replace(".size f,", "nop\n.size f,") + code("x86_64", "before")
+    after = graph("x86_64", changed + table(".kpatch.callbacks.pre_patch", ".quad before", flags="aw"))
+    made = planned(graph("x86_64", plain), after)
+    assert not review(made)
+    assert {"f", "before"} <= set(labels(after, made.carried))
+    (found,) = (each for each in extract(made).obj.sections if each.name == ".kpatch.callbacks.pre_patch")
+    assert (len(found.data), len(found.relocations)) == (8, 1)
+    assert "emit.other_tool" in [each.key for each in livepatch.review(made, KernelFacts())]
+
+
+@pytest.mark.parametrize("name", ["force", "strings", "funcs", "ignore.sections"])
 def test_what_another_tool_may_do_says_nothing_here(name: str) -> None:
     plain = code("x86_64", "f", "g")
     assert (

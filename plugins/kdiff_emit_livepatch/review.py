@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kdiff.api import KernelFacts, Refusal
+from kdiff.api import Keep, KernelFacts, Refusal
 
 if TYPE_CHECKING:
     from kdiff.api import Plan, SectionGraph
@@ -31,6 +31,15 @@ def review(plan: Plan, facts: KernelFacts) -> Iterator[Refusal]:
             f"constant {node.label} must get new contents where it lies, and livepatch cannot write to data",
             "leave the constant as it is and change the code that uses it, or reboot into a fixed kernel",
         )
+    for index in plan.carried:
+        node = plan.post.nodes[index]
+        if node.table is not None and node.table.keep is Keep.ADDED:
+            yield Refusal(
+                "emit.other_tool",
+                plan.post.where(node),
+                f"the patch adds {node.table.meaning.what} in {node.section_name}, {node.table.meaning.why}",
+                node.table.meaning.remedy,
+            )
     if not plan.replaced:
         return
     if facts.config and facts.config.get("CONFIG_LIVEPATCH") != "y":

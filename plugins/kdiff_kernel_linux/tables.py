@@ -40,7 +40,7 @@ _BOOT_OPTION = Meaning(
 
 _OTHER_TOOL = Meaning(
     "review.other_tool", "an instruction for kpatch", "which kdiff does not carry out",
-    "leave its macros out: kdiff has no callbacks, and judges by itself what may change",
+    "leave its macros out: kdiff calls nothing back, and judges by itself what may change",
 )  # fmt: skip
 
 _READ_ONCE = (".early_lsm_info.init", ".lsm_info.init", ".static_call_tramp_key")
@@ -67,8 +67,7 @@ _BOOT_TABLES = (
 
 _READ_ONCE_FAMILIES = {
     ".initcall": _INITCALL,
-    ".kpatch.callbacks": _OTHER_TOOL,
-    ".kpatch.ignore": _OTHER_TOOL,
+    ".kpatch.ignore.functions": _OTHER_TOOL,
     ".security_initcall": _INITCALL,
     "___kcrctab": _EXPORT,
     "___kflagstab": _EXPORT,
@@ -180,6 +179,7 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             structure="ddebug_class_map",
             shapes=shapes.debug_classes(facts),
         ),
+        SpecialSection(".kpatch.callbacks", word, Keep.ADDED, prefix=True, meaning=_OTHER_TOOL),
         *(SpecialSection(name, 0, Keep.NEVER) for name in _READ_ONCE),
         *(SpecialSection(name, 0, Keep.NEVER, meaning=each) for name, each in _READ_ONCE_WITH.items()),
         *(SpecialSection(name, 0, Keep.NEVER, prefix=True) for name in _BOOT_TABLES),
