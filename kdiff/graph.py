@@ -31,9 +31,9 @@ from kdiff.elf.read import (
 from kdiff.errors import KdiffError
 from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
 from kdiff.insn import Instruction, insn_addend, instructions
-from kdiff.kernel import Keep, SpecialSection
+from kdiff.kernel import SpecialSection
 from kdiff.naming import is_fragment, stem
-from kdiff.owners import owners_of
+from kdiff.owners import follows, owners_of, tails_of
 from kdiff.resolved import resolved
 from kdiff.split import Kind, Piece, is_mapping, split
 from kdiff.tables import counts_nothing, piece_sections
@@ -111,10 +111,12 @@ class SectionGraph:
     pieces: frozenset[str]
     """Names of the sections that hold code for table entries only (`SpecialSection.pieces`)."""
     habits: Habits = NO_HABITS
+    tails: frozenset[int] = frozenset()
+    """Code without a name behind the functions of a section, which others of its nodes or tables refer to."""
 
     def is_piece(self, node: Node) -> bool:
-        """Whether a node is part of a table entry's payload, never called by itself."""
-        return node.section_name in self.pieces
+        """Whether a node is only a part of others, or a table entry's payload, never called by itself."""
+        return node.section_name in self.pieces or node.id in self.tails
 
     def is_pool_word(self, node: Node) -> bool:
         """Whether a node is an address that the compiler keeps for code to load."""
@@ -152,7 +154,7 @@ class SectionGraph:
             graph.add_edges_from((source, reference.target) for reference in references)
             graph.add_edges_from((source, each.minus[0]) for each in references if each.minus is not None)
         for owner, entries in self.entries.items():
-            graph.add_edges_from((owner, entry) for entry in entries if _follows(self.nodes[entry]))
+            graph.add_edges_from((owner, entry) for entry in entries if follows(self.nodes[entry]))
         return graph
 
     def closure(self, sources: Iterable[int], within: set[int]) -> set[int]:
@@ -163,10 +165,6 @@ class SectionGraph:
             if source not in found:
                 found |= {source, *nx.descendants(reachable, source)}
         return found
-
-
-def _follows(entry: Node) -> bool:
-    return entry.table is not None and entry.table.keep is Keep.OWNER
 
 
 @lru_cache(maxsize=4096)
@@ -192,8 +190,9 @@ def build(
     owned = {owner: tuple(found) for owner, found in entries.items()}
     pieces_in = frozenset(obj.section_name(index) for index in piece_sections(obj, special))
     return SectionGraph(
-        obj, arch, special, tuple(nodes), tuple(references), owned, owners, lookup.inner, pieces_in, habits
-    )
+        obj, arch, special, tuple(nodes), tuple(references), owned, owners, lookup.inner, pieces_in, habits,
+        tails_of(nodes, references),
+    )  # fmt: skip
 
 
 def _node(obj: Object, habits: Habits, index: int, piece: Piece) -> Node:

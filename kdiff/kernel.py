@@ -262,7 +262,7 @@ class Shape:
 
     `addresses`: (offset, size) of the fields that hold one in every entry; `others`: of those that hold one
     in some. `named`: offsets of addresses that are always a global symbol's. `least`: the size of the last
-    entry, where its padding may be missing.
+    entry, where its padding may be missing. `payload`: as in `SpecialSection`.
     """
 
     size: int
@@ -274,6 +274,7 @@ class Shape:
     ignored: tuple[tuple[int, int], ...] = ()
     counts: tuple[tuple[int, int], ...] = ()
     """As in a `SpecialSection`."""
+    payload: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +316,8 @@ class SpecialSection:
     shapes: tuple[Shape, ...] = ()
     least: int = 0
     """The size of the last entry where its padding is missing; 0: it is as large as all others."""
+    payload: int | None = None
+    """Offset of the address of code that only the entry needs: perhaps behind the functions of a section."""
     from_start: bool = False
     """Relative addresses count from the entry's start, not from their own field."""
     opaque: str = ""

@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who owns a table entry: the code its owner field names, or what owns the entry beside it."""
+"""What belongs to what: table entries to the code they are about, nameless code to those who enter it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from kdiff.kernel import Keep
+from kdiff.split import Kind
+
 if TYPE_CHECKING:
     from kdiff.graph import Node, Reference
+
+
+def follows(entry: Node) -> bool:
+    """Whether an entry travels with its owner."""
+    return entry.table is not None and entry.table.keep is Keep.OWNER
 
 
 def owners_of(nodes: Sequence[Node], references: Sequence[tuple[Reference, ...]]) -> Mapping[int, int]:
@@ -28,3 +36,9 @@ def owners_of(nodes: Sequence[Node], references: Sequence[tuple[Reference, ...]]
             if leader is not None and leader in owners:
                 owners[node.id] = owners[leader]
     return owners
+
+
+def tails_of(nodes: Sequence[Node], references: Sequence[tuple[Reference, ...]]) -> frozenset[int]:
+    """Code without a name behind the functions of a section that something refers to."""
+    nameless = {node.id for node in nodes if node.kind is Kind.FUNCTION and node.start and not node.names}
+    return frozenset(each.target for found in references for each in found if each.target in nameless)

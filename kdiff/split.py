@@ -70,6 +70,7 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
     """Cut all allocated sections, in section order and by offset."""
     tables = tables_of(obj, arch, special, _declared_sizes(obj, arch))
     companions = _cuts(obj, arch, piece_sections(obj, special), tables)
+    payloads = _payloads(obj, arch, tables)
     by_section = _symbols_by_section(obj, arch)
     pieces: list[Piece] = []
     for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist():
@@ -105,7 +106,9 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
                 for start, stop in zip(starts, [*starts[1:], size], strict=True)
             ]
         elif zeros:
-            pieces += _by_symbols(obj, arch, index, kind, by_section.get(index, []))
+            pieces += _by_symbols(
+                obj, arch, index, kind, by_section.get(index, []), payloads.get(index, set())
+            )
         elif obj.section_name(index) in arch.pools:
             word = arch.elf_class // 8
             pieces += [Piece(index, at, min(word, size - at), Kind.CONSTANT) for at in range(0, size, word)]
@@ -115,7 +118,9 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
             step = int(section["entsize"])
             pieces += [Piece(index, start, step, Kind.CONSTANT) for start in range(0, size, step)]
         else:
-            pieces += _by_symbols(obj, arch, index, kind, by_section.get(index, []))
+            pieces += _by_symbols(
+                obj, arch, index, kind, by_section.get(index, []), payloads.get(index, set())
+            )
     return pieces
 
 
@@ -175,8 +180,13 @@ def _by_start(obj: Object, symbols: list[int]) -> dict[int, list[int]]:
     return at
 
 
-def _by_symbols(obj: Object, arch: Architecture, section: int, kind: Kind, symbols: list[int]) -> list[Piece]:
-    """Cut at every sized symbol that does not lie inside an earlier one; what is left over stays a piece."""
+def _by_symbols(
+    obj: Object, arch: Architecture, section: int, kind: Kind, symbols: list[int], payloads: set[int]
+) -> list[Piece]:
+    """Cut at every sized symbol that does not lie inside an earlier one; what is left over stays a piece.
+
+    Of what is left over, each of the `payloads` is a piece by itself.
+    """
     size = int(obj.sections["size"][section])
     at = _by_start(obj, symbols)
     ranges: list[tuple[int, int]] = []
@@ -190,10 +200,10 @@ def _by_symbols(obj: Object, arch: Architecture, section: int, kind: Kind, symbo
     pieces: list[Piece] = []
     position = 0
     for start, stop in [*ranges, (size, size)]:
-        if position < start and not _is_padding(obj, arch, section, position, start):
-            pieces.append(
-                Piece(section, position, start - position, kind, _ranked(obj, at.get(position, [])))
-            )
+        begins = sorted({position, *(each for each in payloads if position < each < start)})
+        for begin, end in zip(begins, [*begins[1:], start], strict=True):
+            if begin < end and (begin in payloads or not _is_padding(obj, arch, section, begin, end)):
+                pieces.append(Piece(section, begin, end - begin, kind, _ranked(obj, at.get(begin, []))))
         if stop > start:
             pieces.append(Piece(section, start, stop - start, kind, _ranked(obj, at[start])))
         position = stop
@@ -234,6 +244,25 @@ def only_nops(arch: Architecture, code: bytes) -> bool:
             return False
         at += step or 1
     return True
+
+
+def _payloads(obj: Object, arch: Architecture, tables: Mapping[int, SpecialSection]) -> dict[int, set[int]]:
+    """For sections of code: where code begins that only table entries need (`SpecialSection.payload`)."""
+    found: dict[int, set[int]] = {}
+    for index, row in tables.items():
+        low, high = obj.relocation_bounds[index], obj.relocation_bounds[index + 1]
+        if row.payload is None or not row.entry_size:
+            continue
+        for record in obj.relocations[low:high]:
+            symbol = obj.symbols[record["symbol"]]
+            target = int(symbol["section"])
+            if int(record["offset"]) % row.entry_size != row.payload or not 0 < target < len(obj.sections):
+                continue
+            if obj.sections["flags"][target] & SHF_EXECINSTR:
+                howto = arch.howtos.get(int(record["type"]))
+                at = int(symbol["value"]) + _addend(obj, arch, howto, record)
+                found.setdefault(target, set()).add(at)
+    return found
 
 
 def _cuts(

@@ -146,7 +146,8 @@ def _checked(
         )
     ignored = row.ignored or (alike[0].ignored if len(alike) == 1 else ())
     counts = row.counts or (alike[0].counts if len(alike) == 1 else ())
-    found = replace(row, least=least, ignored=ignored, counts=counts)
+    payload = alike[0].payload if row.payload is None and len(alike) == 1 else row.payload
+    found = replace(row, least=least, ignored=ignored, counts=counts, payload=payload)
     return found if _all_owned(found, total, fields) else _opaque(row, _unowned(name, row.entry_size))
 
 
@@ -215,6 +216,7 @@ def _shaped(row: SpecialSection, shape: Shape) -> SpecialSection:
         ignored=shape.ignored,
         least=shape.least,
         counts=shape.counts,
+        payload=shape.payload,
     )
 
 

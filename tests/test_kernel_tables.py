@@ -403,3 +403,62 @@ def test_an_empty_alternative_needs_nothing_of_what_lies_where_it_would(entry: s
     made = planned(before, after)
     assert labels(after, (post for _, post in made.replaced)) == ["f"]
     assert ".altinstr_replacement" not in {each.name for each in extract(made).obj.sections}
+
+
+# Code behind functions -------------------------------------------------------------------------------
+
+
+def _alternative(name: str, number: int, section: str = "") -> str:
+    """A function as arm64 has them: its alternative and a rare path stand in a subsection behind it."""
+    return f"""
+.section {section or f".text.{name}"},"ax"
+.type {name},%function
+.globl {name}
+{name}:
+.Lold{name}: nop
+b .Lrare{name}
+.Lback{name}: mov x0, #{number}
+ret
+.size {name},.-{name}
+.subsection 1
+.Lnew{name}: isb
+.Lrare{name}: dmb ish
+b .Lback{name}
+.previous
+.section .altinstructions,"a"
+.word .Lold{name}-., .Lnew{name}-.
+.hword 5
+.byte 4, 4
+"""
+
+
+@pytest.mark.parametrize("section", ["", ".noinstr.text"])
+def test_code_behind_functions_travels_with_those_who_enter_it(section: str) -> None:
+    before, after = (
+        graph("arm64", _alternative("f", number, section) + _alternative("g", 1, section))
+        for number in (1, 2)
+    )
+    assert owners(after, ".altinstructions") == ["f", "g"]
+    made = planned(before, after)
+    assert labels(after, (post for _, post in made.replaced)) == ["f"]
+    taken = extract(made)
+    assert not taken.borrowed
+    carried = [after.nodes[index] for index in made.carried]
+    assert [(node.name, node.size, after.is_piece(node)) for node in carried if node.table is None] == [
+        ("f", 16, False),
+        ("", 12, True),
+    ]
+    assert sum(len(each.data) for each in taken.obj.sections if each.name == ".altinstructions") == 12
+
+
+def test_a_change_behind_a_function_is_its_change() -> None:
+    text = _alternative("f", 1, ".noinstr.text") + _alternative("g", 1, ".noinstr.text")
+    before, after = graph("arm64", text), graph("arm64", text.replace("dmb ish", "dmb sy", 1))
+    made = planned(before, after)
+    assert labels(after, (post for _, post in made.replaced)) == ["f"]
+
+
+def test_no_code_behind_functions_is_the_same_as_itself() -> None:
+    found = graph("arm64", _alternative("f", 1, ".noinstr.text") + _alternative("g", 1, ".noinstr.text"))
+    delta = diff(found, found, correlate(found, found))
+    assert (delta.changed, delta.added, delta.removed) == ((), (), ())

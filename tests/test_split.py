@@ -176,7 +176,7 @@ def test_a_section_without_bits_is_cut_like_any_other() -> None:
 
 
 def test_a_table_is_cut_into_numbered_entries() -> None:
-    row = SpecialSection("__table", 4, Keep.OWNER, owner=0)
+    row = SpecialSection("__table", 4, Keep.REFERENCED)
     found = pieces(Sec("__table", bytes(12), "a"), rows=(row,))
     assert [(piece.start, piece.row, piece.kind, piece.table) for piece in found] == [
         (0, 0, Kind.ENTRY, row), (4, 1, Kind.ENTRY, row), (8, 2, Kind.ENTRY, row),

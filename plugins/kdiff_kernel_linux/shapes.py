@@ -70,7 +70,7 @@ def alternatives(counted: bool = False) -> Shapes:
     lengths = _at(1, 10, 11)
     replacement = {12: 11, 13: 11, 14: 13} if counted else {}
     return tuple(
-        Shape(size, _at(4, 0, 4), others=lengths, counts=_counts(4, replacement.get(size)))
+        Shape(size, _at(4, 0, 4), others=lengths, counts=_counts(4, replacement.get(size)), payload=4)
         for size in (11, 12, 13, 14)
     )
 
@@ -82,8 +82,8 @@ def _counts(address: int, count: int | None) -> tuple[tuple[int, int], ...]:
 def riscv_alternatives() -> Shapes:
     """alt_entry: two pointers and three numbers to 6.2, then two s32 and numbers, perhaps relocated."""
     return (
-        Shape(16, _at(4, 0, 4), others=_at(2, 10)),
-        Shape(36, _at(8, 0, 8), others=_at(8, 24)),
+        Shape(16, _at(4, 0, 4), others=_at(2, 10), payload=4),
+        Shape(36, _at(8, 0, 8), others=_at(8, 24), payload=8),
     )
 
 
