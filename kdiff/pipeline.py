@@ -103,7 +103,9 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
     if refusals:
         raise Refused(*dict.fromkeys(refusals))
 
-    units = tuple(Bound(each, run) for each, run in zip(plans, runs, strict=True) if each.carried)
+    units = tuple(
+        Bound(each, run) for each, run in zip(plans, runs, strict=True) if each.carried or each.in_place
+    )
     update = bind(request.id, units, book, read_symvers(config.headers / "Module.symvers"))
     proof = prove(units, update.replacements, update.borrowed, book, facts, ANCHOR)
 

@@ -18,6 +18,10 @@ from kdiff.plan import Plan
 from kdiff.split import Kind
 
 _FREED = (Standing.BOOT, Standing.EXIT)
+_NOT_RUN = {
+    Standing.BOOT: "the running kernel will not execute it again",
+    Standing.EXIT: "the kernel has dropped it, or will run it once, when the module leaves",
+}
 
 
 def review_scope(plan: Plan) -> Iterator[Refusal]:
@@ -32,9 +36,10 @@ def _boot_code(plan: Plan) -> Iterator[Refusal]:
     for pre, post in plan.replaced:
         before, node = plan.pre.nodes[pre], plan.post.nodes[post]
         if node.standing in _FREED:
+            why = _NOT_RUN[node.standing]
             yield Refusal(
                 "review.init_code", plan.post.where(node),
-                f"{node.label} is {node.standing.value} code: the running kernel will not execute it again",
+                f"{node.label} is {node.standing.value} code: {why}",
                 "drop this function from the patch, or move what must still happen into code that runs",
             )  # fmt: skip
         elif before.standing in _FREED:

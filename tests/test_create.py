@@ -6,18 +6,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from updates import EXAMPLE, PATCHES, make
+from updates import EXAMPLE, PATCHES, make, request
 
 from kdiff import registry
 from kdiff.cli.main import run_command
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
-from kdiff.errors import KdiffError, NothingChanged, Refused
+from kdiff.emit import EmittedModule, Workshop
+from kdiff.errors import KdiffError, NothingChanged, Refusal, Refused
+from kdiff.kernel import KernelFacts
 from kdiff.package import write
+from kdiff.pipeline import create
+from kdiff.plan import Plan
 from kdiff.running import find_memory
+from kdiff.update import Update
 
 pytestmark = pytest.mark.kernel
 
@@ -90,6 +96,25 @@ def test_a_patch_that_must_not_be_applied_live_is_refused(kernel: KernelSetup, n
         make(kernel, PATCHES / "refused" / f"{name}.patch")
     assert {refusal.key for refusal in caught.value.refusals} == {REFUSED[name]}
     assert all(refusal.place and refusal.reason for refusal in caught.value.refusals)
+
+
+class Bold:
+    """An emitter that objects to nothing."""
+
+    name = "bold"
+
+    def review(self, plan: Plan, facts: KernelFacts) -> tuple[Refusal, ...]:
+        return ()
+
+    def emit(self, update: Update, facts: KernelFacts, shop: Workshop) -> tuple[EmittedModule, ...]:
+        raise AssertionError("the update lacks what must be written in place")
+
+
+def test_an_emitter_that_would_leave_a_constant_unwritten_is_overruled(kernel: KernelSetup) -> None:
+    plugins = replace(registry.load(), emitters={"bold": Bold()})
+    with pytest.raises(Refused) as caught:
+        create(request(kernel, PATCHES / "refused" / "in_place.patch", emitter="bold"), plugins, print)
+    assert {refusal.key for refusal in caught.value.refusals} == {"bind.in_place"}
 
 
 def test_a_refusal_has_a_case_for_every_patch_in_the_folder() -> None:
