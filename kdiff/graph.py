@@ -202,8 +202,9 @@ def _node(obj: Object, habits: Habits, index: int, piece: Piece) -> Node:
     align = max(int(obj.sections["align"][piece.section]), 1)
     while piece.start % align:
         align //= 2
+    kind = Kind.CONSTANT if piece.kind is Kind.DATA and habits.is_constant(section) else piece.kind
     return Node(
-        id=index, label=label, kind=piece.kind, section=piece.section, section_name=section,
+        id=index, label=label, kind=kind, section=piece.section, section_name=section,
         start=piece.start, size=piece.size, align=align, names=names,
         local=all(obj.symbols["binding"][s] == STB_LOCAL for s in piece.symbols),
         weak=any(obj.symbols["binding"][s] == STB_WEAK for s in piece.symbols),
