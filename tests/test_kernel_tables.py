@@ -31,11 +31,16 @@ PREFIX = {
     "ppc64le": "powerpc64le-linux-gnu-",
     "s390x": "s390x-linux-gnu-",
     "riscv64": "riscv64-linux-gnu-",
+    "arm": "arm-linux-gnueabihf-",
 }
 NOP = {"s390x": "nopr", "ppc64le": "nop", "riscv64": ".option norvc; nop"}
 
 
-MISSING = [f"{prefix}as" for prefix in PREFIX.values() if shutil.which(f"{prefix}as") is None]
+ASSEMBLERS = {machine: (f"{prefix}as",) for machine, prefix in PREFIX.items()} | {
+    f"loongarch64{relaxed}": ("clang-19", "--target=loongarch64-linux-gnu", *options, "-c", "-xassembler")
+    for relaxed, options in (("", ("-mno-relax",)), (", relaxed", ("-mrelax",)))
+}
+MISSING = [command[0] for command in ASSEMBLERS.values() if shutil.which(command[0]) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 
 
@@ -43,7 +48,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING
 def _assembled(machine: str, text: str) -> bytes:
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "unit.o"
-        command = [f"{PREFIX[machine]}as", "-o", str(path), "-"]
+        command = [*ASSEMBLERS[machine], "-o", str(path), "-"]
         done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
         assert not done.returncode, done.stderr.decode()
         return path.read_bytes()
@@ -146,6 +151,33 @@ LAYOUTS = {
         16,
     ),
     "paravirt 16, last of 10": ("x86_64", ".parainstructions", ".balign 8; .quad .L{0}1; .byte 4, 2", 16),
+    "bug 12, arm": ("arm", "__bug_table", ".align 2; .long .L{0}1, file; .hword {1}, 0", 12),
+    "exception 8, arm": ("arm", "__ex_table", ".align 3; .long .L{0}1, .L{0}3", 8),
+    "jump 12, arm": ("arm", "__jump_table", ".align 2; .long .L{0}0, .L{0}2, key", 12),
+    "entry, arm": ("arm", "__mcount_loc", ".long {0}", 4),
+    "one processor, arm": ("arm", ".alt.smp.init", ".long .L{0}1-.; nop", 8),
+    "one processor, old arm": ("arm", ".alt.smp.init", ".long .L{0}1; nop", 8),
+    "physical address, arm": ("arm", ".pv_table", ".long .L{0}1-.", 4),
+    "exception 8, i386": ("i386", "__ex_table", ".balign 4; .long .L{0}1-., .L{0}3-.", 8),
+    "alternative 12, i386": ("i386", ".altinstructions", ".long .L{0}0-., r-.; .word 7; .byte 2, 1", 12),
+    "paravirt 8, i386": ("i386", ".parainstructions", ".balign 4; .long .L{0}1; .byte 4, 2; .short 1", 8),
+    "paravirt 8, i386, last of 6": ("i386", ".parainstructions", ".balign 4; .long .L{0}1; .byte 4, 2", 8),
+    **{
+        f"{name}, loongarch{relaxed}": (f"loongarch64{relaxed}", section, entry, size)
+        for relaxed in ("", ", relaxed")
+        for name, section, entry, size in (
+            (
+                "alternative 12",
+                ".altinstructions",
+                ".long .L{0}0-., r-.; .short 7; .byte .L{0}1-.L{0}0, 4",
+                12,
+            ),
+            ("bug 12", "__bug_table", "2: .long .L{0}1-., file-.; .short {1}, 0; .org 2b+12", 12),
+            ("exception 12", "__ex_table", ".balign 4; .long .L{0}1-., .L{0}3-.; .short 1, 0", 12),
+            ("jump 16", "__jump_table", ".balign 8; .long .L{0}0-., .L{0}2-.; .quad key-.", 16),
+            ("unwinding", ".orc_unwind_ip", ".long .L{0}1-.", 4),
+        )
+    },
     "static call": ("x86_64", ".static_call_sites", ".long .L{0}1-., key-.", 8),
     "error injection": ("x86_64", "_error_injection_whitelist", ".quad {0}; .long 1, 0", 16),
     "lock": ("x86_64", ".smp_locks", ".long .L{0}1-.", 4),
