@@ -132,11 +132,11 @@ def _diff(*words: str | Path) -> tuple[int, Answer | None, str, float]:
 
 
 def _stem(name: str) -> str:
-    """A name without what compilers add: gcc's `f.isra.0` and `count.3`, clang's `f.count` and `__func__.f`."""
+    """A name without what compilers add: gcc's `f.isra.0` and `count.3`, clang's `f.count`, `__func__.f`."""
     while PARTS.search(name):
         name = PARTS.sub("", name)
     first, _, last = name.partition(".")
-    return first if not last or REMADE.match(first) else last
+    return name if not first else first if not last or REMADE.match(first) else last
 
 
 def _expected(case: Case, build: Build, status: int, answer: Answer) -> Iterator[str]:

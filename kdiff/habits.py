@@ -97,8 +97,12 @@ class Habits:
         return any(section == name or section.startswith(f"{name}.") for name in self._constants)
 
     def remade(self, stem: str, section: str) -> RemadeData | None:
-        """The row for a datum, by its name without numbers, or by its section's."""
-        found = self._remade.get(stem)
+        """The row for a datum, by its name without numbers, or by its section's.
+
+        gcc writes `__key`, clang `function.__key` and `__func__.function`.
+        """
+        parts = (stem, stem.rpartition(".")[2], stem.partition(".")[0])
+        found = next((self._remade[part] for part in parts if part in self._remade), None)
         if found is None:
             found = next((row for row in self._remade_sections if section.startswith(row.name)), None)
         return found

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from compiled import ASSEMBLY, UNIT, WHOLE, changes, compiled, graph, graph_of, named
+from compiled import ASSEMBLY, HABITS, UNIT, WHOLE, changes, compiled, graph, graph_of, named
 from elfwriter import LOCAL, OBJECT, Sec, Sym, elf
 from hypothesis import given, settings
 from strategies import pairs
@@ -359,3 +359,9 @@ def test_what_a_macro_makes_anew_pairs_by_who_refers_to_it_whatever_its_number()
     post = graph(text.format(2, 3, 15, 25).replace(".quad 1", ".quad 2"), ASSEMBLY)
     assert set(changes(pre, post)) >= {"g"}
     assert "f" not in changes(pre, post)
+
+
+@pytest.mark.parametrize("name", ["__key", "setup.__key", "__func__", "__func__.setup", "setup._rs"])
+def test_a_macros_static_is_told_as_gcc_and_as_clang_name_it(name: str) -> None:
+    assert HABITS.remade(name, ".bss") is not None
+    assert HABITS.remade(name.replace("_", "x"), ".bss") is None
