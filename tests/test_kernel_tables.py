@@ -494,3 +494,18 @@ def test_no_code_behind_functions_is_the_same_as_itself() -> None:
     found = graph("arm64", _alternative("f", 1, ".noinstr.text") + _alternative("g", 1, ".noinstr.text"))
     delta = diff(found, found, correlate(found, found))
     assert (delta.changed, delta.added, delta.removed) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    "layout", ["bug 12, from each field", "exception 12 with a type", "jump 16", "alternative 14"]
+)
+def test_sections_that_declare_the_size_of_their_entries_are_no_pools(layout: str) -> None:
+    """Tables that may be merged, with sh_entsize (x86 since 6.19)."""
+    _, section, _, size = LAYOUTS[layout]
+    text = _unit(layout, "ffgh").replace(f'{section},"a",%progbits', f'{section},"aM",%progbits,{size}')
+    found = graph("x86_64", text)
+    assert owners(found, section) == list("ffgh")
+    wrong = graph("x86_64", text.replace(f"%progbits,{size}", f"%progbits,{size * 2}"))
+    (row,) = entries(wrong, section)
+    assert row.table is not None
+    assert f"{size} bytes by its relocations, {size * 2} by sh_entsize" in row.table.opaque
