@@ -14,6 +14,7 @@ from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.plan import Plan
 from kdiff.split import Kind
+from kdiff.structures import size_of
 from kdiff.tables import row_of
 
 _FACTS = "name the size of its entries with --facts, or compare objects that have debugging information"
@@ -44,6 +45,7 @@ def opaque_tables(graph: SectionGraph) -> tuple[tuple[str, str], ...]:
 def review_sections(plan: Plan) -> Iterator[Refusal]:
     """Refuse what an unknown section or an uncut table says about code that travels."""
     yield from _opaque_tables(plan)
+    yield from _mistyped_tables(plan)
     carried = set(plan.carried)
     changed = {change.post for change in plan.delta.changed} | set(plan.delta.added)
     unknown = set(unknown_sections(plan.post)) if changed else set()
@@ -76,6 +78,27 @@ def _opaque_tables(plan: Plan) -> Iterator[Refusal]:
                 f"the entries of {node.section_name} cannot be told apart, and {why}", _FACTS,
                 (node.table.opaque,),
             )  # fmt: skip
+
+
+def _mistyped_tables(plan: Plan) -> Iterator[Refusal]:
+    """Tables cut by their relocations of which entries travel, and whose C type has another size."""
+    carried = (plan.post.nodes[index] for index in plan.carried)
+    found = {node.section_name: node for node in carried if _is_cut_by_looks(plan.post, node)}
+    sizes = size_of(plan.post.obj, plan.post.arch) if found else {}
+    for name, node in sorted(found.items()):
+        table = node.table
+        typed = sizes.get(table.structure, 0) if table is not None else 0
+        if table is not None and typed not in (0, table.entry_size):
+            yield Refusal(
+                "review.unknown_entries", plan.post.where(node),
+                f"entries of {name} have {table.entry_size} bytes by its relocations,"
+                f" {typed} by its debugging information", _FACTS,
+            )  # fmt: skip
+
+
+def _is_cut_by_looks(graph: SectionGraph, node: Node) -> bool:
+    row = row_of(node.section_name, graph.special) if node.table is not None else None
+    return row is not None and bool(row.structure) and not row.entry_size
 
 
 def _touched(graph: SectionGraph, node: Node, kept: set[int]) -> str:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import compiled
 import pytest
 from compiled import labels, planned
 from kdiff_emit_livepatch import review as livepatch
@@ -509,3 +510,32 @@ def test_sections_that_declare_the_size_of_their_entries_are_no_pools(layout: st
     (row,) = entries(wrong, section)
     assert row.table is not None
     assert f"{size} bytes by its relocations, {size * 2} by sh_entsize" in row.table.opaque
+
+
+def _warning(more: str, result: str, *options: str) -> SectionGraph:
+    """A function with a WARN, and the type of its entry, which has `more` members than its macro writes."""
+    text = f"""
+    struct bug_entry {{ int address, file; unsigned short line, flags; {more} }} kept;
+    int f(int x)
+    {{
+        asm volatile("1: ud2\\n.pushsection __bug_table,\\"aw\\"\\n2: .long 1b-., %c0-.\\n"
+                     ".word 7, 1\\n.org 2b+12\\n.popsection" : : "i"("f.c"));
+        return {result};
+    }}"""
+    special = registry.load().special_sections(KernelFacts(machine="x86_64")).values()
+    return compiled.graph(text, *options, special=special)
+
+
+def test_debugging_information_may_not_contradict_the_relocations_of_entries_that_travel() -> None:
+    def refused(more: str, *options: str) -> list[tuple[str, str]]:
+        made = planned(_warning(more, "x", *options), _warning(more, "x + 1", *options))
+        return [(each.key, each.reason) for each in review(made)]
+
+    assert refused("", "-g") == []
+    assert refused("int more;") == []
+    assert refused("int more;", "-g") == [
+        (
+            "review.unknown_entries",
+            "entries of __bug_table have 12 bytes by its relocations, 16 by its debugging information",
+        )
+    ]
