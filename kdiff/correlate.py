@@ -16,6 +16,7 @@ from functools import partial
 
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.kernel import Keep
+from kdiff.moved import moved_statics
 from kdiff.naming import is_numbered, is_part, stem
 from kdiff.split import Kind
 
@@ -68,6 +69,7 @@ def correlate(pre: SectionGraph, post: SectionGraph) -> Pairing:
         work.pair_entries()
         work.pair_by_targets()
     work.follow_references()
+    work.pair_moved()
     return Pairing(work.by_pre, work.by_post)
 
 
@@ -220,6 +222,13 @@ class _Work:
             if node.id not in found.setdefault(key, []):
                 found[key].append(node.id)
         return found
+
+    def pair_moved(self) -> None:
+        """Pair static locals that went along with code into another function."""
+        to_post = {pre: pair.post for pre, pair in self.by_pre.items()}
+        to_pre = {post: pair.pre for post, pair in self.by_post.items()}
+        for one, other in tuple(moved_statics(self.pre, self.post, to_post, to_pre)):
+            self.add(one, other, "moved")
 
     def pair_entries(self) -> None:
         """Pair the table entries that paired owners hold, by table and order."""
