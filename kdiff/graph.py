@@ -33,7 +33,7 @@ from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
 from kdiff.insn import Instruction, insn_addend, instructions
 from kdiff.kernel import SpecialSection
 from kdiff.naming import is_fragment, stem
-from kdiff.owners import follows, owners_of, tails_of
+from kdiff.owners import behind_padding, follows, owners_of, tails_of
 from kdiff.resolved import resolved
 from kdiff.split import Kind, Piece, is_mapping, split
 from kdiff.tables import counts_nothing, piece_sections
@@ -188,10 +188,9 @@ def build(
     for entry, owner in owners.items():
         entries.setdefault(owner, []).append(entry)
     owned = {owner: tuple(found) for owner, found in entries.items()}
-    pieces_in = frozenset(obj.section_name(index) for index in piece_sections(obj, special))
     return SectionGraph(
-        obj, arch, special, tuple(nodes), tuple(references), owned, owners, lookup.inner, pieces_in, habits,
-        tails_of(nodes, references),
+        obj, arch, special, tuple(nodes), tuple(references), owned, owners, lookup.inner,
+        frozenset(map(obj.section_name, piece_sections(obj, special))), habits, tails_of(nodes, references),
     )  # fmt: skip
 
 
@@ -242,7 +241,7 @@ class _Lookup:
         self.externs: list[Node] = []
         self._first_extern = len(nodes)
         self._by_name: dict[str, int] = {}
-        self._nodes = nodes
+        self.nodes = nodes
         self._others = {(row[6], row[1]): row[5] for row in self.symbols if row[3] == STT_FUNC and row[5]}
         self._sections: dict[int, tuple[list[int], list[Node]]] = {}
         for node in nodes:
@@ -269,9 +268,9 @@ class _Lookup:
         Assemblers write either the function's symbol, or its section's with the entry in the addend.
         """
         _, _, _, kind, _, other, _ = self.symbols[symbol]
-        if kind != STT_SECTION or target >= len(self._nodes):
+        if kind != STT_SECTION or target >= len(self.nodes):
             return addend, entry(other)
-        return self.way_in(entry, self._nodes[target], addend)
+        return self.way_in(entry, self.nodes[target], addend)
 
     def way_in(self, entry: Callable[[int], int], node: Node, addend: int) -> tuple[int, int]:
         """The same for a place in a node."""
@@ -377,6 +376,8 @@ def _reference(
     elif node.table is not None and node.table.from_start and howto.pc_relative:
         share = offset
     target, inner = _target(obj, symbol, addend - share, where, lookup)
+    if node.table is not None and node.table.ahead:
+        target, inner = behind_padding(lookup.nodes, target, inner)
     if counts_nothing(node.table, obj.contents(node.section)[node.start :], offset):
         target, inner = node.id, 0
     less = None if minus is None else _target(obj, *minus, where, lookup)

@@ -320,5 +320,7 @@ class SpecialSection:
     """Offset of the address of code that only the entry needs: perhaps behind the functions of a section."""
     from_start: bool = False
     """Relative addresses count from the entry's start, not from their own field."""
+    ahead: bool = False
+    """An address in the no-ops in front of a function is about that function, and they travel with it."""
     opaque: str = ""
     """Set by kdiff: why this object's entries cannot be told apart. The whole table is one node then."""

@@ -38,6 +38,16 @@ def owners_of(nodes: Sequence[Node], references: Sequence[tuple[Reference, ...]]
     return owners
 
 
+def behind_padding(nodes: Sequence[Node], target: int, addend: int) -> tuple[int, int]:
+    """For a place in padding, or in code without a name: the function behind it, and the place in that."""
+    if target + 1 >= len(nodes):
+        return target, addend
+    here, behind = nodes[target], nodes[target + 1]
+    if behind.section != here.section or (here.names and addend < here.size):
+        return target, addend
+    return behind.id, here.start + addend - behind.start
+
+
 def tails_of(nodes: Sequence[Node], references: Sequence[tuple[Reference, ...]]) -> frozenset[int]:
     """Code without a name behind the functions of a section that something refers to."""
     nameless = {node.id for node in nodes if node.kind is Kind.FUNCTION and node.start and not node.names}

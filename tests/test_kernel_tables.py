@@ -19,6 +19,7 @@ from kdiff.cli.main import main
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.elf.read import read_bytes
+from kdiff.elf.write import write
 from kdiff.extract import extract
 from kdiff.graph import Node, SectionGraph, build
 from kdiff.kernel import KernelFacts
@@ -539,3 +540,39 @@ def test_debugging_information_may_not_contradict_the_relocations_of_entries_tha
             "entries of __bug_table have 12 bytes by its relocations, 16 by its debugging information",
         )
     ]
+
+
+def _padded(machine: str, size: int, *more: str, apart: bool) -> str:
+    """Functions with no-ops in front of each, as -fpatchable-function-entry has them; `more` code in g."""
+    nop, pointer = NOP.get(machine, "nop"), ".dword" if machine == "riscv64" else ".quad"
+    text = "" if apart else '.section .text,"ax",%progbits\n'
+    for name in "fgh":
+        text += f'.section .text.{name},"ax",%progbits\n' if apart else ""
+        text += f".balign 16\n.Lp{name}: {'; '.join([nop] * (size // NOP_SIZE.get(machine, 4)))}\n"
+        text += f".type {name},%function\n.globl {name}\n{name}: {'; '.join([nop] * 3)}\n"
+        text += "".join(f"{each}\n" for each in (more if name == "g" else ()))
+        text += f".size {name},.-{name}\n"
+    return text + table("__patchable_function_entries", *(f"{pointer} .Lp{name}" for name in "fgh"))
+
+
+NOP_SIZE = {"x86_64": 1}
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize(("machine", "size"), [("arm64", 8), ("riscv64", 8), ("x86_64", 16)])
+def test_no_ops_in_front_of_a_function_belong_to_it_and_travel(machine: str, size: int, apart: bool) -> None:
+    before = graph(machine, _padded(machine, size, apart=apart))
+    after = graph(machine, _padded(machine, size, "ret", apart=apart))
+    assert owners(before, "__patchable_function_entries") == list("fgh")
+    made = planned(before, after)
+    assert labels(after, (post for _, post in made.replaced)) == ["g"]
+    obj = read_bytes(write(extract(made).obj), "out.o")
+    plugins = registry.load()
+    rows = plugins.special_sections(KernelFacts(machine=before.arch.name))
+    found = build(obj, before.arch, rows, before.habits)
+    assert owners(found, "__patchable_function_entries") == ["g"]
+    (g,) = (node for node in found.nodes if node.name == "g")
+    (entry,) = entries(found, "__patchable_function_entries")
+    assert (g.start, [each.addend for each in found.references[entry.id]]) == (size, [-size])
+    ahead, nop = bytes(obj.contents(g.section))[:size], NOP_SIZE.get(machine, 4)
+    assert ahead == found.contents(g)[:nop] * (size // nop)

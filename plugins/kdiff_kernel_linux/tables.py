@@ -10,6 +10,7 @@ Does a difference in an entry mean that the function it belongs to behaves diffe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from kdiff.api import EntryView, Keep, KernelFacts, Meaning, Site, SpecialSection
 from kdiff_kernel_linux import shapes
@@ -139,7 +140,7 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             shapes=shapes.injections(facts),
         ),
         _array("__mcount_loc", word, rewrites),
-        _array("__patchable_function_entries", word, rewrites),
+        replace(_array("__patchable_function_entries", word, rewrites), ahead=True),
         _array("_kprobe_blacklist", word, rewrites),
         _array("_ftrace_events", word, rewrites),
         _array("_ftrace_eval_map", word, rewrites),
