@@ -25,6 +25,7 @@ from kdiff.elf.read import (
 from kdiff.elf.write import NO_SYMBOL, Relocatable, Relocation, Section, Symbol
 from kdiff.errors import KdiffError
 from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.lead import lead
 from kdiff.recompose import terms
 from kdiff.split import Kind
 
@@ -159,7 +160,7 @@ class Carrier:
     def _room(self, graph: SectionGraph, node: Node) -> tuple[int, int]:
         """The section and offset for a node, made or found."""
         obj = graph.obj
-        lead = _lead(graph, node)
+        ahead = lead(graph, node)
         flags = int(obj.sections["flags"][node.section]) & (SHF_ALLOC | SHF_WRITE | SHF_EXECINSTR)
         kind = SHT_NOBITS if obj.sections["type"][node.section] == SHT_NOBITS else SHT_PROGBITS
         together = node.table or graph.is_piece(node) or graph.is_pool_word(node)
@@ -168,7 +169,7 @@ class Carrier:
             index = self._shared[shared]
         else:
             entry_size = int(obj.sections["entsize"][node.section]) if node.table else 0
-            whole = lead + node.size == int(obj.sections["size"][node.section])
+            whole = ahead + node.size == int(obj.sections["size"][node.section])
             name = shared or (node.section_name if whole else f"{node.section_name}.{node.label}")
             self._sections.append(_Growing(name, kind, flags, node.align, entry_size))
             index = len(self._sections) - 1
@@ -177,22 +178,14 @@ class Carrier:
         section = self._sections[index]
         section.align = max(section.align, node.align)
         step = node.align if node.table is None else node.table.entry_size
-        section.data += bytes(-(len(section.data) + lead) % (step or 1))
-        section.data += bytes(obj.contents(node.section)[node.start - lead : node.start])
+        section.data += bytes(-(len(section.data) + ahead) % (step or 1))
+        section.data += bytes(obj.contents(node.section)[node.start - ahead : node.start])
         offset = len(section.data)
         section.data += graph.contents(node)
         return index, offset
 
     def _symbol_name(self, graph: SectionGraph, node: Node) -> str:
         return node.name or f".L{node.kind.value}.{node.section_name.lstrip('.')}.{node.start:x}"
-
-
-def _lead(graph: SectionGraph, node: Node) -> int:
-    """How many bytes in front of a function the table entries about it name (`SpecialSection.ahead`)."""
-    about = (graph.nodes[entry] for entry in graph.entries.get(node.id, ()))
-    ahead = [each.id for each in about if each.table is not None and each.table.ahead]
-    named = [-each.addend for entry in ahead for each in graph.references[entry] if each.target == node.id]
-    return min(max([0, *named]), node.start)
 
 
 def _is_implicit(obj: Object) -> bool:

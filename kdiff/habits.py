@@ -65,7 +65,14 @@ class LineTaker:
     argument: int
 
 
-Habit = SectionClass | ConstantSection | RemadeData | LineTaker
+@dataclass(frozen=True, slots=True)
+class CodeAhead:
+    """`name` and a function's name: a symbol for what lies in front of that function and belongs to it."""
+
+    name: str
+
+
+Habit = CodeAhead | SectionClass | ConstantSection | RemadeData | LineTaker
 
 
 class Habits:
@@ -77,6 +84,7 @@ class Habits:
         self._classes = sorted(
             (row for row in rows if isinstance(row, SectionClass)), key=lambda row: -len(row.name)
         )
+        self.ahead = tuple(row.name for row in rows if isinstance(row, CodeAhead))
         self._names = tuple(row.name for row in self._classes)
         self._constants = frozenset(row.name for row in rows if isinstance(row, ConstantSection))
         remade = [row for row in rows if isinstance(row, RemadeData)]

@@ -12,7 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kdiff.api import ConstantSection, Habit, KernelFacts, LineTaker, RemadeData, SectionClass, Standing
+from kdiff.api import (
+    CodeAhead,
+    ConstantSection,
+    Habit,
+    KernelFacts,
+    LineTaker,
+    RemadeData,
+    SectionClass,
+    Standing,
+)
 from kdiff_kernel_linux.layout import width
 
 _ORDINARY = (
@@ -68,6 +77,9 @@ _ALLOC_TAGS = ("alloc_tags", ".codetag.")
 """linux/alloc_tag.h, codetag.h since 6.10: a counter for each place that allocates, and its line."""
 _UBSAN_TYPES = (".data..Lubsan_type", ".rodata..Lubsan_type")
 
+_AHEAD = ("__cfi_", "__pfx_")
+"""clang's for the hash of a function's type (-fsanitize=kcfi), objtool's for no-ops since 6.2."""
+
 _LINE_TAKERS = {
     1: (
         *("__might_sleep", "___might_sleep", "__might_resched", "__might_fault"),
@@ -91,5 +103,6 @@ def rows(facts: KernelFacts) -> Iterator[Habit]:
     yield from (RemadeData(name, section=True, ignored=((pointer, 8),)) for name in _UBSAN)
     yield from (RemadeData(name, section=True, ignored=((4, 4),)) for name in _ALLOC_TAGS)
     yield from (SectionClass(name, Standing.ORDINARY) for name in _ALLOC_TAGS)
+    yield from (CodeAhead(name) for name in _AHEAD)
     for argument, takers in _LINE_TAKERS.items():
         yield from (LineTaker(name, argument) for name in takers)
