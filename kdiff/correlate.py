@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from kdiff.aligned import told_apart
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.kernel import Keep
 from kdiff.moved import moved_statics
@@ -177,12 +178,21 @@ class _Work:
             while self._fresh:
                 pair = self._fresh.popleft()
                 ours, theirs = self._all_references(pair)
-                if _alike(ours, theirs):
+                if _alike(ours, theirs) and self._tell(pair, ours):
                     for one, other in zip(ours, theirs, strict=True):
                         if self._plausible(one.target, other.target):
                             self.add(one.target, other.target, "reference")
                 elif not exact:
-                    self._by_stem(ours, theirs)
+                    self._by_stem(pair, ours, theirs)
+
+    def _tell(self, pair: Pair, ours: tuple[Reference, ...]) -> bool:
+        """Whether places of references tell variables apart: not those of one name in code that changed."""
+        one, other = self.pre.nodes[pair.pre], self.post.nodes[pair.post]
+        if one.kind is not Kind.FUNCTION or self.pre.contents(one) == self.post.contents(other):
+            return True
+        targets = {each.target for each in ours if is_static_local(self.pre.nodes[each.target])}
+        names = [stem(self.pre.nodes[each].name) for each in targets if not self.pre.nodes[each].remade]
+        return len(names) == len(set(names))
 
     def _all_references(self, pair: Pair) -> tuple[tuple[Reference, ...], tuple[Reference, ...]]:
         return self.pre.references[pair.pre], self.post.references[pair.post]
@@ -197,14 +207,26 @@ class _Work:
             return one.remade == other.remade
         return stem(one.name) == stem(other.name) and (bool(one.name) or _same_section(one, other))
 
-    def _by_stem(self, ours: Iterable[Reference], theirs: Iterable[Reference]) -> None:
+    def _by_stem(self, pair: Pair, ours: Iterable[Reference], theirs: Iterable[Reference]) -> None:
         mine = self._open_targets(self.pre, self.by_pre, ours)
         others = self._open_targets(self.post, self.by_post, theirs)
         for key, nodes in mine.items():
             partners = others.get(key, [])
+            if len(nodes) > 1 or len(partners) > 1:
+                for one, other in self._told_apart(pair, nodes, partners).items():
+                    self.add(one, other, "uses side by side")
             if len(nodes) == len(partners):
                 for one, other in zip(nodes, partners, strict=True):
                     self.add(one, other, "order of use", sure=len(nodes) == 1)
+
+    def _told_apart(self, pair: Pair, nodes: list[int], partners: list[int]) -> dict[int, int]:
+        one, other = self.pre.nodes[pair.pre], self.post.nodes[pair.post]
+        if not partners or Kind.FUNCTION is not one.kind or Kind.FUNCTION is not other.kind:
+            return {}
+        return told_apart(
+            (self.pre, one, partial(_called, self.pre, self.by_pre, True), nodes),
+            (self.post, other, partial(_called, self.post, self.by_post, False), partners),
+        )
 
     def _open_targets(
         self, graph: SectionGraph, paired: Mapping[int, Pair], references: Iterable[Reference]
@@ -242,6 +264,14 @@ class _Work:
             for table, nodes in ours.items():
                 for one, other in zip(nodes, theirs.get(table, []), strict=False):
                     self.add(one.id, other.id, "owner")
+
+
+def _called(graph: SectionGraph, pairs: Mapping[int, Pair], is_pre: bool, reference: Reference) -> Hashable:
+    """What a reference's target is called on both sides: by its pair, contents, or name without numbers."""
+    node, pair = graph.nodes[reference.target], pairs.get(reference.target)
+    if pair is not None:
+        return pair.post if is_pre else node.id
+    return graph.contents(node) if node.kind is Kind.STRING else (node.kind, stem(node.name))
 
 
 def _table_key(node: Node) -> Hashable:

@@ -150,10 +150,30 @@ int f(int a)
 """
 
 
-def test_two_static_variables_of_one_name_in_a_changed_function_pair_unsurely() -> None:
+def test_two_static_variables_of_one_name_in_a_changed_function_are_told_by_their_uses() -> None:
     pre, post = graph(TWO.format(before="")), graph(TWO.format(before="far(9);"))
     found = sure(pre, post)
-    assert [found[label] for label in found if label.startswith("n.")] == [False, False]
+    assert [found[label] for label in found if label.startswith("n.")] == [True, True]
+
+
+BLOCKS = "int far(int); int f(int a) {{ {} return 0; }}"
+UP, DOWN = "{ static int n = 1; far(n++); }", "{ static int n = 1; far(n--); }"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (UP + DOWN, DOWN + UP),
+        (UP + DOWN + "far(2);", DOWN + UP),
+        (UP + DOWN, DOWN + "far(3);"),
+        (UP + UP, UP + UP + UP),
+    ],
+)
+def test_static_variables_of_one_name_are_not_told_apart_where_uses_fit_several(
+    before: str, after: str
+) -> None:
+    found = sure(graph(BLOCKS.format(before)), graph(BLOCKS.format(after)))
+    assert not any(found[label] for label in found if label.startswith("n."))
 
 
 def test_two_static_variables_of_one_name_in_an_unchanged_function_pair_surely() -> None:
