@@ -19,6 +19,7 @@ from kdiff.errors import KdiffError
 from kdiff.evidence import Evidence, Step
 from kdiff.graph import Node, Reference
 from kdiff.inplace_text import changes, reason
+from kdiff.kernel import Keep
 from kdiff.linenumbers import moved_lines
 from kdiff.naming import stem
 from kdiff.plan import Plan
@@ -188,6 +189,8 @@ class _Explanation:
 
     def _reason(self, node: Node) -> str:
         """Why a node that carried code reaches cannot stay in the kernel."""
+        if node.table is not None and node.table.keep is Keep.ADDED:
+            return f"the patch adds it to {node.section_name}, for whoever takes the extract"
         if node.table is not None:
             return f"an entry of {node.section_name} travels with the code it is about"
         if node.id in self.changes:

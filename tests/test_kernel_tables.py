@@ -25,6 +25,7 @@ from kdiff.graph import Node, SectionGraph, build
 from kdiff.kernel import KernelFacts
 from kdiff.review import review
 from kdiff.review_sections import unknown_sections
+from kdiff.why import why
 
 PREFIX = {
     "x86_64": "x86_64-linux-gnu-",
@@ -576,3 +577,13 @@ def test_no_ops_in_front_of_a_function_belong_to_it_and_travel(machine: str, siz
     assert (g.start, [each.addend for each in found.references[entry.id]]) == (size, [-size])
     ahead, nop = bytes(obj.contents(g.section))[:size], NOP_SIZE.get(machine, 4)
     assert ahead == found.contents(g)[:nop] * (size // nop)
+
+
+def test_why_a_callback_of_another_tool_travels_is_told() -> None:
+    plain = code("x86_64", "f")
+    changed = plain.replace(".size f,", "nop\n.size f,") + code("x86_64", "before")
+    hook = ".type hook,@object\nhook: .quad before\n.size hook,8"
+    after = graph("x86_64", changed + table(".kpatch.callbacks.pre_patch", hook, flags="aw"))
+    (answer,) = why(planned(graph("x86_64", plain), after), "hook", NONE, NONE)
+    assert answer.fate == "carried"
+    assert "for whoever takes the extract" in answer.steps[-1].text
