@@ -33,7 +33,9 @@ PASSES = {
     "section": "both are all that their section holds",
     "row": "both stand at this place of their table",
     "reference": "the same place of a function that was paired before refers to both",
+    "uses side by side": "functions that were paired before use both, in code that is alike",
     "order of use": "functions that were paired before use both, in this order",
+    "moved": "it went along with code that moved between functions",
     "owner": "both belong to functions that were paired before, in this order",
 }
 """What the passes of `correlate` mean."""

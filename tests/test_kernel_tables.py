@@ -18,6 +18,7 @@ from kdiff import registry
 from kdiff.cli.main import main
 from kdiff.correlate import correlate
 from kdiff.diff import diff
+from kdiff.dwarflines import NONE
 from kdiff.elf.read import read_bytes
 from kdiff.elf.write import write
 from kdiff.extract import extract
