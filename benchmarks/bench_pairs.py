@@ -204,17 +204,19 @@ def _laws(pre: Path, post: Path, answer: Answer) -> Iterator[str]:
         yield f"swapped: adds {back['added']}, removes {back['removed']}"
 
 
-_TOOLS = {
-    "x86": "", "clang": "", "ppc64le": "powerpc64le-linux-gnu-", "s390x": "s390x-linux-gnu-",
-    "arm64": "aarch64-linux-gnu-", "loongarch": "loongarch64-linux-gnu-",
-}  # fmt: skip
+_CROSS = {"ppc64le": "powerpc64le-linux-gnu-", "s390x": "s390x-linux-gnu-", "arm64": "aarch64-linux-gnu-"}
+_LLVM = {"readelf": "llvm-readelf-19", "objdump": "llvm-objdump-19", "ld": "ld.lld-19"}
+
+
+def _tool(build: Build, name: str) -> str:
+    machine = build.name.removesuffix("-debug")
+    return _LLVM[name] if machine == "loongarch" else _CROSS.get(machine, "") + name
 
 
 def _tools(build: Build, out: Path) -> Iterator[str]:
-    prefix = _TOOLS[build.name.removesuffix("-debug")]
     linked = out.with_suffix(".linked")
     for words in (("readelf", "-aW", out), ("objdump", "-dr", out), ("ld", "-r", "-o", linked, out)):
-        command = (prefix + str(words[0]), *map(str, words[1:]))
+        command = (_tool(build, str(words[0])), *map(str, words[1:]))
         try:
             ran = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
