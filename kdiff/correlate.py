@@ -19,17 +19,22 @@ from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.kernel import Keep
 from kdiff.moved import moved_statics
 from kdiff.naming import is_numbered, is_part, stem
+from kdiff.pairs import Wishes
 from kdiff.split import Kind
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One correlation; `how` is one of the passes below, `sure` false where several nodes would fit."""
+    """One correlation; `how` is one of the passes below, `sure` false where several nodes would fit.
+
+    `alternatives`: the other pre nodes that fit, where it is not sure.
+    """
 
     pre: int
     post: int
     how: str
     sure: bool = True
+    alternatives: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,9 @@ def is_static_local(node: Node) -> bool:
     return bool(node.local and node.kind is not Kind.FUNCTION and is_numbered(node.name))
 
 
-def correlate(pre: SectionGraph, post: SectionGraph) -> Pairing:
-    """Pair the nodes of two graphs."""
-    work = _Work(pre, post)
+def correlate(pre: SectionGraph, post: SectionGraph, wishes: Wishes | None = None) -> Pairing:
+    """Pair the nodes of two graphs; what the author pinned first, what is forbidden never."""
+    work = _Work(pre, post, wishes or Wishes())
     work.pair_unique("name", lambda n: (n.kind is Kind.EXTERN, n.name) if not n.local else None)
     work.pair_unique("name", _local_key)
     work.pair_unique("name of another binding", _defined_key)
@@ -111,16 +116,20 @@ def _ownerless_key(graph: SectionGraph, node: Node) -> Hashable | None:
 class _Work:
     """The pairs found so far, while the passes run."""
 
-    def __init__(self, pre: SectionGraph, post: SectionGraph) -> None:
+    def __init__(self, pre: SectionGraph, post: SectionGraph, wishes: Wishes) -> None:
         self.pre, self.post = pre, post
+        self._forbidden = wishes.forbidden
         self.by_pre: dict[int, Pair] = {}
         self.by_post: dict[int, Pair] = {}
         self._fresh: deque[Pair] = deque()
+        for one, other in wishes.pinned.items():
+            self.add(one, other, "pinned")
 
-    def add(self, pre: int, post: int, how: str, sure: bool = True) -> None:
-        if pre in self.by_pre or post in self.by_post:
+    def add(self, pre: int, post: int, how: str, others: tuple[int, ...] = ()) -> None:
+        """Make a pair, if both are free and nobody forbids it; `others` would have fitted as well."""
+        if pre in self.by_pre or post in self.by_post or (pre, post) in self._forbidden:
             return
-        pair = Pair(pre, post, how, sure)
+        pair = Pair(pre, post, how, not others, others)
         self.by_pre[pre] = self.by_post[post] = pair
         self._fresh.append(pair)
 
@@ -217,7 +226,7 @@ class _Work:
                     self.add(one, other, "uses side by side")
             if len(nodes) == len(partners):
                 for one, other in zip(nodes, partners, strict=True):
-                    self.add(one, other, "order of use", sure=len(nodes) == 1)
+                    self.add(one, other, "order of use", tuple(each for each in nodes if each != one))
 
     def _told_apart(self, pair: Pair, nodes: list[int], partners: list[int]) -> dict[int, int]:
         one, other = self.pre.nodes[pair.pre], self.post.nodes[pair.post]

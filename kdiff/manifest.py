@@ -16,6 +16,7 @@ from kdiff.kbuild import Build
 from kdiff.kernel import KernelFacts
 from kdiff.layoutdiff import LayoutChange
 from kdiff.memory import MemorySource
+from kdiff.pairs import PairsFile
 from kdiff.patch import Patch
 from kdiff.proof import borrowed_summary
 from kdiff.running import image_digest
@@ -31,8 +32,12 @@ def manifest(
     facts: KernelFacts,
     memory: MemorySource,
     accepted: tuple[LayoutChange, ...] = (),
+    pairs: PairsFile | None = None,
 ) -> Mapping[str, object]:
-    """Describe an update. `accepted`: changes of types for which its author answers."""
+    """Describe an update.
+
+    `accepted`: changes of types for which its author answers; `pairs`: what that author said about pairs.
+    """
     return {
         "id": update.id,
         "made_by": f"kdiff {__version__}",
@@ -62,6 +67,7 @@ def manifest(
             for each in update.replacements
         ],
         "borrowed": borrowed_summary(update.borrowed),
+        "pairs": None if pairs is None else pairs.as_json(),
         "accepted_layouts": [{"name": each.title, "changes": list(each.what)} for each in accepted],
     }
 

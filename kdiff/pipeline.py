@@ -29,6 +29,7 @@ from kdiff.kernel import SpecialSection
 from kdiff.manifest import manifest, utsname
 from kdiff.memory import MemorySource
 from kdiff.package import Package
+from kdiff.pairs import PairsFile, check_units, wishes
 from kdiff.patch import read_patch
 from kdiff.plan import Plan, join, plan
 from kdiff.proof import dump, prove
@@ -59,6 +60,8 @@ class Request:
     allow_compiler_mismatch: bool = False
     accept_layouts: tuple[str, ...] = ()
     """Names of types whose layout may change."""
+    pairs: PairsFile | None = None
+    """What the author says about pairs."""
 
 
 def create(request: Request, plugins: Registry, say: Say) -> Package:
@@ -84,7 +87,9 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
     special, habits = plugins.special_sections(facts), plugins.habits(facts)
 
     say("comparing before and after")
-    plans = join(tuple(_planned(unit, plugins, special, habits) for unit in built.units))
+    if request.pairs is not None:
+        check_units(request.pairs, (unit.source for unit in built.units))
+    plans = join(tuple(_planned(unit, plugins, special, habits, request.pairs) for unit in built.units))
     refusals = [
         refusal
         for each in plans
@@ -119,7 +124,15 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
         utsname=utsname(facts),
         timestamp=request.timestamp,
         manifest=manifest(
-            config, patch, built, units, update, facts, memory, types.accepted(request.accept_layouts)
+            config,
+            patch,
+            built,
+            units,
+            update,
+            facts,
+            memory,
+            types.accepted(request.accept_layouts),
+            request.pairs,
         ),
         proof=dump(proof),
         modules=modules,
@@ -133,11 +146,21 @@ def _emitter(plugins: Registry, name: str) -> Emitter:
     return plugins.emitters[name]
 
 
-def _planned(unit: Unit, plugins: Registry, special: Mapping[str, SpecialSection], habits: Habits) -> Plan:
+def _planned(
+    unit: Unit,
+    plugins: Registry,
+    special: Mapping[str, SpecialSection],
+    habits: Habits,
+    pairs: PairsFile | None,
+) -> Plan:
     """Stages 1 to 5 for one unit."""
     pre = _graph(unit.pre, unit, plugins, special, habits)
     post = _graph(unit.post, unit, plugins, special, habits)
-    pairing = correlate(pre, post)
+    wanted = None
+    if pairs is not None:
+        chosen = [each for each in (*pairs.pin, *pairs.forbid) if each.unit in ("", unit.source)]
+        wanted = wishes(pairs, chosen, pre, post)
+    pairing = correlate(pre, post, wanted)
     return plan(pre, post, pairing, diff(pre, post, pairing), unit.target)
 
 

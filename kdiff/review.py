@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kdiff.correlate import Pair
 from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.kernel import Keep, Meaning
@@ -103,7 +104,7 @@ def _lost_state(plan: Plan) -> Iterator[Refusal]:
             yield Refusal(
                 "correlate.ambiguous", plan.post.where(node),
                 f"cannot tell whether variable {node.label} is the {lost.label} of the running kernel",
-                "keep the patched function's static variables in their order and number",
+                "pin it in a file of pairs, or keep the static variables in their order and number",
             )  # fmt: skip
 
 
@@ -138,11 +139,10 @@ def _unsure(plan: Plan) -> Iterator[Refusal]:
         if pair is not None and not pair.sure and node.kind is Kind.DATA and node.remade is None:
             yield Refusal(
                 "correlate.ambiguous", plan.post.where(node),
-                f"several variables of the same name fit {node.label} ({_names(plan.pre, node)})",
-                "rename the variable in the patch, or leave the function's static variables as they are",
+                f"several variables of the same name fit {node.label} ({_fitting(plan.pre, pair)})",
+                "pin the right one in a file of pairs, or leave the function's static variables as they are",
             )  # fmt: skip
 
 
-def _names(pre: SectionGraph, node: Node) -> str:
-    found = [each.label for each in pre.nodes if each.name and stem(each.name) == stem(node.name)]
-    return ", ".join(sorted(found))
+def _fitting(pre: SectionGraph, pair: Pair) -> str:
+    return ", ".join(sorted(pre.nodes[each].label for each in (pair.pre, *pair.alternatives)))

@@ -15,6 +15,7 @@ from kdiff import registry
 from kdiff.cli.progress import progress
 from kdiff.errors import EXIT_DONE
 from kdiff.package import creation_time, save
+from kdiff.pairs import beside, read_pairs
 from kdiff.pipeline import Request, create
 from kdiff.target.layout import checked_id
 
@@ -55,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="let the layout of this structure, union, enum or variable change (repeatable)",
     )
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="FILE",
+        help="pairs to make or never to make (default: PATCH.pairs.toml)",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
     parser.add_argument(
         "source", type=Path, metavar="KERNEL_SOURCE", help="the running kernel's pristine source"
@@ -64,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write `ksplice-ID.tar.gz` into the current directory."""
     update_id = checked_id(args.id) if args.id else "".join(secrets.choice(ALPHABET) for _ in range(8))
+    pairs = args.pairs or beside(args.patch)
     with progress(args.quiet) as say:
         package = create(
             Request(
@@ -78,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
                 emitter=args.emit,
                 allow_compiler_mismatch=args.allow_compiler_mismatch,
                 accept_layouts=tuple(args.accept_layout),
+                pairs=None if pairs is None else read_pairs(pairs),
             ),
             registry.load(),
             say,

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from kdiff import registry
-from kdiff.correlate import correlate
+from kdiff.correlate import Pairing, correlate
 from kdiff.diff import Delta, diff
 from kdiff.elf.read import read
 from kdiff.errors import EXIT_DONE, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, Refusal
@@ -20,6 +20,7 @@ from kdiff.graph import Node, SectionGraph, build
 from kdiff.inplace_text import as_json as in_place_json
 from kdiff.inplace_text import changes
 from kdiff.kernel import KernelFacts
+from kdiff.pairs import Wishes, object_unit, read_pairs, wishes
 from kdiff.plan import Plan, plan
 from kdiff.review import review
 from kdiff.review_sections import opaque_tables, unknown_sections
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--facts", type=Path, metavar="FILE", help="what is known of the kernel: TOML or JSON"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page")
+    parser.add_argument("--pairs", type=Path, metavar="FILE", help="pairs to make or never to make: TOML")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     pre, post = (_graph(plugins, path, facts) for path in (args.pre, args.post))
     if pre.arch is not post.arch:
         raise KdiffError("diff.architecture", "built for another architecture", place=str(args.post))
-    pairing = correlate(pre, post)
+    pairing = correlate(pre, post, _wishes(args, pre, post))
     delta = diff(pre, post, pairing)
     planned = plan(pre, post, pairing, delta, "")
     if args.why:
@@ -61,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     shown = _as_json(pre, post, delta)
     unknown = sorted({*unknown_sections(pre), *unknown_sections(post)})
     opaque = sorted({*opaque_tables(pre), *opaque_tables(post)})
+    shown["unsure"] = list(_unsure(pre, post, pairing))
     shown["unknown_sections"] = unknown
     shown["opaque_tables"] = [{"name": name, "reason": why} for name, why in opaque]
     shown["in_place"] = [in_place_json(planned, each) for each in planned.in_place]
@@ -80,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         _print(pre, post, delta, args.same)
         for item in planned.in_place:
             print(f"in place  {post.nodes[item.post].label}: {'; '.join(changes(planned, item))}")
+        for line in _unsure_lines(pre, post, pairing):
+            print(line)
         for section in unknown:
             print(f"unknown  {section}: no plugin says what this section is; it counts as data")
         for table, why in opaque:
@@ -104,6 +109,14 @@ def _graph(plugins: registry.Registry, path: Path, facts: KernelFacts) -> Sectio
         )
     facts = replace(facts, machine=arch.name)
     return build(obj, arch, plugins.special_sections(facts), plugins.habits(facts))
+
+
+def _wishes(args: argparse.Namespace, pre: SectionGraph, post: SectionGraph) -> Wishes | None:
+    if not args.pairs:
+        return None
+    file = read_pairs(args.pairs)
+    chosen = [each for each in (*file.pin, *file.forbid) if object_unit(each, args.pre)]
+    return wishes(file, chosen, pre, post)
 
 
 # What may be asked for -------------------------------------------------------------------------------
@@ -209,6 +222,30 @@ def _print(pre: SectionGraph, post: SectionGraph, delta: Delta, same: bool) -> N
 
 def _cause(text: str, offset: int | None) -> str:
     return text if offset is None else f"{text} (+{offset:#x})"
+
+
+def _unsure(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Iterator[dict[str, object]]:
+    """Pairs of things with a name for which another one would have fitted as well."""
+    for post_id in sorted(pairing.by_post):
+        pair = pairing.by_post[post_id]
+        if not pair.sure and _listed(post.nodes[post_id]):
+            yield {
+                "post": post.nodes[post_id].label,
+                "pre": pre.nodes[pair.pre].label,
+                "how": pair.how,
+                "alternatives": [pre.nodes[each].label for each in pair.alternatives],
+            }
+
+
+def _unsure_lines(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Iterator[str]:
+    for post_id in sorted(pairing.by_post):
+        pair = pairing.by_post[post_id]
+        if not pair.sure and _listed(post.nodes[post_id]):
+            rest = ", ".join(pre.nodes[each].label for each in pair.alternatives)
+            yield (
+                f"unsure   {post.nodes[post_id].label}: taken for {pre.nodes[pair.pre].label} by {pair.how};"
+                f" it may be {rest}"
+            )
 
 
 def _as_json(pre: SectionGraph, post: SectionGraph, delta: Delta) -> dict[str, object]:
