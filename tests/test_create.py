@@ -20,6 +20,7 @@ from kdiff.emit import EmittedModule, Workshop
 from kdiff.errors import KdiffError, NothingChanged, Refusal, Refused
 from kdiff.kernel import KernelFacts
 from kdiff.package import write
+from kdiff.pairs import read_pairs
 from kdiff.pipeline import create
 from kdiff.plan import Plan
 from kdiff.running import find_memory
@@ -61,6 +62,25 @@ def test_a_function_that_one_unit_adds_for_another_travels_with_it(kernel: Kerne
 def test_line_numbers_behind_the_patch_do_not_count_as_changes(kernel: KernelSetup) -> None:
     """tcp_sk_exit_batch and others behind tcp_v4_rcv hold line numbers in WARN_ON."""
     assert replaced(make(kernel, EXAMPLE).manifest) == ["tcp_v4_rcv"]
+
+
+def test_what_the_author_said_of_pairs_is_recorded(kernel: KernelSetup, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.toml"
+    file.write_text('pin = [["net/ipv4/tcp_ipv4.c", "tcp_v4_rcv", "tcp_v4_rcv"]]')
+    made = make(kernel, EXAMPLE, pairs=read_pairs(file))
+    assert replaced(made.manifest) == ["tcp_v4_rcv"]
+    assert made.manifest["pairs"] == {
+        "pin": [["net/ipv4/tcp_ipv4.c", "tcp_v4_rcv", "tcp_v4_rcv"]],
+        "forbid": [],
+    }
+
+
+def test_a_pair_of_a_unit_that_is_not_built_is_an_error(kernel: KernelSetup, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.toml"
+    file.write_text('pin = [["net/ipv4/tcp.c", "tcp_init", "tcp_init"]]')
+    with pytest.raises(KdiffError) as caught:
+        make(kernel, EXAMPLE, pairs=read_pairs(file))
+    assert caught.value.key == "pairs.unit"
 
 
 def test_a_patch_of_comments_changes_nothing(kernel: KernelSetup) -> None:
