@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of what stands in front of a function under a name of its own: `__pfx_f`, `__cfi_f`."""
+"""Tests of what stands in front of a function: `__pfx_f`, `__cfi_f`, no-ops of patchable entries."""
 
 from __future__ import annotations
 
+import linkoracle
 import pytest
-from compiled import ASSEMBLY, changes, delta, graph, labels
+from compiled import ASSEMBLY, UNIT, changes, delta, graph, labels
+from kdiff_arch_aarch64 import ARCHITECTURE as AARCH64
+from linkoracle import Cross, compiled
 
 from kdiff.graph import SectionGraph
 
@@ -38,3 +41,34 @@ def test_a_new_function_comes_with_its_prefix(prefix: str, filler: str) -> None:
     found = delta(before, after)
     assert not found.changed
     assert labels(after, found.added) == [f"{prefix}h", "h"]
+
+
+BTI = Cross(
+    AARCH64,
+    "aarch64-linux-gnu-",
+    ("-mgeneral-regs-only", "-mbranch-protection=bti", "-fpatchable-function-entry=4,2"),
+    *(0x100000, 0x1000000, 0x1800000),
+)
+"""How arm64 compiles for call operations with BTI (arch/arm64/Makefile)."""
+
+
+@linkoracle.needs(BTI)
+@pytest.mark.parametrize(("old", "new", "name"), linkoracle.EDITS)
+def test_no_ops_in_front_of_a_function_with_bti_change_nothing(old: str, new: str, name: str) -> None:
+    before, after = (linkoracle.graph(BTI, compiled(BTI, text)) for text in (UNIT, UNIT.replace(old, new)))
+    assert linkoracle.changed_functions(before, after) == [name]
+
+
+@linkoracle.needs(BTI)
+def test_the_linker_agrees_on_every_field_behind_no_ops_with_bti() -> None:
+    assert not linkoracle.mismatches(linkoracle.link(BTI, compiled(BTI, UNIT)))
+
+
+@pytest.mark.parametrize("protection", ["none", "branch"])
+@pytest.mark.parametrize(("old", "new", "name"), linkoracle.EDITS)
+def test_sixteen_no_ops_in_front_of_a_function_change_nothing(
+    old: str, new: str, name: str, protection: str
+) -> None:
+    options = ("-fpatchable-function-entry=16,16", f"-fcf-protection={protection}")
+    before, after = (graph(text, *options) for text in (UNIT, UNIT.replace(old, new)))
+    assert linkoracle.changed_functions(before, after) == [name]
