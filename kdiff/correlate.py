@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from kdiff.aligned import told_apart
@@ -204,7 +204,7 @@ class _Work:
         return len(names) == len(set(names))
 
     def _all_references(self, pair: Pair) -> tuple[tuple[Reference, ...], tuple[Reference, ...]]:
-        return self.pre.references[pair.pre], self.post.references[pair.post]
+        return _through_pool(self.pre, pair.pre), _through_pool(self.post, pair.post)
 
     def _plausible(self, pre: int, post: int) -> bool:
         one, other = self.pre.nodes[pre], self.post.nodes[post]
@@ -281,6 +281,19 @@ def _called(graph: SectionGraph, pairs: Mapping[int, Pair], is_pre: bool, refere
     if pair is not None:
         return pair.post if is_pre else node.id
     return graph.contents(node) if node.kind is Kind.STRING else (node.kind, stem(node.name))
+
+
+def _through_pool(graph: SectionGraph, index: int) -> tuple[Reference, ...]:
+    """A node's references; one to an address kept in a pool (.toc) reaches what that address is of."""
+    found = graph.references[index]
+    if not any(graph.is_pool_word(graph.nodes[each.target]) for each in found):
+        return found
+    return tuple(
+        replace(each, target=words[0].target, addend=words[0].addend)
+        if graph.is_pool_word(graph.nodes[each.target]) and len(words := graph.references[each.target]) == 1
+        else each
+        for each in found
+    )
 
 
 def _table_key(node: Node) -> Hashable:

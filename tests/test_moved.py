@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import pytest
 from compiled import graph, named, planned
+from test_kernel_tables import graph as assembled
 
 from kdiff.correlate import correlate
+from kdiff.diff import diff
 from kdiff.plan import Plan
 from kdiff.review import review
 
@@ -59,3 +61,26 @@ def test_several_of_one_name_are_not_told_apart() -> None:
 def test_a_variable_of_another_size_did_not_move() -> None:
     wider = APART.replace("static int calls = 1", "static long calls = 1")
     assert not any(pair.how == "moved" for pair in made(TOGETHER, wider).pairing.by_post.values())
+
+
+def test_a_static_variable_that_code_reaches_through_toc_is_followed() -> None:
+    """-mcmodel=medium keeps addresses in .toc; its words have no names, and neither has the number."""
+    text = """
+.section .text.f,"ax"
+.globl f
+.type f,@function
+f: addis 3,2,.LC0@toc@ha
+ ld 3,.LC0@toc@l(3)
+ blr
+.size f,.-f
+.section .toc,"aw"
+.LC0: .quad {0}
+.section .data.{0},"aw"
+.type {0},@object
+{0}: .quad 1
+.size {0},8
+"""
+    pre, post = assembled("ppc64le", text.format("n.5")), assembled("ppc64le", text.format("n.7"))
+    pairing = correlate(pre, post)
+    assert pairing.to_post(named(pre, "n.5").id) == named(post, "n.7").id
+    assert not diff(pre, post, pairing).changed
