@@ -295,32 +295,48 @@ def _section_indices(
 def _relocations(
     view: memoryview, layout: _Layout, endian: str, sections: Column, symtab: int, symbols: int, path: str
 ) -> Column:
-    parts = []
-    for index in np.flatnonzero((sections["type"] == SHT_RELA) | (sections["type"] == SHT_REL)):
-        section = sections[index]
-        explicit = section["type"] == SHT_RELA
-        fields = [("offset", endian + layout.word), ("info", endian + layout.word)]
-        if explicit:
-            fields.append(("addend", endian + "i" + layout.word[1:]))
-        raw = np.dtype(fields)
-        if (
-            section["size"] % raw.itemsize
-            or not 0 < section["info"] < len(sections)
-            or section["link"] != symtab
-        ):
-            raise KdiffError("elf.relocations", f"relocation section {index} is malformed", place=path)
-        table = np.frombuffer(view, raw, int(section["size"]) // raw.itemsize, int(section["offset"]))
-        part = np.zeros(len(table), RELOCATION)
-        part["section"] = section["info"]
-        part["offset"] = table["offset"]
-        part["type"] = table["info"] & ((1 << layout.symbol_shift) - 1)
-        part["symbol"] = table["info"] >> np.array(layout.symbol_shift, table["info"].dtype)
-        part["addend"] = table["addend"] if explicit else 0
-        part["implicit"] = not explicit
-        parts.append(part)
+    parts = [
+        _records(view, layout, endian, sections, tables, kind, symtab, path)
+        for kind in (SHT_RELA, SHT_REL)
+        if len(tables := np.flatnonzero(sections["type"] == kind))
+    ]
     if not parts:
         return np.zeros(0, RELOCATION)
-    merged = np.concatenate(parts)
-    merged = merged[np.lexsort((merged["offset"], merged["section"]))]
-    check_relocations(merged, sections, symbols, path)
-    return merged
+    merged = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    step = np.diff(merged["section"].astype("i8"))
+    if np.all((step > 0) | ((step == 0) & (merged["offset"][:-1] <= merged["offset"][1:]))):
+        ordered = merged
+    else:
+        ordered = merged[np.lexsort((merged["offset"], merged["section"]))]
+    check_relocations(ordered, sections, symbols, path)
+    return ordered
+
+
+def _records(
+    view: memoryview, layout: _Layout, endian: str, sections: Column, tables: Column, kind: int, symtab: int,
+    path: str,
+) -> Column:  # fmt: skip
+    """All records of one kind, table after table. `tables`: section indices."""
+    fields = [("offset", endian + layout.word), ("info", endian + layout.word)]
+    if kind == SHT_RELA:
+        fields.append(("addend", endian + "i" + layout.word[1:]))
+    raw = np.dtype(fields)
+    headers = sections[tables]
+    targets, sizes = headers["info"], headers["size"]
+    wrong = (sizes % raw.itemsize != 0) | (targets == 0) | (targets >= len(sections))
+    wrong |= headers["link"] != symtab
+    if np.any(wrong):
+        table = int(tables[np.argmax(wrong)])
+        raise KdiffError("elf.relocations", f"relocation section {table} is malformed", place=path)
+    if int(sizes.sum()) > len(view):
+        raise KdiffError("elf.relocations", "relocation sections overlap", place=path)
+    spans = zip(headers["offset"].tolist(), sizes.tolist(), strict=True)
+    found = np.frombuffer(b"".join([view[start : start + size] for start, size in spans]), raw)
+    records = np.zeros(len(found), RELOCATION)
+    records["section"] = np.repeat(targets, sizes.astype("i8") // raw.itemsize)
+    records["offset"] = found["offset"]
+    records["type"] = found["info"] & ((1 << layout.symbol_shift) - 1)
+    records["symbol"] = found["info"] >> np.array(layout.symbol_shift, found["info"].dtype)
+    records["addend"] = found["addend"] if kind == SHT_RELA else 0
+    records["implicit"] = kind == SHT_REL
+    return records
