@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 
 from kdiff.aligned import told_apart
 from kdiff.graph import Node, Reference, SectionGraph
@@ -21,6 +22,8 @@ from kdiff.moved import moved_statics
 from kdiff.naming import is_numbered, is_part, stem
 from kdiff.pairs import Wishes
 from kdiff.split import Kind
+
+NOTHING: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,18 @@ def is_static_local(node: Node) -> bool:
     return bool(node.local and node.kind is not Kind.FUNCTION and is_numbered(node.name))
 
 
-def correlate(pre: SectionGraph, post: SectionGraph, wishes: Wishes | None = None) -> Pairing:
-    """Pair the nodes of two graphs; what the author pinned first, what is forbidden never."""
+def correlate(
+    pre: SectionGraph,
+    post: SectionGraph,
+    wishes: Wishes | None = None,
+    same: Mapping[int, int] = NOTHING,
+) -> Pairing:
+    """Pair the nodes of two graphs; what the author pinned first, what is forbidden never.
+
+    `same`: sections known to be the same, pre -> post (`Alike.sections`).
+    """
     work = _Work(pre, post, wishes or Wishes())
+    work.pair_within(same)
     work.pair_unique("name", lambda n: (n.kind is Kind.EXTERN, n.name) if not n.local else None)
     work.pair_unique("name", _local_key)
     work.pair_unique("name of another binding", _defined_key)
@@ -132,6 +144,14 @@ class _Work:
         pair = Pair(pre, post, how, not others, others)
         self.by_pre[pre] = self.by_post[post] = pair
         self._fresh.append(pair)
+
+    def pair_within(self, same: Mapping[int, int]) -> None:
+        """Pair what stands at the same place of sections that are known to be the same."""
+        there = {(node.section, node.start): node for node in self.post.nodes if node.section}
+        for node in self.pre.nodes:
+            partner = there.get((same.get(node.section, 0), node.start)) if node.section else None
+            if partner is not None and partner.kind is node.kind:
+                self.add(node.id, partner.id, "section alike")
 
     def pair_unique(self, how: str, key: Callable[[Node], Hashable | None]) -> None:
         """Pair nodes whose key exists once on either side."""

@@ -17,6 +17,7 @@ from functools import lru_cache
 import networkx as nx
 import numpy as np
 
+from kdiff.alike import Scope
 from kdiff.arch import Architecture, Howto
 from kdiff.compound import Record, records
 from kdiff.elf.read import (
@@ -26,6 +27,7 @@ from kdiff.elf.read import (
     STB_WEAK,
     STT_FUNC,
     STT_SECTION,
+    Column,
     Object,
 )
 from kdiff.errors import KdiffError
@@ -124,11 +126,8 @@ class SectionGraph:
 
     def contents(self, node: Node) -> bytes:
         """The node's raw bytes; zeros for SHT_NOBITS."""
-        raw = (
-            bytes(self.obj.contents(node.section)[node.start : node.start + node.size])
-            if node.section
-            else b""
-        )
+        part = slice(node.start, node.start + node.size)
+        raw = bytes(self.obj.contents(node.section)[part]) if node.section else b""
         return raw or bytes(node.size)
 
     def where(self, node: Node, offset: int | None = None) -> str:
@@ -173,14 +172,14 @@ def _decoded(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
 
 
 def build(
-    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits = NO_HABITS
-) -> SectionGraph:
-    """Make the graph of an object; KdiffError for relocations kdiff does not know."""
-    pieces = split(obj, arch, special)
-    nodes = [_node(obj, habits, index, piece) for index, piece in enumerate(pieces)]
-    nodes = _unique(nodes)
+    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits = NO_HABITS,
+    scope: Scope | None = None,
+) -> SectionGraph:  # fmt: skip
+    """Make the graph of an object, or of a part of it; KdiffError for relocations kdiff does not know."""
+    pieces = enumerate(split(obj, arch, special, scope))
+    nodes = _unique(_node(obj, habits, index, piece) for index, piece in pieces)
     lookup = _Lookup(obj, arch, nodes)
-    references = _references(obj, arch, nodes, lookup)
+    references = _references(obj, arch, nodes, lookup, None if scope is None else scope.references)
     nodes += lookup.externs
     references += [()] * len(lookup.externs)
     owners = owners_of(nodes, references)
@@ -284,7 +283,7 @@ class _Lookup:
     def _inner_symbols(self) -> dict[int, tuple[tuple[int, str], ...]]:
         found: dict[int, list[tuple[int, str]]] = {}
         for index, (_, value, _, kind, _, _, section) in enumerate(self.symbols):
-            if not 0 < section < len(self.obj.sections) or kind == STT_SECTION:
+            if section not in self._sections or kind == STT_SECTION:
                 continue
             node = self.at(section, value)
             if node is not None and value > node.start and not is_mapping(self.obj, self.arch, index):
@@ -293,16 +292,17 @@ class _Lookup:
 
 
 def _references(
-    obj: Object, arch: Architecture, nodes: list[Node], lookup: _Lookup
+    obj: Object, arch: Architecture, nodes: list[Node], lookup: _Lookup, speaking: Column | None
 ) -> list[tuple[Reference, ...]]:
+    """The references of each node; none of those in sections that are not `speaking`."""
     result: list[tuple[Reference, ...]] = []
     for node in nodes:
+        heard = speaking is None or bool(speaking[node.section])
         low, high = (int(obj.relocation_bounds[node.section + step]) for step in (0, 1))
-        first, last = np.searchsorted(
-            obj.relocations["offset"][low:high], (node.start, node.start + node.size)
-        )
-        found = records(obj, arch, obj.relocations[low + first : low + last].tolist()) if first < last else []
-        near = _is_code(obj, node) and lookup.is_shared(node)
+        within = (node.start, node.start + node.size)
+        first, last = np.searchsorted(obj.relocations["offset"][low:high], within) + low
+        found = records(obj, arch, obj.relocations[first:last].tolist()) if first < last and heard else []
+        near = heard and _is_code(obj, node) and lookup.is_shared(node)
         if not found and not near:
             result.append(())
             continue

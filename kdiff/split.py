@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
 from typing import Any
 
 import numpy as np
 
+from kdiff.alike import Scope
 from kdiff.arch import Architecture, Howto
 from kdiff.elf.read import (
     SHF_ALLOC,
@@ -30,11 +30,12 @@ from kdiff.elf.read import (
     STT_FUNC,
     STT_NOTYPE,
     STT_OBJECT,
+    Column,
     Object,
 )
 from kdiff.kernel import SpecialSection
-from kdiff.structures import size_of
-from kdiff.tables import Sizes, piece_sections, tables_of
+from kdiff.structures import declared_sizes
+from kdiff.tables import piece_sections, tables_of
 
 
 class Kind(Enum):
@@ -66,14 +67,19 @@ class Piece:
     """Index of the entry in its table."""
 
 
-def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> list[Piece]:
-    """Cut all allocated sections, in section order and by offset."""
-    tables = tables_of(obj, arch, special, _declared_sizes(obj, arch))
+def split(
+    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], scope: Scope | None = None
+) -> list[Piece]:
+    """Cut all allocated sections, or those of a scope, in section order and by offset."""
+    tables = tables_of(obj, arch, special, declared_sizes(obj, arch)) if scope is None else scope.tables
     companions = _cuts(obj, arch, piece_sections(obj, special), tables)
     payloads = _payloads(obj, arch, tables)
-    by_section = _symbols_by_section(obj, arch)
+    wanted = obj.sections["flags"] & SHF_ALLOC > 0
+    if scope is not None:
+        wanted &= scope.nodes
+    by_section = _symbols_by_section(obj, arch, wanted)
     pieces: list[Piece] = []
-    for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist():
+    for index in np.flatnonzero(wanted).tolist():
         section = obj.sections[index]
         size, flags = int(section["size"]), int(section["flags"])
         if section["type"] in (SHT_GROUP, SHT_NOTE):
@@ -98,6 +104,7 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
                     number,
                 )
                 for number, start in enumerate(range(0, size, step))
+                if scope is None or index not in scope.entries or scope.entries[index][number]
             ]
         elif index in companions:
             starts = sorted({0, *companions[index]})
@@ -122,12 +129,6 @@ def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]
                 obj, arch, index, kind, by_section.get(index, []), payloads.get(index, set())
             )
     return pieces
-
-
-def _declared_sizes(obj: Object, arch: Architecture) -> Sizes:
-    """Sizes of structures by name, from the object's debugging information; read when first asked."""
-    found = cache(lambda: size_of(obj, arch))
-    return lambda name: found().get(name, 0)
 
 
 def _kind(flags: int) -> Kind:
@@ -157,11 +158,11 @@ def is_mapping(obj: Object, arch: Architecture, symbol: int) -> bool:
     )
 
 
-def _symbols_by_section(obj: Object, arch: Architecture) -> dict[int, list[int]]:
+def _symbols_by_section(obj: Object, arch: Architecture, sections: Column) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     kinds = (STT_FUNC, STT_OBJECT, STT_NOTYPE)
-    named = np.isin(obj.symbols["type"], kinds) & (obj.symbols["section"] > 0)
-    for index in np.flatnonzero(named & (obj.symbols["section"] < len(obj.sections))):
+    named = np.isin(obj.symbols["type"], kinds) & (obj.symbols["section"] < len(obj.sections))
+    for index in np.flatnonzero(named & sections[np.where(named, obj.symbols["section"], 0)]):
         if not is_mapping(obj, arch, int(index)):
             found.setdefault(int(obj.symbols["section"][index]), []).append(int(index))
     return found

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 
 from kdiff.arch import Architecture
 from kdiff.elf.debug import has_types
@@ -25,3 +26,9 @@ def size_of(obj: Object, arch: Architecture) -> Mapping[str, int]:
         if key.kind == "struct":
             found.setdefault(key.name, set()).update(each.size for each in declared if each.size)
     return {name: sizes.pop() for name, sizes in found.items() if len(sizes) == 1}
+
+
+def declared_sizes(obj: Object, arch: Architecture) -> Callable[[str], int]:
+    """The size of a structure by name, 0 if it is not there; the debugging information is read when asked."""
+    found = cache(lambda: size_of(obj, arch))
+    return lambda name: found().get(name, 0)

@@ -31,6 +31,8 @@ PASSES = {
     "name of another binding": "both have this name, one as a global and one as a static",
     "content": "both have these contents",
     "section": "both are all that their section holds",
+    "pinned": "the author says so",
+    "section alike": "both stand at this place of a section that is alike in both",
     "row": "both stand at this place of their table",
     "reference": "the same place of a function that was paired before refers to both",
     "uses side by side": "functions that were paired before use both, in code that is alike",

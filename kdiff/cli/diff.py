@@ -7,21 +7,24 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from kdiff import registry
-from kdiff.correlate import Pairing, correlate
-from kdiff.diff import Delta, diff
+from kdiff.cli.batch import run_batch
+from kdiff.cli.delta import as_json, is_listed
+from kdiff.compare import comparer
+from kdiff.correlate import Pairing
+from kdiff.diff import Delta
 from kdiff.elf.read import read
 from kdiff.errors import EXIT_DONE, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, Refusal
 from kdiff.factsfile import read_facts
-from kdiff.graph import Node, SectionGraph, build
+from kdiff.graph import SectionGraph
 from kdiff.inplace_text import as_json as in_place_json
 from kdiff.inplace_text import changes
 from kdiff.kernel import KernelFacts
-from kdiff.pairs import Wishes, object_unit, read_pairs, wishes
-from kdiff.plan import Plan, plan
+from kdiff.pairs import read_pairs
+from kdiff.plan import Plan
 from kdiff.review import review
 from kdiff.review_sections import opaque_tables, unknown_sections
 from kdiff.review_types import retyped, review_types
@@ -30,7 +33,9 @@ from kdiff.review_types import retyped, review_types
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("pre", type=Path, metavar="PRE.o", help="the object built before the patch")
-    parser.add_argument("post", type=Path, metavar="POST.o", help="the object built after it")
+    parser.add_argument("post", type=Path, nargs="?", metavar="POST.o", help="the object built after it")
+    parser.add_argument("--batch", action="store_true", help="PRE.o is a list of pairs, a line each")
+    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="compare N pairs at a time")
     parser.add_argument("--same", action="store_true", help="list what is the same, too")
     parser.add_argument("--why", metavar="NAME", help="explain what happens to one function or variable")
     parser.add_argument("--extract", type=Path, metavar="OUT.o", help="write what an update would hold")
@@ -47,20 +52,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the delta; exit 0, 66 if there is nothing to do, 3 if the change must not be patched live."""
     plugins = registry.load()
-    facts = read_facts(args.facts) if args.facts else KernelFacts()
-    pre, post = (_graph(plugins, path, facts) for path in (args.pre, args.post))
-    if pre.arch is not post.arch:
-        raise KdiffError("diff.architecture", "built for another architecture", place=str(args.post))
-    pairing = correlate(pre, post, _wishes(args, pre, post))
-    delta = diff(pre, post, pairing)
-    planned = plan(pre, post, pairing, delta, "")
+    compare = comparer(plugins, read_facts(args.facts) if args.facts else KernelFacts())
+    if args.batch or args.pre.is_dir():
+        return run_batch(args, compare)
+    if args.post is None:
+        raise KdiffError("diff.pairs", "there is only one object", remedy="name PRE.o and POST.o")
+    pairs = read_pairs(args.pairs) if args.pairs else None
+    planned = compare(read(args.pre), read(args.post), bool(args.why or args.same or args.html), pairs)
+    pre, post, delta, pairing = planned.pre, planned.post, planned.delta, planned.pairing
     if args.why:
         return _why(planned, args.why, args.json)
     types = retyped((planned,) if planned.replaced or planned.in_place else ())
     for line in types.notes:
         print(line, file=sys.stderr)
     refusals = (*review(planned), *review_types(types, args.accept_layout))
-    shown = _as_json(pre, post, delta)
+    shown = as_json(planned, args.same)
     unknown = sorted({*unknown_sections(pre), *unknown_sections(post)})
     opaque = sorted({*opaque_tables(pre), *opaque_tables(post)})
     shown["unsure"] = list(_unsure(pre, post, pairing))
@@ -98,25 +104,6 @@ def run(args: argparse.Namespace) -> int:
     if refusals:
         return EXIT_REFUSED
     return EXIT_DONE if planned.replaced or planned.in_place else EXIT_NOTHING_CHANGED
-
-
-def _graph(plugins: registry.Registry, path: Path, facts: KernelFacts) -> SectionGraph:
-    obj = read(path)
-    arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
-    if facts.machine not in ("", arch.name):
-        raise KdiffError(
-            "facts.machine", f"built for {arch.name}, the facts are of {facts.machine}", place=str(path)
-        )
-    facts = replace(facts, machine=arch.name)
-    return build(obj, arch, plugins.special_sections(facts), plugins.habits(facts))
-
-
-def _wishes(args: argparse.Namespace, pre: SectionGraph, post: SectionGraph) -> Wishes | None:
-    if not args.pairs:
-        return None
-    file = read_pairs(args.pairs)
-    chosen = [each for each in (*file.pin, *file.forbid) if object_unit(each, args.pre)]
-    return wishes(file, chosen, pre, post)
 
 
 # What may be asked for -------------------------------------------------------------------------------
@@ -197,26 +184,21 @@ def _write_extract(planned: Plan, path: Path) -> tuple[dict[str, object] | None,
 # Printing --------------------------------------------------------------------------------------------
 
 
-def _listed(node: Node) -> bool:
-    """Table entries follow their owners and strings their contents; neither says anything by itself."""
-    return node.table is None and bool(node.names)
-
-
 def _print(pre: SectionGraph, post: SectionGraph, delta: Delta, same: bool) -> None:
     if same:
         for index, _ in delta.same:
-            if _listed(pre.nodes[index]):
+            if is_listed(pre.nodes[index]):
                 print(f"same     {pre.nodes[index].label}")
     for change in delta.changed:
         node = post.nodes[change.post]
-        if _listed(node):
+        if is_listed(node):
             causes = "; ".join(_cause(each.text, each.offset) for each in change.causes[:3])
             print(f"changed  {node.label}: {causes}")
     for index in delta.added:
-        if _listed(post.nodes[index]):
+        if is_listed(post.nodes[index]):
             print(f"added    {post.nodes[index].label}")
     for index in delta.removed:
-        if _listed(pre.nodes[index]):
+        if is_listed(pre.nodes[index]):
             print(f"removed  {pre.nodes[index].label}")
 
 
@@ -228,7 +210,7 @@ def _unsure(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Iterator
     """Pairs of things with a name for which another one would have fitted as well."""
     for post_id in sorted(pairing.by_post):
         pair = pairing.by_post[post_id]
-        if not pair.sure and _listed(post.nodes[post_id]):
+        if not pair.sure and is_listed(post.nodes[post_id]):
             yield {
                 "post": post.nodes[post_id].label,
                 "pre": pre.nodes[pair.pre].label,
@@ -240,28 +222,9 @@ def _unsure(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Iterator
 def _unsure_lines(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Iterator[str]:
     for post_id in sorted(pairing.by_post):
         pair = pairing.by_post[post_id]
-        if not pair.sure and _listed(post.nodes[post_id]):
+        if not pair.sure and is_listed(post.nodes[post_id]):
             rest = ", ".join(pre.nodes[each].label for each in pair.alternatives)
             yield (
                 f"unsure   {post.nodes[post_id].label}: taken for {pre.nodes[pair.pre].label} by {pair.how};"
                 f" it may be {rest}"
             )
-
-
-def _as_json(pre: SectionGraph, post: SectionGraph, delta: Delta) -> dict[str, object]:
-    return {
-        "same": [pre.nodes[index].label for index, _ in delta.same if _listed(pre.nodes[index])],
-        "changed": [
-            {
-                "name": post.nodes[change.post].label,
-                "kind": post.nodes[change.post].kind.value,
-                "causes": [
-                    {"key": cause.key, "text": cause.text, "offset": cause.offset} for cause in change.causes
-                ],
-            }
-            for change in delta.changed
-            if _listed(post.nodes[change.post])
-        ],
-        "added": [post.nodes[index].label for index in delta.added if _listed(post.nodes[index])],
-        "removed": [pre.nodes[index].label for index in delta.removed if _listed(pre.nodes[index])],
-    }

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kdiff diff` over many pairs: two directories, or a list with a pair on each line.
+
+Equal files are told by their bytes and never parsed. A pair that fails is one line and does not stop the
+rest. Pairs are shown in the order of the list, whoever finishes first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kdiff import registry
+from kdiff.cli.delta import as_json
+from kdiff.compare import NO_FACTS, Compare, comparer
+from kdiff.elf.read import read
+from kdiff.errors import EXIT_DONE, EXIT_ERROR, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, Refused
+from kdiff.factsfile import read_facts
+from kdiff.pairs import PairsFile, read_pairs
+from kdiff.review import review
+from kdiff.review_types import retyped, review_types
+
+_STATUS = {"same": EXIT_NOTHING_CHANGED, "changed": EXIT_DONE, "refused": EXIT_REFUSED, "error": EXIT_ERROR}
+"""Outcome of a pair -> exit status; the worst of all pairs is the status of the whole."""
+_ORDER = ("error", "refused", "changed", "same")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two files. `name`: for people."""
+
+    name: str
+    pre: Path
+    post: Path
+
+
+def run_batch(args: argparse.Namespace, compare: Compare) -> int:
+    """Compare all pairs; print a line each, and totals."""
+    pairs = _pairs(args)
+    accepted = tuple(args.accept_layout)
+    totals: Counter[str] = Counter()
+    with _progress(len(pairs), args.json) as advance:
+        for pair, found in zip(pairs, _results(pairs, accepted, args, compare), strict=True):
+            totals[found["outcome"]] += 1
+            print(json.dumps({"pair": pair.name, **found}) if args.json else _line(pair, found), flush=True)
+            advance()
+    shown = ", ".join(f"{totals[each]} {each}" for each in reversed(_ORDER))
+    print(json.dumps({"totals": dict(totals)}) if args.json else f"{len(pairs)} pairs: {shown}")
+    return next((_STATUS[each] for each in _ORDER if totals[each]), EXIT_NOTHING_CHANGED)
+
+
+def _pairs(args: argparse.Namespace) -> list[Pair]:
+    if args.batch:
+        return list(_listed(args.pre))
+    if args.post is None or not args.post.is_dir():
+        raise KdiffError(
+            "diff.pairs", "a directory can only be compared with a directory", place=str(args.post)
+        )
+    names = sorted({str(path.relative_to(args.pre)) for path in args.pre.rglob("*.o")})
+    if not names:
+        raise KdiffError("diff.pairs", "no object (*.o) is below this directory", place=str(args.pre))
+    return [Pair(name, args.pre / name, args.post / name) for name in names]
+
+
+def _listed(path: Path) -> Iterator[Pair]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KdiffError("diff.pairs", f"cannot read the list: {error}", place=str(path)) from error
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words or line.startswith("#"):
+            continue
+        if len(words) != 2:
+            raise KdiffError(
+                "diff.pairs", f"line {number} names {len(words)} files", place=str(path),
+                remedy="write PRE.o and POST.o on each line",
+            )  # fmt: skip
+        yield Pair(words[0], Path(words[0]), Path(words[1]))
+
+
+def _results(
+    pairs: list[Pair], accepted: tuple[str, ...], args: argparse.Namespace, compare: Compare
+) -> Iterator[dict[str, Any]]:
+    told = read_pairs(args.pairs) if args.pairs else None
+    if args.jobs <= 1:
+        yield from (_compared(pair, accepted, compare, told) for pair in pairs)
+        return
+    with ProcessPoolExecutor(args.jobs) as pool:
+        chunk = max(1, min(16, len(pairs) // (4 * args.jobs)))
+        rest = ([each] * len(pairs) for each in (accepted, args.facts, told))
+        yield from pool.map(_elsewhere, pairs, *rest, chunksize=chunk)
+
+
+@cache
+def _comparison(facts: Path | None) -> Compare:
+    return comparer(registry.load(), read_facts(facts) if facts else NO_FACTS)
+
+
+def _elsewhere(
+    pair: Pair, accepted: tuple[str, ...], facts: Path | None, pairs: PairsFile | None
+) -> dict[str, Any]:
+    """One pair in a process of the pool."""
+    return _compared(pair, accepted, _comparison(facts), pairs)
+
+
+def _compared(
+    pair: Pair, accepted: tuple[str, ...], compare: Compare, pairs: PairsFile | None
+) -> dict[str, Any]:
+    """What became of one pair: `outcome`, and the lists of `kdiff diff --json`."""
+    try:
+        if pair.pre.read_bytes() == pair.post.read_bytes():
+            return {"outcome": "same", "equal_bytes": True}
+        plan = compare(read(pair.pre), read(pair.post), False, pairs)
+        types = retyped((plan,) if plan.replaced or plan.in_place else ())
+        refusals = (*review(plan), *review_types(types, accepted))
+    except (OSError, KdiffError, Refused) as error:
+        return {"outcome": "error", "error": str(error)}
+    busy = bool(plan.replaced or plan.in_place)
+    shown = as_json(plan)
+    shown["refusals"] = [{"key": each.key, "place": each.place, "reason": each.reason} for each in refusals]
+    shown["in_place"] = [plan.post.nodes[each.post].label for each in plan.in_place]
+    return {"outcome": "refused" if refusals else "changed" if busy else "same", **shown}
+
+
+def _line(pair: Pair, found: dict[str, Any]) -> str:
+    parts = [f"{found['outcome']:<8} {pair.name}"]
+    for title, key in (("", "replaced"), ("new ", "new"), ("in place ", "in_place")):
+        if found.get(key):
+            parts.append(f"{title}{', '.join(found[key])}")
+    parts += [each["key"] for each in found.get("refusals", ())]
+    parts += [found["error"]] if "error" in found else []
+    return "  ".join(parts)
+
+
+@contextmanager
+def _progress(total: int, quiet: bool) -> Iterator[Any]:
+    """A bar on stderr where somebody sees it and the lines go elsewhere."""
+    if quiet or not sys.stderr.isatty() or sys.stdout.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console  # a bar is not worth its import where nobody sees it
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("comparing", total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graphs of what is not alike lead to the plan that whole graphs lead to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from compiled import ASSEMBLY, HABITS, UNIT, compiled
+from hypothesis import given, settings
+from kdiff_arch_x86_64 import ARCHITECTURE
+from linkoracle import EDITS, Cross
+from linkoracle import compiled as cross_compiled
+from strategies import pairs
+from test_linenumbers import AARCH64, ARM, I386, LOONGARCH64, PPC64LE, RISCV64, S390X
+
+from kdiff.alike import alike
+from kdiff.arch import Architecture
+from kdiff.cli.delta import is_listed
+from kdiff.cli.main import main
+from kdiff.compare import planned
+from kdiff.elf.read import read_bytes
+from kdiff.kernel import Keep, Shape, SpecialSection
+from kdiff.plan import Plan
+from kdiff.review import review
+
+Special = Mapping[str, SpecialSection]
+NOTHING: Special = {}
+BUGS = {
+    "__bugs": SpecialSection(
+        "__bugs", 0, Keep.OWNER, owner=0, shapes=(Shape(12, ((0, 4),), ignored=((8, 2),)),)
+    )
+}
+
+
+def outcome(plan: Plan) -> tuple[object, ...]:
+    """All that a plan decides, by names."""
+    pre, post, delta = plan.pre, plan.post, plan.delta
+    named = [
+        sorted(node.label for node in map(graph.nodes.__getitem__, ids) if is_listed(node))
+        for graph, ids in (
+            (post, [each.post for each in delta.changed]), (post, delta.added), (pre, delta.removed),
+            (post, plan.carried), (post, [new for _, new in plan.replaced]),
+        )
+    ]  # fmt: skip
+    entries = sorted(post.nodes[i].section_name for i in plan.carried if post.nodes[i].table is not None)
+    return named, entries, sorted((each.key, each.reason) for each in review(plan))
+
+
+def both(
+    before: bytes, after: bytes, arch: Architecture = ARCHITECTURE, special: Special = NOTHING
+) -> tuple[object, ...]:
+    """The outcome, which is the same with whole graphs."""
+    pre, post = read_bytes(before, "unit.o"), read_bytes(after, "unit.o")
+    plans = [planned(pre, post, arch, special, HABITS, whole) for whole in (False, True)]
+    assert outcome(plans[0]) == outcome(plans[1])
+    return outcome(plans[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs())
+def test_the_plan_is_that_of_whole_graphs(texts: tuple[str, str]) -> None:
+    both(*(compiled(text) for text in texts))
+
+
+@pytest.mark.parametrize(
+    "cross", [AARCH64, ARM, I386, LOONGARCH64, PPC64LE, RISCV64, S390X], ids=lambda c: c.architecture.name
+)
+def test_the_plan_is_that_of_whole_graphs_on_every_architecture(cross: Cross) -> None:
+    for old, new, changed in EDITS:
+        before, after = (cross_compiled(cross, text) for text in (UNIT, UNIT.replace(old, new)))
+        (_, _, _, _, replaced), _, _ = both(before, after, cross.architecture)
+        assert replaced == [changed]
+
+
+def test_equal_objects_leave_nothing() -> None:
+    obj = read_bytes(compiled(UNIT), "unit.o")
+    found = alike(obj, obj, ARCHITECTURE, {}, HABITS)
+    assert not found.pre.references.any()
+    assert not found.post.references.any()
+
+
+def test_an_edit_leaves_what_it_reaches() -> None:
+    pre, post = (
+        read_bytes(compiled(text), "unit.o") for text in (UNIT, UNIT.replace("return gauge[3]", "return 3"))
+    )
+    found = alike(pre, post, ARCHITECTURE, {}, HABITS)
+    kept = {pre.section_name(index) for index in found.pre.references.nonzero()[0]}
+    assert ".text.choose" in kept
+    assert ".text.helper" not in kept
+
+
+NUMBERED = """
+.section .bss.n.{0},"aw",@nobits
+.type n.{0},@object
+n.{0}: .zero 4
+.size n.{0},4
+.section .bss.n.{1},"aw",@nobits
+.type n.{1},@object
+n.{1}: .zero 4
+.size n.{1},4
+.section .text.f,"ax"
+.type f,@function
+f: mov $.bss.n.{0},%rax; ret
+.size f,.-f
+.section .text.g,"ax"
+.type g,@function
+g: mov $.bss.n.{1},%rax; {2}; ret
+.size g,.-g
+"""
+
+
+def test_a_number_alone_proves_nothing() -> None:
+    """The two variables swap their numbers: who refers to them tells which is which."""
+    before, after = (
+        compiled(NUMBERED.format(*each), ASSEMBLY) for each in ((1, 2, "nop"), (2, 1, "inc %eax"))
+    )
+    (_, added, removed, carried, replaced), _, refusals = both(before, after)
+    assert (added, removed, carried, replaced, refusals) == ([], [], ["g"], ["g"], [])
+
+
+ENTRIES = """
+.section .text.f,"ax"
+.type f,@function
+f: nop; ret
+.size f,.-f
+.section .text.g,"ax"
+.type g,@function
+g: nop; ret
+.size g,.-g
+.section __bugs,"a"
+.long .text.f - .; .long 1; .word {0}; .word {1}
+.long .text.g - .; .long 1; .word {0}; .word 3
+"""
+
+
+def test_entries_of_equal_code_are_compared() -> None:
+    first, lines, flags = (compiled(ENTRIES.format(*each), ASSEMBLY) for each in ((10, 1), (20, 1), (20, 2)))
+    assert both(first, lines, special=BUGS)[0][4] == []
+    assert both(first, flags, special=BUGS)[0][4] == ["f"]
+
+
+REPLACED = """
+.section .repl,"ax"
+1: nop
+2: nop
+.section .text.f,"ax"
+.type f,@function
+f: nop; ret
+.size f,.-f
+.section .text.g,"ax"
+.type g,@function
+g: nop; ret
+.size g,.-g
+.section .text.h,"ax"
+.type h,@function
+h: nop; {2}; ret
+.size h,.-h
+.section .alts,"a"
+.long .text.f - ., {0}b - .
+.long .text.g - ., {1}b - .
+.long .text.h - ., {0}b - .
+"""
+
+
+def test_payload_goes_by_its_entries_and_not_by_its_place() -> None:
+    """Two functions swap the places of their replacements, which look alike."""
+    row = SpecialSection(".alts", 8, Keep.OWNER, owner=0, pieces=(".repl",))
+    before, after = (
+        compiled(REPLACED.format(*each), ASSEMBLY) for each in (("1", "2", "nop"), ("2", "1", "inc %eax"))
+    )
+    assert both(before, after, special={row.name: row})[0][4] == ["h"]
+
+
+def test_a_batch_has_a_line_for_each_pair_and_goes_on_after_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new, changed = EDITS[0]
+    for name, before, after in (
+        ("a/one.o", compiled(UNIT), compiled(UNIT.replace(old, new))),
+        ("a/two.o", compiled(UNIT), compiled(UNIT)),
+        ("broken.o", b"no object", compiled(UNIT)),
+    ):
+        for folder, data in (("pre", before), ("post", after)):
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    for jobs in ("1", "2"):
+        assert main(["diff", str(tmp_path / "pre"), str(tmp_path / "post"), "--json", "-j", jobs]) == 1
+        *lines, totals = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+        assert [(each["pair"], each["outcome"]) for each in lines] == [
+            ("a/one.o", "changed"), ("a/two.o", "same"), ("broken.o", "error")
+        ]  # fmt: skip
+        assert lines[0]["replaced"] == [changed]
+        assert "not an ELF file" in lines[2]["error"]
+        assert totals == {"totals": {"changed": 1, "same": 1, "error": 1}}
+
+
+def test_a_list_names_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new, _ = EDITS[0]
+    for name, text in (("pre.o", UNIT), ("post.o", UNIT.replace(old, new))):
+        (tmp_path / name).write_bytes(compiled(text))
+    (tmp_path / "list").write_text(f"# pairs\n{tmp_path / 'pre.o'} {tmp_path / 'post.o'}\n")
+    assert main(["diff", "--batch", str(tmp_path / "list")]) == 0
+    assert "1 pairs: 0 same, 1 changed, 0 refused, 0 error" in capsys.readouterr().out
+    (tmp_path / "list").write_text("one two three\n")
+    assert main(["diff", "--batch", str(tmp_path / "list")]) == 1
+    assert "line 1 names 3 files" in capsys.readouterr().err
