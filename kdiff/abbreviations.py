@@ -131,6 +131,8 @@ def abbreviations(
             code, place = uleb(data, place)
             if not code:
                 return table
+            if code in table:
+                raise ValueError("a code comes twice")
             tag, place = uleb(data, place)
             nested = bool(data[place])
             place += 1

@@ -260,7 +260,7 @@ class _Work:
     def _open_targets(
         self, graph: SectionGraph, paired: Mapping[int, Pair], references: Iterable[Reference]
     ) -> dict[Hashable, list[int]]:
-        found: dict[Hashable, list[int]] = {}
+        found: dict[Hashable, dict[int, None]] = {}
         for reference in references:
             node = graph.nodes[reference.target]
             if node.id in paired or node.kind in (Kind.STRING, Kind.EXTERN) or node.is_fragment:
@@ -270,9 +270,8 @@ class _Work:
             if node.kind is Kind.FUNCTION and not is_part(node.name):
                 continue
             key = (node.kind, stem(node.name) or node.section_name)
-            if node.id not in found.setdefault(key, []):
-                found[key].append(node.id)
-        return found
+            found.setdefault(key, {})[node.id] = None
+        return {key: list(nodes) for key, nodes in found.items()}
 
     def pair_moved(self) -> None:
         """Pair static locals that went along with code into another function."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from heapq import heappop, heappush
 
 from kdiff.correlate import Pair, Pairing
 from kdiff.dwarflines import source_lines
@@ -184,25 +185,34 @@ class _Comparison:
 
 
 def _spread(work: _Comparison, causes: dict[int, tuple[Cause, ...]], written: frozenset[int]) -> None:
-    """Repeat until nothing is added: who cannot go on using the pre version of a changed node changes too.
+    """Until nothing is added: who cannot go on using the pre version of a changed node changes too.
 
-    Whoever uses what is `written` in place can.
+    Whoever uses what is `written` in place can. Pairs are asked in their order, again and again, but only
+    those that use something that changed since.
     """
-    progress = True
-    while progress:
-        progress = False
-        for pair in work.pairing.by_pre.values():
-            if pair.post in causes:
-                continue
-            node = work.post.nodes[pair.post]
-            if node.kind is Kind.EXTERN or (node.table is not None and node.id in work.post.owners):
-                continue
-            for reference in _needs(work.post, node):
-                cause = None if reference.target in written else _forced(work, reference, causes)
-                if cause is not None:
-                    causes[pair.post] = (cause,)
-                    progress = True
-                    break
+    order = [pair.post for pair in work.pairing.by_pre.values() if _may_follow(work.post, pair.post)]
+    users: dict[int, list[int]] = {}
+    for number, index in enumerate(order):
+        for target in {reference.target for reference in _needs(work.post, work.post.nodes[index])}:
+            users.setdefault(target, []).append(number)
+    waiting = [(0, number) for number in sorted({user for each in causes for user in users.get(each, ())})]
+    while waiting:
+        turn, number = heappop(waiting)
+        index = order[number]
+        if index in causes:
+            continue
+        for reference in _needs(work.post, work.post.nodes[index]):
+            cause = None if reference.target in written else _forced(work, reference, causes)
+            if cause is not None:
+                causes[index] = (cause,)
+                for user in users.get(index, ()):
+                    heappush(waiting, (turn + (user <= number), user))
+                break
+
+
+def _may_follow(post: SectionGraph, index: int) -> bool:
+    node = post.nodes[index]
+    return node.kind is not Kind.EXTERN and (node.table is None or node.id not in post.owners)
 
 
 def _needs(graph: SectionGraph, node: Node) -> Iterator[Reference]:
@@ -247,7 +257,7 @@ def _plain(graph: SectionGraph, node: Node) -> bytes:
     data = graph.contents(node)
     references = graph.references[node.id]
     for offset, size in _unimportant(node):
-        data = data[:offset] + bytes(size) + data[offset + size :]
+        data = data[:offset] + bytes(len(data[offset : offset + size])) + data[offset + size :]
     if not any(data[r.offset : r.offset + r.howto.size].strip(b"\0") for r in references):
         return data
     plain = bytearray(data)

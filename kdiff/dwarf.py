@@ -224,6 +224,8 @@ def _unit(
     key = (abbrev_at, version, wide, pointer)
     if key not in tables:
         tables[key] = abbreviations(sections, *key, _KEPT, _WANTED)
+        if sum(map(len, tables.values())) > len(sections.abbrev):
+            raise sections.wrong("the abbreviations of many units overlap", start)
     place += struct.calcsize(layout)
     entries = _entries(sections, place, end, tables[key])
     root = next(iter(entries.values()))

@@ -159,10 +159,9 @@ class SectionGraph:
     def closure(self, sources: Iterable[int], within: set[int]) -> set[int]:
         """All nodes that `sources` reach through nodes of `within` only, the sources included."""
         reachable = nx.subgraph_view(self.topology(), filter_node=within.__contains__)
-        found: set[int] = set()
-        for source in sources:
-            if source not in found:
-                found |= {source, *nx.descendants(reachable, source)}
+        found = set(sources)
+        for layer in nx.bfs_layers(reachable, sorted(found)) if found else ():
+            found.update(layer)
         return found
 
 

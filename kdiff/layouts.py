@@ -25,7 +25,9 @@ _FLOATING = frozenset((3, 4))
 """DW_ATE_complex_float, DW_ATE_float."""
 _ADDRESSES = frozenset((b"\x03", b"\xa1", b"\xfb"))
 """DW_OP_addr, DW_OP_addrx, DW_OP_GNU_addr_index."""
-_LONGEST_CHAIN = 1000
+_LONGEST_CHAIN = 200
+_MOST_LAYOUTS = 1000
+"""Of one name."""
 _MOST_MEMBERS = 1 << 19
 """Of all structures of a unit, nameless ones unfolded. Beyond that something contains itself."""
 _LONGEST_PATH = 4096
@@ -138,6 +140,8 @@ def types_of(obj: Object, arch: Architecture) -> Types:
             for key, layout in reader.named(scope, die):
                 if layout not in layouts.get(key, ()):
                     layouts[key] = (*layouts.get(key, ()), layout)
+                    if len(layouts[key]) > _MOST_LAYOUTS:
+                        raise units[0].sections.wrong(f"{key.name} is declared over and over", die.offset)
     return Types(layouts, tuple(enumerations), tuple(variables), names, readers)
 
 

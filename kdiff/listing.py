@@ -9,6 +9,7 @@ far that has moved.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -18,6 +19,9 @@ from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.insn import texts
 from kdiff.plan import Plan
 from kdiff.split import Kind
+
+_MOST_ALIKE = 1 << 22
+"""Pairs of equal instructions that are weighed against each other: seconds; real functions have far fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +151,19 @@ def _aligned(ours: Sequence[Line], theirs: Sequence[Line]) -> Iterator[Row]:
     for one, other in zip(ours[:head], theirs[:head], strict=True):
         yield Row(one, other, True)
     middle, rest = ours[head : len(ours) - tail], theirs[head : len(theirs) - tail]
-    matcher = SequenceMatcher(
-        None, [each.key for each in middle], [each.key for each in rest], autojunk=False
-    )
-    for tag, a, b, c, d in matcher.get_opcodes():
+    for tag, a, b, c, d in _opcodes([each.key for each in middle], [each.key for each in rest]):
         for one, other in zip_longest(middle[a:b], rest[c:d]):
             yield Row(one, other, tag == "equal")
     for one, other in zip(ours[len(ours) - tail :], theirs[len(theirs) - tail :], strict=True):
         yield Row(one, other, True)
+
+
+def _opcodes(ours: list[Hashable], theirs: list[Hashable]) -> Sequence[tuple[str, int, int, int, int]]:
+    """How one becomes the other; only as a whole where so much repeats that it would take minutes to tell."""
+    often = Counter(theirs)
+    if sum(often[each] for each in ours) > _MOST_ALIKE:
+        return [("replace", 0, len(ours), 0, len(theirs))]
+    return SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes()
 
 
 def _common(ours: Iterable[Line], theirs: Iterable[Line]) -> int:

@@ -177,15 +177,16 @@ def _columns(picture: Picture) -> list[list[Box]]:
     for one, other in sorted(picture.edges):
         near[one].append(other)
         near[other].append(one)
+    middle = {box.key: position / len(each) for each in columns for position, box in enumerate(each)}
+    layer = {box.key: box.layer for box in picture.boxes.values()}
+
+    def wanted(box: Box) -> float:
+        return _mean(middle[key] for key in near[box.key] if layer[key] != box.layer)
+
     for sweep in range(8):
         for column in columns[1:] if sweep % 2 == 0 else columns[-2::-1]:
-            middle = {
-                box.key: position / max(len(each), 1)
-                for each in columns
-                if each is not column
-                for position, box in enumerate(each)
-            }
-            column.sort(key=lambda box: _mean(middle[key] for key in near[box.key] if key in middle))
+            column.sort(key=wanted)
+            middle.update((box.key, position / len(column)) for position, box in enumerate(column))
     return columns
 
 

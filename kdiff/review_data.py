@@ -25,6 +25,7 @@ _PLACES = frozenset(("alignment", "kind", "section"))
 def review_data(plan: Plan) -> Iterator[Refusal]:
     """Refuse what changes data that exists, and what adds data that no module can have."""
     in_place = {each.post for each in plan.in_place}
+    staying = _used_by_what_stays(plan)
     for change in plan.delta.changed:
         node = plan.post.nodes[change.post]
         if node.table is not None or node.remade is not None or node.id in in_place:
@@ -36,7 +37,7 @@ def review_data(plan: Plan) -> Iterator[Refusal]:
             yield _variable(plan, change)
         elif node.kind is Kind.CONSTANT and not (node.local and plan.pre.nodes[change.pre].local):
             yield _constant(plan, change, "the global constant", "other units use it")
-        elif node.kind is Kind.CONSTANT and not _only_replaced_users(plan, node):
+        elif node.kind is Kind.CONSTANT and node.id in staying:
             yield _constant(plan, change, "the constant", "data that stays refers to it")
     for index in plan.carried:
         node = plan.post.nodes[index]
@@ -119,12 +120,14 @@ def _constant(plan: Plan, change: Change, what: str, why: str) -> Refusal:
     )  # fmt: skip
 
 
-def _only_replaced_users(plan: Plan, node: Node) -> bool:
+def _used_by_what_stays(plan: Plan) -> frozenset[int]:
+    """All that nodes outside of the update refer to, but table entries, which follow their owners."""
     carried = set(plan.carried)
-    return all(
-        source in carried or plan.post.nodes[source].table is not None
+    return frozenset(
+        reference.target
         for source, references in enumerate(plan.post.references)
-        if any(reference.target == node.id for reference in references)
+        if source not in carried and plan.post.nodes[source].table is None
+        for reference in references
     )
 
 

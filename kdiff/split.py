@@ -228,8 +228,8 @@ def _ranked(obj: Object, symbols: list[int]) -> tuple[int, ...]:
 
 def _is_padding(obj: Object, arch: Architecture, section: int, start: int, stop: int) -> bool:
     low, high = obj.relocation_bounds[section], obj.relocation_bounds[section + 1]
-    offsets = obj.relocations["offset"][low:high]
-    if np.any((offsets >= start) & (offsets < stop)):
+    first, last = np.searchsorted(obj.relocations["offset"][low:high], (start, stop))
+    if first < last:
         return False
     if obj.sections["flags"][section] & SHF_EXECINSTR:
         return only_nops(arch, bytes(obj.contents(section)[start:stop]))

@@ -117,7 +117,7 @@ class _Explanation:
 
     def _fate(self, node: Node) -> tuple[str, Iterator[Step]]:
         if node.id in self.replaced:
-            return "replaced", self._change(node.id, set())
+            return "replaced", self._change(node.id)
         if node.id in self.in_place:
             return "in place", self._in_place(node)
         if node.id in self.carried:
@@ -125,7 +125,7 @@ class _Explanation:
         if node.id in self.borrowed:
             return "borrowed", self._borrowed(node)
         if node.id in self.changes:
-            return "changed", self._change(node.id, set())
+            return "changed", self._change(node.id)
         if node.id not in self.plan.pairing.by_post:
             text = "new in the post object, but nothing that is replaced leads to it"
             return "added", iter((Step("added", node.label, text),))
@@ -133,32 +133,43 @@ class _Explanation:
 
     # Changes -----------------------------------------------------------------------------------------
 
-    def _change(self, index: int, seen: set[int]) -> Iterator[Step]:
-        """A changed node's causes, and theirs, down to what was edited."""
-        if index in seen or index not in self.changes:
-            return
-        seen.add(index)
-        change = self.changes[index]
-        node = self.post.nodes[index]
+    def _change(self, index: int) -> Iterator[Step]:
+        """A changed node's causes, and theirs, down to what was edited; each node once."""
+        seen: set[int] = set()
+        stack: list[Iterator[Step | int]] = [iter((index,))]
+        while stack:
+            item = next(stack[-1], None)
+            if item is None:
+                stack.pop()
+            elif isinstance(item, Step):
+                yield item
+            elif item not in seen and item in self.changes:
+                seen.add(item)
+                stack.append(self._causes(self.changes[item]))
+
+    def _causes(self, change: Change) -> Iterator[Step | int]:
+        """A change's steps, and the nodes whose changes are to be told in between."""
+        node = self.post.nodes[change.post]
         followed = [cause for cause in change.causes if cause.via is not None]
         own = [cause for cause in change.causes if cause.via is None]
         if own:
             yield from self.evidence.difference(change, own)
-            yield from self._targets(change, seen)
+            yield from self._targets(change)
         for cause in followed:
             yield Step(
                 cause.key, node.label, cause.text, None, self.evidence.side(self.post, node, cause.offset)
             )
-            yield from self._change(cause.via if cause.via is not None else -1, seen)
+            if cause.via is not None:
+                yield cause.via
 
-    def _targets(self, change: Change, seen: set[int]) -> Iterator[Step]:
+    def _targets(self, change: Change) -> Iterator[Step | int]:
         """What became of things that only one version refers to, where that is the story."""
         ours = {each.target for each in self.pre.references[change.pre]}
         theirs = {each.target for each in self.post.references[change.post]}
         for index in sorted(theirs - {change.post}):
             target = self.post.nodes[index]
             if index in self.changes and target.is_fragment:
-                yield from self._change(index, seen)
+                yield index
             elif index not in self.plan.pairing.by_post and target.names and target.table is None:
                 yield Step("added", target.label, "is new in the post object")
         for index in sorted(ours):
@@ -172,7 +183,7 @@ class _Explanation:
         yield Step("in place", node.label, text)
         for change in changes(self.plan, item):
             yield Step("in place", node.label, change)
-        yield from self._change(node.id, set())
+        yield from self._change(node.id)
 
     # Carried, borrowed, same -------------------------------------------------------------------------
 
@@ -186,10 +197,10 @@ class _Explanation:
             yield Step("carried", name, f"{verb} {other}", None, side)
         yield Step("carried", node.label, self._reason(node))
         if node.id in self.changes:
-            yield from self._change(node.id, set())
+            yield from self._change(node.id)
         elif path:
             first = path[0][0]
-            yield from self._change(first, set())
+            yield from self._change(first)
 
     def _reason(self, node: Node) -> str:
         """Why a node that carried code reaches cannot stay in the kernel."""
@@ -245,7 +256,7 @@ class _Explanation:
             yield Step("borrowed", node.label, "another unit defines it: the update uses the kernel's own")
         elif node.id in self.changes:
             yield Step("borrowed", node.label, "it changed, but it exists in the kernel and keeps its place")
-            yield from self._change(node.id, set())
+            yield from self._change(node.id)
         else:
             yield Step("borrowed", node.label, "it did not change: the update uses the kernel's own")
             yield from self._same(node)

@@ -19,8 +19,12 @@ from kdiff.arch import Architecture
 from kdiff.elf.read import RESERVED, SHF_ALLOC, SHF_COMPRESSED, Object
 from kdiff.errors import KdiffError
 
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 1 << 28
 """More than any object's debugging information; a compressed section that claims more is broken."""
+_MOST_TIMES = 1100
+"""How much longer a section may become; zlib's best is 1032, zstd has no bound."""
+_MOST_TIMES_INFO = 64
+"""The same of .debug_info, each byte of which may become an entry; real ones become five times longer."""
 _ZLIB, _ZSTD = 1, 2
 
 
@@ -140,7 +144,8 @@ def uncompressed(obj: Object, index: int) -> bytes:
     if len(data) < header.size:
         raise KdiffError("dwarf.malformed", "the compression header is cut off", place=place)
     method, size = header.unpack_from(data)
-    if size > _MOST_BYTES:
+    times = _MOST_TIMES_INFO if obj.section_name(index) == ".debug_info" else _MOST_TIMES
+    if size > _MOST_BYTES or size > times * len(data):
         raise KdiffError("dwarf.malformed", f"claims to be {size} bytes long", place=place)
     try:
         if method == _ZLIB:
