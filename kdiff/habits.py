@@ -85,6 +85,7 @@ class Habits:
             (row for row in rows if isinstance(row, SectionClass)), key=lambda row: -len(row.name)
         )
         self.ahead = tuple(row.name for row in rows if isinstance(row, CodeAhead))
+        self._standings: dict[str, Standing] = {}
         self._names = tuple(row.name for row in self._classes)
         self._constants = frozenset(row.name for row in rows if isinstance(row, ConstantSection))
         remade = [row for row in rows if isinstance(row, RemadeData)]
@@ -93,8 +94,10 @@ class Habits:
 
     def standing(self, section: str) -> Standing:
         """The class of a section: that of the longest name which its own begins with."""
-        found = (row.standing for row in self._classes if section.startswith(row.name))
-        return next(found, Standing.ORDINARY)
+        if section not in self._standings:
+            found = (row.standing for row in self._classes if section.startswith(row.name))
+            self._standings[section] = next(found, Standing.ORDINARY)
+        return self._standings[section]
 
     def known(self, section: str) -> bool:
         """Whether any row names a section."""

@@ -14,8 +14,8 @@ from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.plan import Plan
 from kdiff.split import Kind
-from kdiff.structures import size_of
-from kdiff.tables import row_of
+from kdiff.structures import declared_sizes, size_of
+from kdiff.tables import row_of, tables_of
 
 _FACTS = "name the size of its entries with --facts, or compare objects that have debugging information"
 
@@ -38,8 +38,8 @@ def unknown_sections(graph: SectionGraph) -> tuple[str, ...]:
 
 def opaque_tables(graph: SectionGraph) -> tuple[tuple[str, str], ...]:
     """The names of tables that could not be cut into entries, and why, sorted."""
-    tables = ((node.section_name, node.table) for node in graph.nodes if node.table is not None)
-    return tuple(sorted((name, table.opaque) for name, table in tables if table.opaque))
+    rows = tables_of(graph.obj, graph.arch, graph.special, declared_sizes(graph.obj, graph.arch))
+    return tuple(sorted((graph.obj.section_name(i), row.opaque) for i, row in rows.items() if row.opaque))
 
 
 def review_sections(plan: Plan) -> Iterator[Refusal]:

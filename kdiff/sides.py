@@ -82,15 +82,16 @@ class Side:
         self.target = self.home[self.records["symbol"]]
         self.pieces = np.zeros(count, bool)
         self.pieces[list(piece_sections(obj, special))] = True
-        self.remade, self.numbered, fragments = self._by_name(habits)
-        self.follows = self._followers() | self.remade | fragments
+        self.remade, self.numbered, along = self._by_name(habits)
+        self.follows = self._followers() | self.remade | along
 
     def _by_name(self, habits: Habits) -> tuple[Column, Column, Column]:
-        """Sections of data made anew at each use, of statics with numbers, and of parts of functions."""
-        remade, numbered, fragments = (np.zeros(len(self.obj.sections), bool) for _ in range(3))
+        """Sections of data made anew, of statics with numbers, and of constants and parts of functions."""
+        remade, numbered, constant, fragments = (np.zeros(len(self.obj.sections), bool) for _ in range(4))
         for index in np.flatnonzero(self.loaded & ~self.code & ~self.is_table).tolist():
             section = self.names[index].decode("utf-8", "surrogateescape")
             remade[index] = habits.remade("", section) is not None
+            constant[index] = habits.is_constant(section)
             numbered[index] = is_numbered(section)
         named = self.defined & ~np.isin(self.obj.symbols["type"], (STT_SECTION, STT_FILE))
         for index in np.flatnonzero(
@@ -102,7 +103,7 @@ class Side:
             elif not self.is_table[home]:
                 numbered[home] |= is_numbered(name)
                 remade[home] |= habits.remade(stem(name), "") is not None
-        return remade, (numbered | remade) & ~self.strings, fragments
+        return remade, (numbered | remade) & ~self.strings, constant | fragments
 
     def _followers(self) -> Column:
         """Sections that go where the code goes that refers to them: constants, payload of entries, pools."""

@@ -61,9 +61,14 @@ def tables_of(
 
     An `entry_size` of 0 is one opaque entry.
     """
+    families = tuple(name for name, row in special.items() if row.prefix)
+    names = {
+        index: obj.section_name(index) for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()
+    }
     rows = {
-        index: row_of(obj.section_name(index), special)
-        for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()
+        index: row_of(name, special)
+        for index, name in names.items()
+        if name in special or (families and name.startswith(families))
     }
     found = {index: _settled(obj, arch, index, row, sizes) for index, row in rows.items() if row is not None}
     by_name = {obj.section_name(index): index for index in found}

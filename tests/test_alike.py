@@ -174,6 +174,32 @@ def test_payload_goes_by_its_entries_and_not_by_its_place() -> None:
     assert both(before, after, special={row.name: row})[0][4] == ["h"]
 
 
+RELRO = """
+.section .data.rel.ro.local,"aw"
+.quad .text.g, .text.h
+.section .text.g,"ax"
+.type g,@function
+g: nop; ret
+.size g,.-g
+.section .text.h,"ax"
+.type h,@function
+h: nop; ret
+.size h,.-h
+.section .text.f,"ax"
+.type f,@function
+f: {}; mov $.data.rel.ro.local,%rax; ret
+.size f,.-f
+"""
+
+
+def test_a_nameless_constant_travels_with_its_references_though_its_section_is_writable() -> None:
+    pre, post = (read_bytes(compiled(RELRO.format(each), ASSEMBLY), "unit.o") for each in ("nop", "inc %eax"))
+    made = planned(pre, post, ARCHITECTURE, {}, HABITS)
+    (table,) = (node for node in made.post.nodes if node.section_name == ".data.rel.ro.local")
+    assert table.id in made.carried
+    assert len(made.post.references[table.id]) == 2
+
+
 def test_a_batch_has_a_line_for_each_pair_and_goes_on_after_a_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

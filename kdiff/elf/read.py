@@ -10,7 +10,7 @@ bounds checked, so that later stages index without asking. Layouts are those of 
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,6 +116,8 @@ class Object:
     symtab: int
     section_names: int
     symbol_names: int
+    _known: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
+    """Names that were asked for, by table and offset."""
 
     def section_name(self, index: int) -> str:
         return self._string(self.section_names, int(self.sections["name"][index]))
@@ -135,6 +137,12 @@ class Object:
         return self.data[int(section["offset"]) : int(section["offset"] + section["size"])]
 
     def _string(self, table: int, offset: int) -> str:
+        found = self._known.get((table, offset))
+        if found is None:
+            found = self._known[table, offset] = self._read_string(table, offset)
+        return found
+
+    def _read_string(self, table: int, offset: int) -> str:
         section = self.sections[table]
         start = int(section["offset"]) + offset
         stop = int(section["offset"] + section["size"])
