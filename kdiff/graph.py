@@ -121,8 +121,11 @@ class SectionGraph:
         return node.section_name in self.pieces or node.id in self.tails
 
     def is_pool_word(self, node: Node) -> bool:
-        """Whether a node is an address that the compiler keeps for code to load."""
-        return node.kind is Kind.CONSTANT and not node.names and node.section_name in self.arch.pools
+        """Whether a node is an address that the compiler keeps for code to load; not that of another such."""
+        if node.kind is not Kind.CONSTANT or node.names or node.section_name not in self.arch.pools:
+            return False
+        targets = (self.nodes[each.target] for each in self.references[node.id])
+        return all(each.section_name not in self.arch.pools for each in targets)
 
     def contents(self, node: Node) -> bytes:
         """The node's raw bytes; zeros for SHT_NOBITS."""
@@ -223,10 +226,8 @@ def _unique(nodes: Iterable[Node]) -> list[Node]:
     for node in nodes:
         seen[node.label] = seen.get(node.label, 0) + 1
     return [
-        node
-        if seen[node.label] == 1
-        else replace(node, label=f"{node.label}@{node.section_name}+{node.start:#x}")
-        for node in nodes
+        n if seen[n.label] == 1 else replace(n, label=f"{n.label}@{n.section_name}+{n.start:#x}")
+        for n in nodes
     ]
 
 
