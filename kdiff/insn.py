@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import capstone
 
 from kdiff.arch import Architecture, Howto
+from kdiff.errors import KdiffError
 
 _UNKNOWN = ".byte"
 """The mnemonic capstone gives to bytes it skips."""
@@ -75,8 +76,12 @@ def insn_addend(howto: Howto, field_offset: int, insn_end: int) -> int:
 def _decoded(arch: Architecture, code: bytes, address: int) -> Iterable[tuple[int, int, str, str]]:
     """(address, size, mnemonic, operands); words as data where capstone lacks the architecture."""
     if arch.capstone is not None:
-        found: Iterable[tuple[int, int, str, str]] = _decoder(arch.capstone).disasm_lite(code, address)
-        return found
+        try:
+            found = list(_decoder(arch.capstone).disasm_lite(code, address))
+        except capstone.CsError as error:
+            raise KdiffError("arch.decoding", f"capstone gives up: {error}", place=arch.name) from error
+        end = found[-1][0] + found[-1][1] - address if found else 0
+        return [*found, *((address + at, 1, _UNKNOWN, f"{code[at]:#04x}") for at in range(end, len(code)))]
     step = arch.instruction_size
     words = len(code) // step * step
     whole = [

@@ -134,3 +134,15 @@ def _objdump(path: Path) -> dict[str, frozenset[int]]:
         elif found := re.match(r"\s+([0-9a-f]+):\s", line):
             current.add(int(found[1], 16))
     return {name: frozenset(offsets) for name, offsets in sections.items()}
+
+
+def test_code_that_ends_within_an_instruction_is_covered_to_its_end() -> None:
+    from kdiff_arch_aarch64 import ARCHITECTURE as AARCH64
+
+    found = instructions(AARCH64, bytes.fromhex("c0035fd6") + b"\x01\x02")
+    assert [(each.offset, each.size, each.known) for each in found] == [
+        (0, 4, True),
+        (4, 1, False),
+        (5, 1, False),
+    ]
+    assert [each.offset for each in instructions(AARCH64, b"\x01")] == [0]
