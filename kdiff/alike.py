@@ -14,7 +14,7 @@ refers to it. Payload of table entries is compared, but which piece is which onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,8 +82,7 @@ class _Comparison:
 
     def result(self) -> Alike:
         found: Column = self.same_bytes & self.same_symbols & self._same_relocations()
-        for before, after in self._table_pairs():
-            found &= self._same_entries(before, after, found)
+        found = self._same_entries(found)
         used = self._used(found)
         found &= used | ~self._numbered()
         kept = self._kept(~found & self.pre.loaded, ~self._in_post(found) & self.post.loaded)
@@ -202,26 +201,30 @@ class _Comparison:
 
     # Tables ------------------------------------------------------------------------------------------
 
-    def _table_pairs(self) -> Iterator[tuple[Table, Table]]:
-        theirs = {self.post.names[table.section]: table for table in self.post.tables.values()}
-        for table in self.pre.tables.values():
-            name = self.pre.names[table.section]
-            if table.row.compared and name in theirs:
-                yield table, theirs[name]
+    def _same_entries(self, found: Column) -> Column:
+        """Sections whose entries say the same; those of a table without a counterpart say something else."""
+        ours, theirs = _by_name(self.pre), _by_name(self.post)
+        same: Column = found.copy()
+        for name in sorted(ours.keys() | theirs.keys()):
+            mine, yours = ours.get(name, []), theirs.get(name, [])
+            if len(mine) == len(yours) == 1 and mine[0].step == yours[0].step:
+                same &= self._same_rows(mine[0], yours[0], same)
+            else:
+                same &= ~self._owners(mine, np.arange(len(found))) & ~self._owners(yours, self.to_pre)
+        return same
 
-    def _same_entries(self, before: Table, after: Table, found: Column) -> Column:
-        """Sections whose entries of one table say the same; all, if neither has any."""
-        if before.step != after.step:
-            return ~(self._owners(before, found) | self._owners(after, found, self.to_pre))
+    def _same_rows(self, before: Table, after: Table, found: Column) -> Column:
         identity = np.arange(len(found))
         ours = self._entry_rows(self.pre, before, identity, self.meaning[0], found)
         theirs = self._entry_rows(self.post, after, self.to_pre, self.meaning[1], found)
         return _aligned(ours[0], theirs[0], len(found)) & _aligned(ours[1], theirs[1], len(found))
 
-    def _owners(self, table: Table, found: Column, own: Column | None = None) -> Column:
-        marked = np.zeros(len(found), bool)
-        homes = table.owners if own is None else own[table.owners]
-        marked[homes[homes > 0]] = True
+    def _owners(self, tables: Iterable[Table], own: Column) -> Column:
+        """The sections that entries of these tables are about."""
+        marked = np.zeros(len(self.pre.obj.sections), bool)
+        for table in tables:
+            homes = own[table.owners]
+            marked[homes[homes > 0]] = True
         return marked
 
     def _entry_rows(
@@ -332,6 +335,15 @@ class _Comparison:
                 entries[table.section] = kept[table.owners] | (table.owners == 0)
                 references[table.section] = bool(entries[table.section].any())
         return Scope(references | reached, references, entries, side.rows)
+
+
+def _by_name(side: Side) -> dict[bytes, list[Table]]:
+    """The tables whose entries are compared."""
+    found: dict[bytes, list[Table]] = {}
+    for table in side.tables.values():
+        if table.row.compared:
+            found.setdefault(side.names[table.section], []).append(table)
+    return found
 
 
 def _pairs(pre: Side, post: Side) -> tuple[Column, Column]:

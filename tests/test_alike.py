@@ -142,6 +142,13 @@ def test_entries_of_equal_code_are_compared() -> None:
     assert both(first, flags, special=BUGS)[0][4] == ["f"]
 
 
+def test_entries_of_a_table_that_only_one_object_has_are_compared() -> None:
+    table = ENTRIES.index(".section __bugs")
+    full, bare = compiled(ENTRIES.format(1, 1), ASSEMBLY), compiled(ENTRIES[:table], ASSEMBLY)
+    for before, after in ((full, bare), (bare, full)):
+        assert both(before, after, special=BUGS)[0][4] == ["f", "g"]
+
+
 REPLACED = """
 .section .repl,"ax"
 1: nop
