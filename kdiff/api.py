@@ -6,7 +6,7 @@ What is imported for type checking only are values of stages: a plugin is handed
 
 from typing import TYPE_CHECKING
 
-from kdiff.arch import Architecture, BitField, Branch, ByteOrder, ConstantLoad, Howto, Overflow
+from kdiff.arch import Architecture, Argument, BitField, Branch, ByteOrder, ConstantLoad, Howto, Overflow
 from kdiff.btf import structures as btf_structures
 from kdiff.distribution import Distribution, KernelSetup, Say
 from kdiff.elf.image import (
@@ -65,6 +65,7 @@ __all__ = [
     "NO_SYMBOL",
     "AddressBook",
     "Architecture",
+    "Argument",
     "BitField",
     "BookEntry",
     "Borrowed",

@@ -214,6 +214,17 @@ class ConstantLoad:
     source: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A register that holds an argument: its number as in `ConstantLoad`, and all its names in disassembly.
+
+    Without names it cannot be seen which instructions use it.
+    """
+
+    register: int
+    names: frozenset[str] = frozenset()
+
+
 class Architecture(Protocol):
     """One instruction set and its psABI. Satisfied structurally; frozen, compared by identity."""
 
@@ -275,8 +286,8 @@ class Architecture(Protocol):
         """How compilers load the small constants that are arguments; none where those go to the stack."""
 
     @property
-    def arguments(self) -> tuple[int, ...]:
-        """The numbers of the registers for the first arguments of a call, in order."""
+    def arguments(self) -> tuple[Argument, ...]:
+        """The registers for the first arguments of a call, in order."""
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -3,10 +3,10 @@
 
 WARN, might_sleep and others compile `__LINE__` into the code as the argument of a call, so a patch that
 inserts a line changes every such function behind it. In: a pair of functions. Out: the numbers, if all that
-differs are constants, loaded into registers, that are line numbers on both sides. There are three proofs: a
-table entry of the function, such as that of WARN, moved from the one number to the other; the number
-reaches a call of a function whose argument in that register tells a line and nothing else (a `LineTaker`
-row); or both line tables say that one place of the code has moved so.
+differs are constants, loaded into registers, that are line numbers on both sides. That is proved by a table
+entry of the function, such as that of WARN, which moved from the one number to the other. Else the line
+tables decide if both objects have one: a place of the code must have moved so. Else the number must reach a
+call of a function whose argument in that register tells a line and nothing else (a `LineTaker` row).
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from functools import lru_cache
 from kdiff.arch import Architecture, BitField, ConstantLoad
 from kdiff.dwarflines import SourceLines
 from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.insn import texts
 from kdiff.split import Kind
 
+_WORD = re.compile(r"[%\w]+")
 Tables = Callable[[], tuple[SourceLines, SourceLines]]
 """The line tables of both objects; asked for only where they decide."""
 
@@ -43,13 +45,14 @@ def moved_lines(
     if not moves:
         return ()
     rows = _rows(pre, post, one, other)
-    unproved = [
-        each for each in moves if (each.before, each.after) not in rows and not _told(post, other, each)
-    ]
-    if not unproved:
+    open_moves = [each for each in moves if (each.before, each.after) not in rows]
+    if not open_moves:
         return moves
-    places = _places(one, other, *tables())
-    return moves if all((each.before, each.after) in places for each in unproved) else ()
+    before, after = tables()
+    if before.sections and after.sections:
+        places = _places(one, other, before, after)
+        return moves if all((each.before, each.after) in places for each in open_moves) else ()
+    return moves if all(_told(post, other, each) for each in open_moves) else ()
 
 
 def _differences(pre: SectionGraph, post: SectionGraph, one: Node, other: Node) -> tuple[LineMove, ...]:
@@ -102,6 +105,18 @@ def _load(arch: Architecture, code: bytes, held: dict[int, int]) -> tuple[int, i
     return None
 
 
+def _adds(arch: Architecture, code: bytes, register: int) -> bool:
+    """Whether an instruction adds a further part of a constant to what the register holds."""
+    word = int.from_bytes(code, arch.byte_order)
+    return any(
+        row.source is not None
+        and row.size == len(code)
+        and word & row.mask == row.match
+        and _bits(word, row.source) + row.base == _bits(word, row.register) + row.base == register
+        for row in arch.constants
+    )
+
+
 def _gathered(row: ConstantLoad, word: int) -> int:
     value = 0
     for bits in row.fields:
@@ -127,19 +142,25 @@ def _told(graph: SectionGraph, node: Node, move: LineMove) -> bool:
     """Whether the number reaches a call that takes it as a line.
 
     From the load on, all ways through the code are followed up to a call, which ends what an argument's
-    register holds, or to an instruction that loads the register anew. What else the number may reach needs no
-    proof: it equals the line of that call in both objects.
+    register holds, or to an instruction that names the register. What the number may reach on other ways
+    needs no proof: it equals the line of that call in both objects.
     """
     code, sizes = graph.contents(node), {each.offset: each.size for each in graph.code(node)}
+    names = next((each.names for each in graph.arch.arguments if each.register == move.register), frozenset())
+    spelled = {at: text for at, _, text in texts(graph.arch, code)} if names else {}
     waiting, seen = [move.offset + sizes[move.offset]], set[int]()
     while waiting:
         offset = waiting.pop()
         if offset in seen or offset not in sizes:
             continue
         seen.add(offset)
-        load = _load(graph.arch, code[offset : offset + sizes[offset]], {})
-        if load is not None and load[0] == move.register:
-            continue
+        step = code[offset : offset + sizes[offset]]
+        if not _adds(graph.arch, step, move.register):
+            load = _load(graph.arch, step, {})
+            if load is not None and load[0] == move.register:
+                continue
+            if not names.isdisjoint(_WORD.findall(spelled.get(offset, ""))):
+                continue
         branch = graph.arch.branch(code[offset:])
         if branch is None:
             waiting.append(offset + sizes[offset])
@@ -160,8 +181,8 @@ def _takes(graph: SectionGraph, reference: Reference | None, register: int) -> b
     """Whether a call goes to a function that takes what is in the register as a line, and nothing else."""
     names = graph.nodes[reference.target].names if reference is not None and not reference.addend else ()
     takers = [graph.habits.line_takers[name] for name in names if name in graph.habits.line_takers]
-    arguments = graph.arch.arguments
-    return any(each.argument < len(arguments) and arguments[each.argument] == register for each in takers)
+    arguments = [each.register for each in graph.arch.arguments]
+    return any(arguments[each.argument : each.argument + 1] == [register] for each in takers)
 
 
 def _rows(pre: SectionGraph, post: SectionGraph, one: Node, other: Node) -> frozenset[tuple[int, int]]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from compiled import HABITS, changes, graph, planned
+from compiled import ASSEMBLY, HABITS, changes, graph, planned
 from linkoracle import Cross, compiled
 from test_plugin_arch_aarch64 import CROSS as AARCH64
 from test_plugin_arch_arm import CROSS as ARM
@@ -59,6 +59,33 @@ def test_a_line_that_a_callee_is_told_is_no_change_on_any_architecture(cross: Cr
 def test_the_argument_must_be_the_line() -> None:
     assert set(changes(graph(unit()), graph(unit(7)))) == {"g"}
     assert set(changes(graph(unit()), graph(unit(7, offsets=7)))) == {"f", "g"}
+
+
+SCRATCH = """
+.section .text.f,"ax"
+.type f,@function
+f: mov ${},%esi
+imul %esi,%eax
+mov %ebx,%esi
+call __might_resched
+ret
+.size f,.-f
+"""
+
+
+def test_a_number_that_is_used_before_the_call_is_no_line() -> None:
+    pre, post = (graph(SCRATCH.format(number), ASSEMBLY) for number in (5, 6))
+    assert set(changes(pre, post)) == {"f"}
+    line = SCRATCH.replace("imul %esi,%eax\nmov %ebx,%esi", "nop")
+    assert not changes(*(graph(line.format(number), ASSEMBLY) for number in (5, 6)))
+
+
+def test_line_tables_know_better_than_who_is_told() -> None:
+    text = unit().replace("__LINE__, 0", "{}, 0")
+    assert "100, 0" in text.replace("{}", "100")
+    pre, post = (text.replace("{}", number) for number in ("100", "200"))
+    assert not changes(graph(pre), graph(post))
+    assert set(changes(graph(pre, "-g"), graph(post, "-g"))) == {"f"}
 
 
 @pytest.mark.parametrize("cross", [AARCH64, I386, PPC64LE, RISCV64, S390X], ids=lambda c: c.architecture.name)

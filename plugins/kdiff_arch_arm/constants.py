@@ -6,7 +6,7 @@ Arguments: r0 to r3 (AAPCS32, section 6.4). What is always executed only.
 
 from __future__ import annotations
 
-from kdiff.api import BitField, ConstantLoad
+from kdiff.api import Argument, BitField, ConstantLoad
 
 CONSTANTS = (
     ConstantLoad(4, 0xFFFF0F00, 0xE3A00000, (12, 4), (BitField(0, 0, 8),)),
@@ -16,4 +16,4 @@ CONSTANTS = (
     ),
     ConstantLoad(4, 0xFFF00000, 0xE3000000, (12, 4), (BitField(0, 0, 12), BitField(16, 12, 4))),
 )
-ARGUMENTS = tuple(range(4))
+ARGUMENTS = tuple(Argument(number, frozenset((f"r{number}",))) for number in range(4))

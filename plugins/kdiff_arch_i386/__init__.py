@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, BitField, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import Architecture, Argument, BitField, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
 from kdiff_arch_i386.branches import branch
 from kdiff_arch_i386.nops import NOPS
 from kdiff_arch_i386.relocations import HOWTOS, R_386_32
@@ -48,7 +48,11 @@ class I386:
     branches: tuple[int, ...] = (4, 23)
     """PLT32 and PC8."""
     constants: tuple[ConstantLoad, ...] = (ConstantLoad(5, 0xF8, 0xB8, (0, 3), (BitField(8, 0, 32),)),)
-    arguments: tuple[int, ...] = (0, 2, 1)
+    arguments: tuple[Argument, ...] = (
+        Argument(0, frozenset(("eax", "ax", "al", "ah"))),
+        Argument(2, frozenset(("edx", "dx", "dl", "dh"))),
+        Argument(1, frozenset(("ecx", "cx", "cl", "ch"))),
+    )
     """The kernel is built with -mregparm=3: eax, edx, ecx."""
 
     def branch(self, code: bytes) -> Branch | None:

@@ -6,7 +6,7 @@ LoongArch Reference Manual, volume 1, sections 2.2.1.5 and 2.2.1.7; arguments: a
 
 from __future__ import annotations
 
-from kdiff.api import BitField, ConstantLoad
+from kdiff.api import Argument, BitField, ConstantLoad
 
 CONSTANTS = (
     ConstantLoad(4, 0xFFC003E0, 0x02800000, (0, 5), (BitField(10, 0, 12),), signed=True),
@@ -14,4 +14,5 @@ CONSTANTS = (
     ConstantLoad(4, 0xFFC00000, 0x03800000, (0, 5), (BitField(10, 0, 12),), source=(5, 5)),
     ConstantLoad(4, 0xFE000000, 0x14000000, (0, 5), (BitField(5, 12, 20),)),
 )
-ARGUMENTS = tuple(range(4, 12))
+ARGUMENTS = tuple(Argument(number) for number in range(4, 12))
+"""Without names: there is no disassembly."""

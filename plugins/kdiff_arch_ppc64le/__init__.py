@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
 from kdiff_arch_ppc64le.branches import branch
 from kdiff_arch_ppc64le.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_ppc64le.relocations import HOWTOS, R_PPC64_ADDR64
@@ -65,7 +65,7 @@ class Ppc64le:
     branches: tuple[int, ...] = (10, 11)
     """REL24 and REL14."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
-    arguments: tuple[int, ...] = ARGUMENTS
+    arguments: tuple[Argument, ...] = ARGUMENTS
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

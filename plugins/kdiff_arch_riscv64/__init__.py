@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
 from kdiff_arch_riscv64.branches import branch
 from kdiff_arch_riscv64.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_riscv64.relocations import HOWTOS, R_RISCV_64
@@ -53,7 +53,7 @@ class Riscv64:
     branches: tuple[int, ...] = (17, 16, 45, 44)
     """JAL, BRANCH, RVC_JUMP, RVC_BRANCH."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
-    arguments: tuple[int, ...] = ARGUMENTS
+    arguments: tuple[Argument, ...] = ARGUMENTS
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -7,7 +7,7 @@ Calling Convention").
 
 from __future__ import annotations
 
-from kdiff.api import BitField, ConstantLoad
+from kdiff.api import Argument, BitField, ConstantLoad
 
 _IMMEDIATE = (BitField(20, 0, 12),)
 _REGISTER = (7, 5)
@@ -24,4 +24,4 @@ CONSTANTS = (
     ConstantLoad(2, 0xE003, 0x2001, _REGISTER, _SHORT, signed=True, source=_REGISTER),
     ConstantLoad(2, 0xE003, 0x6001, _REGISTER, (BitField(2, 12, 5), BitField(12, 17, 1)), signed=True),
 )
-ARGUMENTS = tuple(range(10, 18))
+ARGUMENTS = tuple(Argument(10 + number, frozenset((f"a{number}",))) for number in range(8))

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
 from kdiff_arch_x86_64.branches import branch
 from kdiff_arch_x86_64.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_x86_64.nops import NOPS
@@ -50,7 +50,7 @@ class X86_64:
     branches: tuple[int, ...] = (4, 15)
     """PLT32 and PC8."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
-    arguments: tuple[int, ...] = ARGUMENTS
+    arguments: tuple[Argument, ...] = ARGUMENTS
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

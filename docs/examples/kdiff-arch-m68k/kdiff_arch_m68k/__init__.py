@@ -21,7 +21,17 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, BitField, Branch, ByteOrder, ConstantLoad, Howto, Overflow, hookimpl
+from kdiff.api import (
+    Architecture,
+    Argument,
+    BitField,
+    Branch,
+    ByteOrder,
+    ConstantLoad,
+    Howto,
+    Overflow,
+    hookimpl,
+)
 from kdiff_arch_m68k.branches import branch
 
 R_68K_32, R_68K_PC32, R_68K_PC16, R_68K_PC8 = 1, 4, 5, 6
@@ -65,7 +75,7 @@ class M68k:
     branches: tuple[int, ...] = (R_68K_PC32, R_68K_PC16, R_68K_PC8)
     constants: tuple[ConstantLoad, ...] = ()
     """Arguments go to the stack."""
-    arguments: tuple[int, ...] = ()
+    arguments: tuple[Argument, ...] = ()
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""
