@@ -92,7 +92,13 @@ def test_an_edit_leaves_what_it_reaches() -> None:
     assert ".text.helper" not in kept
 
 
-NUMBERED = """
+def function(name: str, code: str) -> str:
+    """A function in a section of its own, for the assembler."""
+    return f'.section .text.{name},"ax"\n.type {name},@function\n{name}: {code}; ret\n.size {name},.-{name}\n'
+
+
+NUMBERED = (
+    """\
 .section .bss.n.{0},"aw",@nobits
 .type n.{0},@object
 n.{0}: .zero 4
@@ -101,15 +107,10 @@ n.{0}: .zero 4
 .type n.{1},@object
 n.{1}: .zero 4
 .size n.{1},4
-.section .text.f,"ax"
-.type f,@function
-f: mov $.bss.n.{0},%rax; ret
-.size f,.-f
-.section .text.g,"ax"
-.type g,@function
-g: mov $.bss.n.{1},%rax; {2}; ret
-.size g,.-g
 """
+    + function("f", "mov $.bss.n.{0},%rax")
+    + function("g", "mov $.bss.n.{1},%rax; {2}")
+)
 
 
 def test_a_number_alone_proves_nothing() -> None:
@@ -121,19 +122,15 @@ def test_a_number_alone_proves_nothing() -> None:
     assert (added, removed, carried, replaced, refusals) == ([], [], ["g"], ["g"], [])
 
 
-ENTRIES = """
-.section .text.f,"ax"
-.type f,@function
-f: nop; ret
-.size f,.-f
-.section .text.g,"ax"
-.type g,@function
-g: nop; ret
-.size g,.-g
+ENTRIES = (
+    function("f", "nop")
+    + function("g", "nop")
+    + """\
 .section __bugs,"a"
 .long .text.f - .; .long 1; .word {0}; .word {1}
 .long .text.g - .; .long 1; .word {0}; .word 3
 """
+)
 
 
 def test_entries_of_equal_code_are_compared() -> None:
@@ -149,27 +146,22 @@ def test_entries_of_a_table_that_only_one_object_has_are_compared() -> None:
         assert both(before, after, special=BUGS)[0][4] == ["f", "g"]
 
 
-REPLACED = """
+REPLACED = (
+    """\
 .section .repl,"ax"
 1: nop
 2: nop
-.section .text.f,"ax"
-.type f,@function
-f: nop; ret
-.size f,.-f
-.section .text.g,"ax"
-.type g,@function
-g: nop; ret
-.size g,.-g
-.section .text.h,"ax"
-.type h,@function
-h: nop; {2}; ret
-.size h,.-h
+"""
+    + function("f", "nop")
+    + function("g", "nop")
+    + function("h", "nop; {2}")
+    + """\
 .section .alts,"a"
 .long .text.f - ., {0}b - .
 .long .text.g - ., {1}b - .
 .long .text.h - ., {0}b - .
 """
+)
 
 
 def test_payload_goes_by_its_entries_and_not_by_its_place() -> None:
@@ -181,22 +173,15 @@ def test_payload_goes_by_its_entries_and_not_by_its_place() -> None:
     assert both(before, after, special={row.name: row})[0][4] == ["h"]
 
 
-RELRO = """
+RELRO = (
+    """\
 .section .data.rel.ro.local,"aw"
 .quad .text.g, .text.h
-.section .text.g,"ax"
-.type g,@function
-g: nop; ret
-.size g,.-g
-.section .text.h,"ax"
-.type h,@function
-h: nop; ret
-.size h,.-h
-.section .text.f,"ax"
-.type f,@function
-f: {}; mov $.data.rel.ro.local,%rax; ret
-.size f,.-f
 """
+    + function("g", "nop")
+    + function("h", "nop")
+    + function("f", "{}; mov $.data.rel.ro.local,%rax")
+)
 
 
 def test_a_nameless_constant_travels_with_its_references_though_its_section_is_writable() -> None:
