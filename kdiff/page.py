@@ -36,11 +36,11 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 24px 32px 64px; max-width: 1500px;
   color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 36px 0 10px; }
+h1 { font-size: 24px; margin: 0 0 4px; overflow-wrap: anywhere; } h2 { font-size: 18px; margin: 36px 0 10px; }
 h3 { font-size: 15px; margin: 28px 0 6px; font-family: ui-monospace, monospace; }
 p { margin: 4px 0; } .dim { color: var(--dim); } .bad { color: var(--bad); }
-code, .asm, .graph text { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 12px; }
-table.facts td { padding: 2px 20px 2px 0; vertical-align: top; }
+code { overflow-wrap: anywhere; } code, .asm, .graph text { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 12px; }
+.facts { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 8px 0; }
 .number { font-size: 22px; font-weight: 600; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 .legend span { display: inline-block; margin-right: 18px; }
@@ -110,9 +110,9 @@ def _summary(plan: Plan) -> Iterator[str]:
         f'<p class="dim">before: <code>{escape(plan.pre.obj.path)}</code>, after:'
         f" <code>{escape(plan.post.obj.path)}</code>, {escape(plan.post.arch.name)}</p>"
     )
-    yield '<table class="facts"><tr>'
-    yield from (f'<td><span class="number">{count}</span><br>{name}</td>' for count, name in counts)
-    yield "</tr></table>"
+    yield '<div class="facts">'
+    yield from (f'<div><span class="number">{count}</span><br>{name}</div>' for count, name in counts)
+    yield "</div>"
     for name, ids, graph in (
         ("replaced", [post for _, post in plan.replaced], plan.post),
         ("written in place", [each.post for each in plan.in_place], plan.post),
