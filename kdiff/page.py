@@ -39,7 +39,8 @@ body { margin: 0 auto; padding: 24px 32px 64px; max-width: 1500px;
 h1 { font-size: 24px; margin: 0 0 4px; overflow-wrap: anywhere; } h2 { font-size: 18px; margin: 36px 0 10px; }
 h3 { font-size: 15px; margin: 28px 0 6px; font-family: ui-monospace, monospace; }
 p { margin: 4px 0; } .dim { color: var(--dim); } .bad { color: var(--bad); }
-code { overflow-wrap: anywhere; } code, .asm, .graph text { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 12px; }
+code { overflow-wrap: anywhere; }
+code, .asm, .graph text { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 12px; }
 .facts { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 8px 0; }
 .number { font-size: 22px; font-weight: 600; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
