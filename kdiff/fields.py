@@ -12,7 +12,19 @@ from dataclasses import dataclass
 
 from kdiff.arch import Howto
 from kdiff.graph import Node, Reference, SectionGraph
-from kdiff.kernel import AddressBook, Field, Form, Literal, OneOf, Pad, Place, Site, Through
+from kdiff.kernel import (
+    KERNEL,
+    AddressBook,
+    BookEntry,
+    Field,
+    Form,
+    Literal,
+    OneOf,
+    Pad,
+    Place,
+    Site,
+    Through,
+)
 from kdiff.memory import MemorySource
 from kdiff.sites import parts as pre_parts
 from kdiff.split import Kind
@@ -140,11 +152,14 @@ class Reader:
 
     def names_allow(self, node: Node, address: int) -> bool:
         """Whether the book lists one of the node's names at this address, or lists none of them at all."""
-        owners = (
-            (self.owner,) if node.kind is not Kind.EXTERN else tuple(dict.fromkeys((self.owner, "vmlinux")))
-        )
-        listed = [e.address for name in node.names for owner in owners for e in self.book.named(name, owner)]
+        listed = [entry.address for name in node.names for entry in self.entries(node, name)]
         return not listed or address in listed
+
+    def entries(self, node: Node, name: str) -> tuple[BookEntry, ...]:
+        """What the book lists under a node's name: of its owner's, or what its owner may import."""
+        if node.kind is not Kind.EXTERN or self.owner == KERNEL:
+            return self.book.named(name, self.owner)
+        return self.book.of_any(name)
 
 
 def _invertible(howto: Howto) -> bool:

@@ -7,27 +7,18 @@ buffer-format.rst). Equal inputs give equal bytes.
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import zstandard
-
 from kdiff.errors import KdiffError
+from kdiff.module_files import builtin_modules, canonical, contents, module_files
 
 DIRECTORY = 0o040755
 EXECUTABLE = 0o100755
 PLAIN = 0o100644
 
-_UNPACK: Mapping[str, Callable[[bytes], bytes]] = {
-    ".ko": lambda data: data,
-    ".ko.gz": gzip.decompress,
-    ".ko.xz": lzma.decompress,
-    ".ko.zst": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
-}
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
@@ -64,12 +55,7 @@ def modules(tree: Path, wanted: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
     come from the modules themselves, because modules.dep is made when a package is installed. KdiffError
     `guest.module` for one that is in neither place.
     """
-    files = {}
-    for file in sorted(tree.rglob("*.ko*")):
-        stem, dot, ending = file.name.partition(".ko")
-        if dot + ending in _UNPACK:
-            files[stem.replace("-", "_")] = file
-    builtin = _builtin(tree)
+    files, builtin = module_files(tree), builtin_modules(tree)
     ordered: dict[str, bytes] = {}
 
     def add(name: str) -> None:
@@ -82,19 +68,12 @@ def modules(tree: Path, wanted: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
                 place=str(tree),
                 remedy="name the image's own modules; a kernel built without this one cannot be a guest",
             )
-        data = _UNPACK["." + files[name].name.partition(".")[2]](files[name].read_bytes())
+        data = contents(files[name])
         found = _DEPENDS.search(data)
         for needed in found[1].decode().split(",") if found and found[1] else ():
-            add(needed.replace("-", "_"))
+            add(canonical(needed))
         ordered[name] = data
 
     for name in wanted:
         add(name)
     return tuple(ordered.items())
-
-
-def _builtin(tree: Path) -> frozenset[str]:
-    listing = tree / "modules.builtin"
-    if not listing.is_file():
-        return frozenset()
-    return frozenset(Path(line).stem.replace("-", "_") for line in listing.read_text().splitlines())

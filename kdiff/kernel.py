@@ -18,6 +18,9 @@ from typing import Protocol
 
 from kdiff.arch import Architecture, Howto
 
+KERNEL = "vmlinux"
+"""The owner of what is not a module's."""
+
 
 @dataclass(frozen=True, slots=True)
 class BookEntry:
@@ -27,7 +30,7 @@ class BookEntry:
     address: int
     kind: str
     """The letter nm prints: `T`, `t`, `D`, `A` ..."""
-    owner: str = "vmlinux"
+    owner: str = KERNEL
     position: int = 1
 
 
@@ -47,6 +50,12 @@ class AddressBook:
             entries.append(BookEntry(name, address, kind, owner, position))
         self.entries = tuple(entries)
 
+    def joined(self, lines: Iterable[tuple[str, int, str, str]]) -> AddressBook:
+        """This book with the lines of further owners behind it."""
+        book = AddressBook(lines)
+        book.entries = self.entries + book.entries
+        return book
+
     @cached_property
     def _by_name(self) -> Mapping[str, tuple[BookEntry, ...]]:
         found: dict[str, list[BookEntry]] = {}
@@ -61,9 +70,13 @@ class AddressBook:
             found.setdefault(entry.address, []).append(entry)
         return {address: tuple(entries) for address, entries in found.items()}
 
-    def named(self, name: str, owner: str = "vmlinux") -> tuple[BookEntry, ...]:
+    def named(self, name: str, owner: str = KERNEL) -> tuple[BookEntry, ...]:
         """All entries of that name and owner, in table order."""
         return tuple(entry for entry in self._by_name.get(name, ()) if entry.owner == owner)
+
+    def of_any(self, name: str) -> tuple[BookEntry, ...]:
+        """All entries of that name, whoever owns them."""
+        return self._by_name.get(name, ())
 
     def at(self, address: int) -> tuple[BookEntry, ...]:
         """All entries at exactly that address."""

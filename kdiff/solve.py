@@ -280,8 +280,7 @@ class _Flood:
         return frozenset(found)
 
     def _is_listed(self, node: Node) -> bool:
-        owners = dict.fromkeys((self.owner, "vmlinux"))
-        return any(self.book.named(name, owner) for name in node.names for owner in owners)
+        return any(self.matcher.reader.entries(node, name) for name in node.names)
 
     def explain(self, node: Node) -> Refusal:
         """Why a node has no match."""
