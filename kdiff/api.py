@@ -33,6 +33,7 @@ from kdiff.hookspecs import hookimpl
 from kdiff.kallsyms import decode as decode_kallsyms
 from kdiff.kallsyms import parse_text as parse_kallsyms
 from kdiff.kernel import (
+    KERNEL,
     AddressBook,
     BookEntry,
     EntryView,
@@ -42,6 +43,7 @@ from kdiff.kernel import (
     KernelFacts,
     Literal,
     Meaning,
+    ModuleIdentity,
     OneOf,
     Pad,
     Part,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from kdiff.plan import Plan as Plan
 
 __all__ = [
+    "KERNEL",
     "NO_SYMBOL",
     "AddressBook",
     "Architecture",
@@ -95,6 +98,7 @@ __all__ = [
     "MemoryScheme",
     "MemorySource",
     "ModuleDescription",
+    "ModuleIdentity",
     "Object",
     "OneOf",
     "Overflow",

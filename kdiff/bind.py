@@ -15,7 +15,8 @@ from kdiff.carry import Carrier
 from kdiff.errors import Refusal, Refused
 from kdiff.exports import Export
 from kdiff.graph import Node, Reference
-from kdiff.kernel import AddressBook, BookEntry
+from kdiff.kernel import KERNEL, AddressBook, BookEntry, Literal
+from kdiff.loaded import LoadedModule
 from kdiff.plan import Plan, keeps_identity, new_globals
 from kdiff.solve import RunMatch
 from kdiff.split import Kind
@@ -25,38 +26,45 @@ from kdiff.verdict import Match
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One unit on its way into an update: its plan and its run match."""
+    """One unit on its way into an update: its plan, its run match and the symbols it may borrow.
+
+    `module`: what was matched against, for a unit of a module.
+    """
 
     plan: Plan
     run: RunMatch
+    book: AddressBook
+    module: LoadedModule | None = None
+
+    def known(self, name: str) -> tuple[BookEntry, ...]:
+        """All that a name of another unit may have been linked with."""
+        return self.book.named(name) if self.module is None else self.book.of_any(name)
 
 
-def bind(
-    update_id: str, units: tuple[Bound, ...], book: AddressBook, exports: Mapping[str, Export]
-) -> Update:
-    """Bind all units of one target into one object; Refused if a destination cannot be proved."""
-    work = _Binder(book, exports)
+def bind(update_id: str, units: tuple[Bound, ...], exports: Mapping[str, Export]) -> Update:
+    """Bind all units into one object; Refused if a destination cannot be proved."""
+    work = _Binder(exports)
     for number, unit in enumerate(units):
         work.place(number, unit)
     for number, unit in enumerate(units):
         work.refer(number, unit)
     if work.refusals:
         raise Refused(*work.refusals)
-    plan = units[0].plan
+    modules = {unit.plan.target: unit.module.identity for unit in units if unit.module is not None}
     return Update(
         update_id,
-        plan.target,
-        work.carrier.finish(plan.post),
+        work.carrier.finish(units[0].plan.post),
         tuple(work.replacements),
         tuple(sorted(work.borrowed.values(), key=lambda each: each.symbol)),
+        tuple(modules[name] for name in sorted(modules)),
     )
 
 
 class _Binder:
-    """Collects one target's replacements, borrowed symbols and carried sections."""
+    """Collects replacements, borrowed symbols and carried sections."""
 
-    def __init__(self, book: AddressBook, exports: Mapping[str, Export]) -> None:
-        self.book, self.exports = book, exports
+    def __init__(self, exports: Mapping[str, Export]) -> None:
+        self.exports = exports
         self.carrier = Carrier()
         self.replacements: list[Replacement] = []
         self.borrowed: dict[str, Borrowed] = {}
@@ -94,9 +102,10 @@ class _Binder:
                 elif (new := self._new_global(plan, reference)) is not None:
                     self.carrier.join_other(number, index, reference, *new)
                 else:
-                    symbol = self._destination(unit, reference)
-                    if symbol is not None:
-                        self.carrier.refer(number, index, reference, symbol)
+                    borrowed = self._destination(unit, reference)
+                    if borrowed is not None:
+                        self.carrier.refer(number, index, reference, borrowed.symbol)
+                        self._check_time(plan, source, borrowed)
 
     def _new_global(self, plan: Plan, reference: Reference) -> tuple[int, int] | None:
         """(unit, node) of a global that another unit of the update adds."""
@@ -115,7 +124,7 @@ class _Binder:
             )
             return
         self.refusals += _unverified(unit, match)
-        entry = self._entry(node, match.address, plan.target)
+        entry = self._entry(unit, node, match.address)
         if entry is None:
             self.refusals.append(
                 Refusal(
@@ -124,10 +133,15 @@ class _Binder:
                 )
             )  # fmt: skip
             return
+        self._check_lookup(unit, entry)
         symbol = self.carrier.publish(number, post, entry.name)
+        code, known = _fixed(match)
         self.replacements.append(
-            Replacement(entry.name, self.book.sympos(entry), match.address, match.size, symbol, number, pre)
-        )
+            Replacement(
+                entry.name, unit.book.sympos(entry), match.address, match.size, symbol, number, pre,
+                plan.target, code, known,
+            )
+        )  # fmt: skip
 
     def _goes_along(self, number: int, plan: Plan, source: Node, reference: Reference) -> bool:
         """Whether a reference goes to the carried copy of its target."""
@@ -135,15 +149,31 @@ class _Binder:
             return False
         return not keeps_identity(plan, source, reference)
 
-    def _destination(self, unit: Bound, reference: Reference) -> str | None:
-        """The name of the borrowed symbol a reference goes to; None after a refusal."""
+    def _check_time(self, plan: Plan, source: Node, borrowed: Borrowed) -> None:
+        """The kernel reads tables when the update is loaded, but what is a module's is known only later.
+
+        Until the module is there, livepatch leaves those references open (klp_init_object_loaded).
+        """
+        late = borrowed.how is How.POSITION and borrowed.owner != KERNEL
+        if late and (source.table is not None or plan.post.is_piece(source)):
+            self.refusals.append(
+                Refusal(
+                    "bind.module_table", plan.post.where(source),
+                    f"an entry of {source.section_name} refers to {borrowed.name} of module {borrowed.owner},"
+                    " which is not known yet when the kernel reads the entry",
+                    "leave out what needs the entry: a jump label, a static call, a tracepoint of the module",
+                )
+            )  # fmt: skip
+
+    def _destination(self, unit: Bound, reference: Reference) -> Borrowed | None:
+        """The borrowed symbol a reference goes to; None after a refusal."""
         target = unit.plan.post.nodes[reference.target]
         pre = unit.plan.pairing.to_pre(target.id)
         if pre is not None and target.kind is not Kind.EXTERN:
             return self._borrow_known(unit, pre)
         return self._borrow_extern(unit, target, pre)
 
-    def _borrow_known(self, unit: Bound, pre: int) -> str | None:
+    def _borrow_known(self, unit: Bound, pre: int) -> Borrowed | None:
         node = unit.plan.pre.nodes[pre]
         address = unit.run.addresses.get(pre)
         if address is None:
@@ -155,7 +185,7 @@ class _Binder:
                 )
             )  # fmt: skip
             return None
-        entry = self._entry(node, address, unit.plan.target)
+        entry = self._entry(unit, node, address)
         if entry is None:
             self.refusals.append(
                 Refusal(
@@ -164,20 +194,20 @@ class _Binder:
                 )
             )  # fmt: skip
             return None
-        return self._borrow(entry, unit.run.learned.get(pre, "kallsyms"))
+        return self._borrow(unit, entry, unit.run.learned.get(pre, "kallsyms"))
 
-    def _borrow_extern(self, unit: Bound, target: Node, pre: int | None) -> str | None:
+    def _borrow_extern(self, unit: Bound, target: Node, pre: int | None) -> Borrowed | None:
         """A symbol of another unit: as pre code taught, or by a name that can only mean one thing."""
         if pre is not None and pre in unit.run.addresses:
             address = unit.run.addresses[pre]
-            for entry in self.book.named(target.name):
+            for entry in unit.known(target.name):
                 if entry.address == address:
-                    return self._borrow(entry, unit.run.learned.get(pre, "run-pre"))
-        entries = self.book.named(target.name)
+                    return self._borrow(unit, entry, unit.run.learned.get(pre, "run-pre"))
+        entries = self._visible_to(unit, target.name)
         visible = [entry for entry in entries if entry.kind.isupper()] or list(entries)
         if len(visible) == 1:
             how = "only global of this name" if len(entries) > 1 else "only symbol of this name"
-            return self._borrow(visible[0], f"kallsyms: {how}")
+            return self._borrow(unit, visible[0], f"kallsyms: {how}")
         where = ", ".join(f"{entry.address:#x}" for entry in visible)
         self.refusals.append(
             Refusal(
@@ -190,23 +220,53 @@ class _Binder:
         )
         return None
 
-    def _borrow(self, entry: BookEntry, learned: str) -> str:
+    def _visible_to(self, unit: Bound, name: str) -> tuple[BookEntry, ...]:
+        """What an undefined name can mean in a unit: a global of its own target, else of the kernel."""
+        own = unit.book.named(name, unit.plan.target)
+        return own if any(entry.kind.isupper() for entry in own) else unit.book.named(name)
+
+    def _borrow(self, unit: Bound, entry: BookEntry, learned: str) -> Borrowed:
         export = self.exports.get(entry.name)
-        exported = export is not None and export.owner == entry.owner and not export.namespace
+        exported = export is not None and export.owner == entry.owner == KERNEL and not export.namespace
+        needed_by = KERNEL if entry.owner == KERNEL else unit.plan.target
+        if not exported:
+            self._check_lookup(unit, entry)
         symbol = entry.name if exported else f"{entry.name},{entry.owner},{entry.position}"
+        symbol += f",{needed_by}" if needed_by not in (KERNEL, entry.owner) else ""
         how = How.EXPORT if exported else How.POSITION
         self.borrowed[symbol] = Borrowed(
-            symbol, entry.name, entry.owner, self.book.sympos(entry), entry.address, how, learned
+            symbol, entry.name, entry.owner, unit.book.sympos(entry), entry.address, how, learned, needed_by
         )
-        return symbol
+        return self.borrowed[symbol]
 
-    def _entry(self, node: Node, address: int, owner: str) -> BookEntry | None:
+    def _check_lookup(self, unit: Bound, entry: BookEntry) -> None:
+        """Whether a position among equal names means the same whenever the kernel looks it up."""
+        if unit.module is None or entry.owner != unit.plan.target:
+            return
+        if entry.name in unit.module.boot_names:
+            self.refusals.append(
+                Refusal(
+                    "bind.module_symbol", f"{unit.plan.post.obj.path}: {entry.name}",
+                    f"module {entry.owner} has boot code of that name too, so its position among equal names"
+                    " changes when that is freed",
+                    "leave the code that needs it as it is, or load a fixed module",
+                )
+            )  # fmt: skip
+
+    def _entry(self, unit: Bound, node: Node, address: int) -> BookEntry | None:
         """The kallsyms entry for a node at its proved address: one of its own names."""
         for name in node.names:
-            for entry in self.book.named(name, owner):
+            for entry in unit.book.named(name, unit.plan.target):
                 if entry.address == address:
                     return entry
         return None
+
+
+def _fixed(match: Match) -> tuple[bytes, bytes]:
+    """A function's bytes in memory where nothing but these can be, and the mask of them."""
+    code = b"".join(part.data if isinstance(part, Literal) else bytes(part.size) for part in match.parts)
+    known = b"".join((b"\xff" if isinstance(part, Literal) else b"\0") * part.size for part in match.parts)
+    return code, known
 
 
 def _unverified(unit: Bound, match: Match) -> list[Refusal]:

@@ -30,9 +30,9 @@ class Workshop:
 
 @dataclass(frozen=True, slots=True)
 class EmittedModule:
-    """One module file of an update."""
+    """One module file of an update. `targets`: the kernel or the modules whose code it changes."""
 
-    target: str
+    targets: tuple[str, ...]
     name: str
     """The module's name in the kernel: `ksplice_abcd1234`."""
     file: str

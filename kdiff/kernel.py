@@ -115,6 +115,17 @@ class KernelFacts:
     structures: Mapping[str, Structure] = field(default_factory=lambda: MappingProxyType({}))
 
 
+@dataclass(frozen=True, slots=True)
+class ModuleIdentity:
+    """What tells builds of one module apart; empty where a module does not say."""
+
+    name: str
+    build_id: str
+    source_version: str
+    release: str
+    """The kernel it was built for, from its vermagic."""
+
+
 # What run memory may hold at a site ------------------------------------------------------------------
 
 

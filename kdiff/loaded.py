@@ -33,7 +33,7 @@ from kdiff.elf.read import (
 )
 from kdiff.errors import KdiffError
 from kdiff.exports import Export
-from kdiff.kernel import AddressBook, KernelFacts
+from kdiff.kernel import AddressBook, KernelFacts, ModuleIdentity
 from kdiff.memory import MemorySource
 
 _PAGE = 1 << 12
@@ -61,16 +61,10 @@ class Place:
     section: str
     offset: int
 
-
-@dataclass(frozen=True, slots=True)
-class ModuleIdentity:
-    """What tells builds of one module apart; empty where a module does not say."""
-
-    name: str
-    build_id: str
-    source_version: str
-    release: str
-    """The kernel it was built for, from its vermagic."""
+    @property
+    def per_cpu(self) -> bool:
+        """Whether the offset counts from the module's share of each processor's own area."""
+        return self.section == _PER_CPU
 
 
 class LoadedModule:
@@ -114,17 +108,19 @@ class LoadedModule:
         return self._contents[index][start : start + size]
 
     def place(self, address: int) -> Place | None:
-        """The section an address is in; None for what is not the module's, or has no address of its own."""
+        """The section of the module that an address is in, None if it is in none."""
         index = self._section_at(address, 0)
         if index is None:
             return None
-        name = self._object.section_name(index)
-        return None if name == _PER_CPU else Place(name, address - self._sections[index])
+        return Place(self._object.section_name(index), address - self._sections[index])
 
-    def is_boot(self, address: int) -> bool:
-        """Whether what lies there is gone once the module runs."""
-        index = self._section_at(address, 0)
-        return index is not None and self._object.section_name(index).startswith(_BOOT)
+    @cached_property
+    def boot_names(self) -> frozenset[str]:
+        """Names in sections that are gone once the module runs; until then kallsyms lists them too."""
+        obj = self._object
+        boot = {i for i in self._sections if obj.section_name(i).startswith(_BOOT)}
+        homes = enumerate(obj.symbols["section"].tolist())
+        return frozenset(obj.symbol_name(index) for index, home in homes if home in boot)
 
     def _section_at(self, address: int, size: int) -> int | None:
         if not self._span[0] <= address < self._span[1] and not self._per_cpu(address):

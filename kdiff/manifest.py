@@ -57,6 +57,7 @@ def manifest(
         },
         "replaced": [
             {
+                "target": each.target,
                 "name": each.name,
                 "position": each.position,
                 "address": f"{each.address:#x}",
@@ -65,6 +66,10 @@ def manifest(
                 "pre_code": _pre_hash(units[each.unit], each.node),
             }
             for each in update.replacements
+        ],
+        "modules": [
+            {"name": each.name, "build_id": each.build_id, "source_version": each.source_version}
+            for each in update.modules
         ],
         "borrowed": borrowed_summary(update.borrowed),
         "pairs": None if pairs is None else pairs.as_json(),

@@ -92,19 +92,19 @@ def save(package: Package, directory: Path) -> Path:
 
 def _files(package: Package) -> dict[str, bytes]:
     id = layout.checked_id(package.id)
-    if [(module.target, module.name, module.file) for module in package.modules] != [
-        ("vmlinux", layout.module_name(id), layout.module_file(id))
-    ]:
+    if [(module.name, module.file) for module in package.modules] != [
+        (layout.module_name(id), layout.module_file(id))
+    ] or not package.modules[0].targets:
         names = ", ".join(module.file for module in package.modules)
-        raise KdiffError(
-            "package.modules", f"a package holds {layout.module_file(id)} for vmlinux, not {names!r}"
-        )
+        raise KdiffError("package.modules", f"a package holds {layout.module_file(id)}, not {names!r}")
     if "\n" in package.description or any("\n" in each for each in package.utsname):
         raise KdiffError("package.description", "the description and uname's values are one line each")
     files = {
         layout.API: f"{layout.API_VERSION}\n".encode(),
         layout.CONTENTS: "".join(
-            layout.change_line(module.target, module.name, module.file) for module in package.modules
+            layout.change_line(target, module.name, module.file)
+            for module in package.modules
+            for target in module.targets
         ).encode(),
         layout.PATCH: package.patch,
         layout.PROOF: package.proof,

@@ -39,6 +39,7 @@ from kdiff.review_types import Retyped, retyped, review_types
 from kdiff.running import check_same_kernel, find_memory
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
+from kdiff.targets import Targets
 
 ANCHOR = "_text"
 """The symbol whose address tells how far the kernel was moved (include/asm-generic/sections.h)."""
@@ -102,16 +103,21 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
     if not any(each.replaced or each.in_place for each in plans):
         raise NothingChanged
 
-    say(f"matching every function of {len(plans)} unit(s) against {memory.name}")
-    runs = tuple(_matched(each, memory) for each in plans)
+    exports = read_symvers(config.headers / "Module.symvers")
+    targets = Targets(config, memory, exports, plugins)
+    where = ", ".join(dict.fromkeys(targets.memory(each.target).name for each in plans))
+    say(f"matching every function of {len(plans)} unit(s) against {where}")
+    runs = tuple(_matched(each, targets.memory(each.target)) for each in plans)
     refusals = [refusal for run in runs for refusal in run.refusals]
     if refusals:
         raise Refused(*dict.fromkeys(refusals))
 
     units = tuple(
-        Bound(each, run) for each, run in zip(plans, runs, strict=True) if each.carried or each.in_place
+        Bound(each, run, targets.memory(each.target).address_book(), targets.module(each.target))
+        for each, run in zip(plans, runs, strict=True)
+        if each.carried or each.in_place
     )
-    update = bind(request.id, units, book, read_symvers(config.headers / "Module.symvers"))
+    update = bind(request.id, units, exports)
     proof = prove(units, update.replacements, update.borrowed, book, facts, ANCHOR)
 
     say(f"writing the {emitter.name} module")

@@ -17,7 +17,9 @@ from typing import Any
 from kdiff.arch import Howto, Overflow
 from kdiff.bind import Bound
 from kdiff.errors import KdiffError
+from kdiff.graph import Node
 from kdiff.kernel import (
+    KERNEL,
     AddressBook,
     BookEntry,
     Form,
@@ -35,7 +37,7 @@ from kdiff.split import Kind
 from kdiff.update import Borrowed, Replacement
 from kdiff.verdict import Allowed, Fact
 
-FORMAT = 1
+FORMAT = 2
 Json = dict[str, Any]
 
 
@@ -52,11 +54,12 @@ def prove(
     base = book.address(anchor)
     if base is None:
         raise KdiffError("proof.anchor", f"kallsyms does not list {anchor} exactly once")
-    work.named(BookEntry(anchor, base, "T"))
+    work.kernel(BookEntry(anchor, base, "T"))
     nodes = [work.node(each) for each in replacements]
     for each in borrowed:
-        work.named(next(e for e in book.named(each.name, each.owner) if e.address == each.address))
+        work.borrow(each)
     arch = units[0].plan.pre.arch
+    modules = {unit.plan.target: unit.module.identity for unit in units if unit.module is not None}
     return {
         "format": FORMAT,
         "release": facts.release,
@@ -67,6 +70,10 @@ def prove(
         "anchor": anchor,
         "nops": [nop.hex() for nop in sorted(arch.nops, key=len, reverse=True)],
         "howtos": work.howtos,
+        "modules": [
+            {"name": each.name, "build_id": each.build_id, "source_version": each.source_version}
+            for _, each in sorted(modules.items())
+        ],
         "symbols": work.symbols,
         "nodes": nodes,
     }
@@ -80,7 +87,7 @@ class _Writer:
         self.howtos: list[Json] = []
         self.symbols: list[Json] = []
         self._howto_names: set[str] = set()
-        self._symbol_numbers: dict[tuple[str, int], int] = {}
+        self._symbol_numbers: dict[tuple[str, str, str, int], int] = {}
         self._fixed = _fixed_range(book)
 
     def node(self, replacement: Replacement) -> Json:
@@ -101,32 +108,74 @@ class _Writer:
                     )
                 written.append(one)
             at += part.size
-        entry = next(e for e in self.book.named(replacement.name) if e.address == replacement.address)
+        listed = unit.book.named(replacement.name, replacement.target)
+        entry = next(e for e in listed if e.address == replacement.address)
         return {
             "name": replacement.name,
-            "symbol": self.named(entry),
+            "symbol": self.named(entry, unit),
             "offset": 0,
             "size": match.size,
             "role": "replaced",
             "parts": _joined(written),
         }
 
-    def named(self, entry: BookEntry) -> int:
-        """The number of a symbol that kallsyms lists."""
-        count = len(self.book.named(entry.name, entry.owner))
+    def borrow(self, borrowed: Borrowed) -> None:
+        """List a borrowed symbol."""
+        for unit in self.units:
+            if borrowed.needed_by in (KERNEL, unit.plan.target):
+                for entry in unit.book.named(borrowed.name, borrowed.owner):
+                    if entry.address == borrowed.address:
+                        self.named(entry, unit)
+                        return
+        raise KdiffError("proof.unknown_symbol", f"{borrowed.name} of {borrowed.owner} is nowhere listed")
+
+    def kernel(self, entry: BookEntry) -> int:
+        """The number of a symbol of the kernel itself."""
+        count = len(self.book.named(entry.name))
         return self._symbol(entry.name, entry.address, entry.position, count, self._slides(entry.address))
 
-    def anonymous(self, address: int) -> int:
-        """The number of a place that kallsyms has no name for."""
-        return self._symbol("", address, 0, 0, self._slides(address))
+    def named(self, entry: BookEntry, unit: Bound) -> int:
+        """The number of a symbol that kallsyms lists."""
+        if entry.owner == KERNEL or unit.module is None:
+            return self.kernel(entry)
+        count = len(unit.book.named(entry.name, entry.owner))
+        place = unit.module.place(entry.address) if entry.owner == unit.plan.target else None
+        if place is None or place.per_cpu:
+            return self._symbol(entry.name, 0, entry.position, count, False, entry.owner)
+        return self._symbol(
+            entry.name, place.offset, entry.position, count, False, entry.owner, place.section
+        )
 
-    def _symbol(self, name: str, address: int, position: int, count: int, slides: bool) -> int:
-        key = (name, address)
+    def anonymous(self, address: int, unit: Bound) -> int:
+        """The number of a place that kallsyms has no name for."""
+        place = unit.module.place(address) if unit.module is not None else None
+        if place is None:
+            return self._symbol("", address, 0, 0, self._slides(address))
+        if place.per_cpu:
+            raise KdiffError(
+                "proof.unknown_symbol",
+                f"data without a name in {place.section} of module {unit.plan.target}",
+                place=unit.plan.pre.obj.path,
+                remedy="leave the function that uses it as it is",
+            )
+        return self._symbol("", place.offset, 0, 0, False, unit.plan.target, place.section)
+
+    def _symbol(
+        self,
+        name: str,
+        address: int,
+        position: int,
+        count: int,
+        slides: bool,
+        owner: str = KERNEL,
+        section: str = "",
+    ) -> int:
+        key = (owner, section, name, address)
         if key not in self._symbol_numbers:
             self._symbol_numbers[key] = len(self.symbols)
-            self.symbols.append(
-                {"name": name, "position": position, "count": count, "address": address, "slides": slides}
-            )
+            row: Json = {"name": name, "position": position, "count": count, "address": address}
+            row |= {"slides": slides} if owner == KERNEL else {"owner": owner, "section": section}
+            self.symbols.append(row)
         return self._symbol_numbers[key]
 
     def _slides(self, address: int) -> bool:
@@ -186,7 +235,7 @@ class _Function:
             return ["pad", part.size]
         howto = self.writer.howto(part.howto)
         if isinstance(part, OneOf):
-            known = [self.writer.named(e) for name in part.names for e in self.writer.book.named(name)]
+            known = [self.writer.kernel(e) for name in part.names for e in self.writer.book.named(name)]
             return ["oneof", howto, known, part.insn_addend] if known else None
         found = self.place(part.place, at)
         if found is None:
@@ -198,16 +247,15 @@ class _Function:
 
     def place(self, place: Place, at: int) -> tuple[int, int] | None:
         """(symbol number, offset) of what the field at run address `at` refers to."""
-        book = self.writer.book
         if place.node is None:
-            entries = book.named(place.name)
-            return (self.writer.named(entries[0]), place.offset) if len(entries) == 1 else None
+            entries = self.writer.book.named(place.name)
+            return (self.writer.kernel(entries[0]), place.offset) if len(entries) == 1 else None
         graph = self.unit.plan.pre
         node = graph.nodes[place.node]
+        listed = [e for name in node.names for e in self.listed(node, name)]
         address = self.unit.run.addresses.get(place.node)
         if address is None:
-            listed = [e for name in node.names for e in book.named(name)]
-            return (self.writer.named(listed[0]), place.offset) if len(listed) == 1 else None
+            return (self.writer.named(listed[0], self.unit), place.offset) if len(listed) == 1 else None
         if graph.has_copies(node) and at in self.facts:
             address = self.facts[at].address - place.offset
         offset: int | None = place.offset
@@ -215,10 +263,16 @@ class _Function:
             offset = self.unit.run.matches[place.node].run_offset(place.offset)
         if offset is None:
             return None
-        for entry in (e for name in node.names for e in book.named(name)):
+        for entry in listed:
             if entry.address == address:
-                return self.writer.named(entry), offset
-        return self.writer.anonymous(address), offset
+                return self.writer.named(entry, self.unit), offset
+        return self.writer.anonymous(address, self.unit), offset
+
+    def listed(self, node: Node, name: str) -> tuple[BookEntry, ...]:
+        """What kallsyms lists under a node's name, of its own target or of what that may import."""
+        if node.kind is Kind.EXTERN:
+            return self.unit.known(name)
+        return self.unit.book.named(name, self.unit.plan.target)
 
 
 def _fixed_range(book: AddressBook) -> tuple[int, int]:

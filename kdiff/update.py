@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from kdiff.elf.write import Relocatable
+from kdiff.kernel import KERNEL, ModuleIdentity
 
 
 class How(Enum):
@@ -20,7 +21,11 @@ class How(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Borrowed:
-    """A symbol that stays in the kernel. `symbol` is its (undefined) name in `Update.carried`."""
+    """A symbol that stays in the kernel. `symbol` is its (undefined) name in `Update.carried`.
+
+    `needed_by`: the module whose code refers to it, where the symbol is a module's and so comes and goes with
+    them; else the kernel.
+    """
 
     symbol: str
     name: str
@@ -31,13 +36,15 @@ class Borrowed:
     how: How
     learned: str
     """How run-pre matching came to know the address, for the manifest."""
+    needed_by: str = KERNEL
 
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """A function in the kernel (`name`, `position` as in kallsyms) and its successor `symbol` in `carried`.
+    """A function of `target` (`name`, `position` as in kallsyms) and its successor `symbol` in `carried`.
 
-    `node` is its id in the pre graph of the unit at index `unit`.
+    `node` is its id in the pre graph of the unit at index `unit`. `code`: its bytes in memory as far as they
+    cannot differ, and `known`, the mask of those.
     """
 
     name: str
@@ -47,11 +54,16 @@ class Replacement:
     symbol: str
     unit: int
     node: int
+    target: str = KERNEL
+    code: bytes = b""
+    known: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One target's update, ready for an emitter.
+    """An update, ready for an emitter.
+
+    `modules`: those whose code it changes, and which build of each.
 
     `carried` holds everything that travels: code, data, strings and the special-section entries they own,
     entries of one table together in one section under the table's own name. Its undefined symbols are
@@ -59,7 +71,13 @@ class Update:
     """
 
     id: str
-    target: str
     carried: Relocatable
     replacements: tuple[Replacement, ...]
     borrowed: tuple[Borrowed, ...]
+    modules: tuple[ModuleIdentity, ...] = ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The kernel, if its code is changed, and the modules, by name."""
+        found = {each.target for each in self.replacements}
+        return tuple(sorted(found, key=lambda name: (name != KERNEL, name)))

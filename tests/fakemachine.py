@@ -88,7 +88,7 @@ def package(**changes: Any) -> Package:
         "timestamp": 1_700_000_000,
         "manifest": {"kernel": RELEASE, "replaced": [{"name": "tcp_v4_rcv", "position": 0}]},
         "proof": json.dumps(proof()).encode(),
-        "modules": (EmittedModule("vmlinux", MODULE, f"{MODULE}.ko", b"\x7fELF and so on"),),
+        "modules": (EmittedModule(("vmlinux",), MODULE, f"{MODULE}.ko", b"\x7fELF and so on"),),
     }
     return Package(**{**values, **changes})
 

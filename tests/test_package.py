@@ -87,7 +87,7 @@ def test_what_was_written_is_what_is_read(tmp_path: Path) -> None:
 def test_any_package_is_read_as_written(
     tmp_path_factory: pytest.TempPathFactory, patch: bytes, module: bytes, description: str, id: str
 ) -> None:
-    modules = (EmittedModule("vmlinux", f"ksplice_{id}", f"ksplice_{id}.ko", module),)
+    modules = (EmittedModule(("vmlinux",), f"ksplice_{id}", f"ksplice_{id}.ko", module),)
     made = package(id=id, patch=patch, description=description, modules=modules)
     update = tarball.read(str(save(made, tmp_path_factory.mktemp("any"))))
     assert (update.id, update.patch, update.module, update.description) == (id, patch, module, description)
@@ -104,7 +104,7 @@ def test_an_id_that_is_no_word_is_an_error(id: str) -> None:
 
 
 def test_a_module_of_another_name_is_an_error() -> None:
-    assert refused(modules=(EmittedModule("vmlinux", "other", "other.ko", b""),)) == "package.modules"
+    assert refused(modules=(EmittedModule(("vmlinux",), "other", "other.ko", b""),)) == "package.modules"
 
 
 def test_a_description_of_two_lines_is_an_error() -> None:

@@ -32,7 +32,7 @@ def tarball(tmp_path: Path) -> Path:
         timestamp=0,
         manifest={},
         proof=b"{}",
-        modules=(EmittedModule("vmlinux", f"ksplice_{ID}", f"ksplice_{ID}.ko", b"\x7fELF"),),
+        modules=(EmittedModule(("vmlinux",), f"ksplice_{ID}", f"ksplice_{ID}.ko", b"\x7fELF"),),
     )
     return package.save(made, tmp_path)
 

@@ -21,7 +21,7 @@ from kdiff.target.main import run_apply, run_undo, run_view
 
 Out = pytest.CaptureFixture[str]
 HEADING = "Here is the source code patch associated with this update:\n"
-SIGNED = (EmittedModule("vmlinux", MODULE, f"{MODULE}.ko", b"\x7fELF" + b"~Module signature appended~\n"),)
+SIGNED = (EmittedModule(("vmlinux",), MODULE, f"{MODULE}.ko", b"\x7fELF" + b"~Module signature appended~\n"),)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import os
 from typing import NamedTuple
 
 from kdiff.errors import KdiffError, Refusal, Refused
-from kdiff.target import layout, livepatch, preconditions, proof_reader, store, tarball
+from kdiff.target import layout, livepatch, modules, preconditions, proof_reader, store, tarball
 from kdiff.target.kernel_log import KernelLog
 from kdiff.target.livepatch import Say, Stop
 from kdiff.target.machine import Machine
@@ -29,23 +29,31 @@ class Applied(NamedTuple):
     already: bool
     """It was there before."""
     functions: tuple[str, ...]
+    awaited: tuple[str, ...] = ()
+    """Modules that are not loaded, whose code changes when they are."""
 
 
-def apply(path: str, timeout: float, machine: Machine, say: Say, detail: Say, stop: Stop) -> Applied:
+def apply(
+    path: str, timeout: float, machine: Machine, say: Say, detail: Say, stop: Stop, partial: bool = False
+) -> Applied:
     """Apply the update at `path`.
 
     `timeout` in seconds is for the transition; `say` takes progress, `detail` more of it, `stop` raises when
-    the user wants no more. KdiffError, or Refused if the kernel is not the one the update was made for.
+    the user wants no more. `partial`: go on although modules that the update changes are not loaded.
+    KdiffError, or Refused if the kernel is not the one the update was made for.
     """
     update = tarball.read(path)
     promise = proof_reader.read(update.proof)
-    functions = tuple(f"{name},{position}" for name, position in promise.replaced)
+    functions = tuple(livepatch.label(*each) for each in promise.replaced)
     _everything_proved(update, functions, path)
     preconditions.check(machine, update)
     with store.locked(machine):
         if livepatch.stage(machine, update.id) == livepatch.APPLIED:
             return Applied(update.id, already=True, functions=functions)
         _nothing_in_the_way(machine, update.id, functions)
+        awaited = modules.awaited(machine, promise)
+        if awaited and not partial:
+            raise Refused(*map(_not_there, sorted(awaited)))
         _verify(promise, machine, detail)
         stop()
         store.clean(machine)
@@ -56,14 +64,27 @@ def apply(path: str, timeout: float, machine: Machine, say: Say, detail: Say, st
         except BaseException:
             store.discard(machine, update.id)
             raise
-    return Applied(update.id, already=False, functions=functions)
+    return Applied(update.id, already=False, functions=functions, awaited=tuple(sorted(awaited)))
+
+
+def _not_there(module: str) -> Refusal:
+    return Refusal(
+        "target.not_loaded",
+        f"module {module}",
+        "the update changes its code, and it is not loaded",
+        "load it, or use --partial: then its code changes when it is loaded, if it is the build that"
+        " the update was made for",
+    )
 
 
 def _everything_proved(update: tarball.Update, functions: tuple[str, ...], path: str) -> None:
     """The proof must be about the functions the manifest lists as replaced (position 0: the only one)."""
     try:
-        listed = [f"{each['name']},{each['position'] or 1}" for each in update.manifest["replaced"]]
-    except (KeyError, TypeError) as error:
+        listed = [
+            livepatch.label(each.get("target", layout.KERNEL), each["name"], each["position"] or 1)
+            for each in update.manifest["replaced"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
         raise KdiffError(
             "package.manifest", "its manifest.json lists no replaced functions", place=path
         ) from error
@@ -104,8 +125,9 @@ def _verify(promise: Proof, machine: Machine, detail: Say) -> None:
     refusals = verify(promise, machine)
     if refusals:
         raise Refused(*refusals)
-    total = sum(node.size for node in promise.nodes)
-    detail(f"{total} bytes of {len(promise.nodes)} functions verified in {machine.now() - start:.2f} s")
+    nodes = promise.without(modules.awaited(machine, promise)).nodes
+    total = sum(node.size for node in nodes)
+    detail(f"{total} bytes of {len(nodes)} functions verified in {machine.now() - start:.2f} s")
 
 
 def _load(machine: Machine, update: tarball.Update) -> None:

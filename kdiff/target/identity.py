@@ -22,6 +22,11 @@ def build_id(machine: Machine, order: str) -> str:
             notes = file.read()
     except OSError:
         return ""
+    return build_id_of(notes, order)
+
+
+def build_id_of(notes: bytes, order: str) -> str:
+    """The GNU build id among notes, in hex; empty if there is none."""
     offset = 0
     while offset + 12 <= len(notes):
         sizes = (notes[offset + 4 * index : offset + 4 * index + 4] for index in range(3))

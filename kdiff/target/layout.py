@@ -29,10 +29,19 @@ ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 ID_LENGTH = 32
 """Module names have at most 55 characters, and file names want some too."""
 
+KERNEL = "vmlinux"
+MODULE_NAME = 56
+"""Bytes of a module's name with its end: MODULE_NAME_LEN of include/linux/module.h on 64-bit machines."""
+
 
 def is_id(text: str) -> bool:
     """Tell whether `text` can name an update."""
     return 0 < len(text) <= ID_LENGTH and ID_CHARACTERS.issuperset(text)
+
+
+def is_target(text: str) -> bool:
+    """Tell whether `text` can be the kernel's name or a module's."""
+    return 0 < len(text) < MODULE_NAME and ID_CHARACTERS.issuperset(text)
 
 
 def checked_id(text: str) -> str:

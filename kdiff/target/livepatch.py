@@ -75,13 +75,25 @@ def present(machine: Machine) -> list[str]:
     return [each.removeprefix(prefix) for each in listed if each.startswith(prefix)]
 
 
+def label(owner: str, name: str, position: int) -> str:
+    """How a function that is replaced is told: `NAME,POSITION`, of a module `MODULE:NAME,POSITION`."""
+    return f"{name},{position}" if owner == layout.KERNEL else f"{owner}:{name},{position}"
+
+
 def functions(machine: Machine, patch: str) -> list[str]:
-    """What a live patch replaces in vmlinux, as `NAME,POSITION`."""
-    return [each for each in names(f"{machine.sys}/kernel/livepatch/{patch}/vmlinux") if "," in each]
+    """What a live patch replaces, as `label` has it."""
+    here = f"{machine.sys}/kernel/livepatch/{patch}"
+    prefixes = {owner: "" if owner == layout.KERNEL else f"{owner}:" for owner in names(here)}
+    return [
+        f"{prefix}{each}"
+        for owner, prefix in prefixes.items()
+        for each in names(f"{here}/{owner}")
+        if "," in each
+    ]
 
 
 def also_replaced(machine: Machine, wanted: Iterable[str], own: str) -> list[tuple[str, str]]:
-    """Pairs of (another live patch, function it replaces) among those wanted, `NAME,POSITION`."""
+    """Pairs of (another live patch, function it replaces) among those wanted."""
     looked_for = set(wanted)
     return [
         (patch, function)

@@ -43,6 +43,11 @@ def run_apply(
 
     parser = _parser(program, "Apply an update to the running kernel.")
     _add_timeout(parser, "take the update back")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="also if a module that the update changes is not loaded: its code changes when it is",
+    )
     parser.add_argument("tarball", metavar="TARBALL", help="the ksplice-ID.tar.gz that ksplice-create wrote")
     given = parser.parse_args(arguments)
     report = _report(program, given)
@@ -56,9 +61,19 @@ def run_apply(
                 report.say,
                 report.detail,
                 interruption.check,
+                given.partial,
             )
+        for module in done.awaited:
+            report.say(f"Module {module} is not loaded; its code changes when it is.")
         report.say(f"Ksplice update {done.id} is applied already." if done.already else "Done!")
-        report.data({"id": done.id, "already": done.already, "functions": list(done.functions)})
+        report.data(
+            {
+                "id": done.id,
+                "already": done.already,
+                "functions": list(done.functions),
+                "awaited": list(done.awaited),
+            }
+        )
 
     return _guarded(report, work)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from kdiff.target.layout import KERNEL
+
 REPLACED = "replaced"
 CONTEXT = "context"
 
@@ -42,6 +44,10 @@ class Symbol(NamedTuple):
     """Where it was linked."""
     slides: bool
     """Whether it moves with the kernel when that is loaded elsewhere."""
+    owner: str = KERNEL
+    """The kernel or a module."""
+    section: str = ""
+    """Of a module: what `address` counts from; if empty, only kallsyms knows where it is."""
 
 
 class Lit(NamedTuple):
@@ -97,6 +103,14 @@ class Node(NamedTuple):
     parts: tuple[Part, ...]
 
 
+class Module(NamedTuple):
+    """Which build of a module is meant; what is empty is not known."""
+
+    name: str
+    build_id: str
+    source_version: str
+
+
 class Proof(NamedTuple):
     """What identifies the kernel, and every byte that must be there."""
 
@@ -111,12 +125,33 @@ class Proof(NamedTuple):
     nops: tuple[bytes, ...]
     symbols: tuple[Symbol, ...]
     nodes: tuple[Node, ...]
+    modules: tuple[Module, ...] = ()
+    """Those whose code is replaced."""
 
     @property
-    def replaced(self) -> tuple[tuple[str, int], ...]:
-        """Name and position, as livepatch's sysfs directories count it, of each function to be replaced."""
+    def replaced(self) -> tuple[tuple[str, str, int], ...]:
+        """Owner, name and position, as livepatch's sysfs directories have them, of what will be replaced."""
         symbols = (self.symbols[node.symbol] for node in self.nodes if node.role == REPLACED)
-        return tuple((symbol.name, symbol.position) for symbol in symbols)
+        return tuple((symbol.owner, symbol.name, symbol.position) for symbol in symbols)
+
+    def without(self, awaited: frozenset[str]) -> Proof:
+        """What must hold while these modules are not loaded."""
+        nodes = tuple(node for node in self.nodes if self.symbols[node.symbol].owner not in awaited)
+        return self._replace(nodes=nodes)
+
+
+def symbols_of(nodes: tuple[Node, ...]) -> frozenset[int]:
+    """All symbols that nodes refer to, or begin at."""
+    found = {node.symbol for node in nodes}
+    for node in nodes:
+        for part in node.parts:
+            for form in part.forms if isinstance(part, Site) else ((part,),):
+                for each in form:
+                    if isinstance(each, Relocated):
+                        found.update(each.symbols)
+                    elif isinstance(each, Through):
+                        found.add(each.symbol)
+    return frozenset(found)
 
 
 def size(part: Part) -> int:

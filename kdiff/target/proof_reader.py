@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 from kdiff.errors import KdiffError
+from kdiff.target.layout import KERNEL, is_target
 from kdiff.target.proof import (
     CONTEXT,
     REPLACED,
     Howto,
     Lit,
+    Module,
     Node,
     Pad,
     Part,
@@ -29,7 +31,7 @@ from kdiff.target.proof import (
     size,
 )
 
-FORMAT = 1
+FORMAT = 2
 OVERFLOWS = ("signed", "unsigned", "wrap")
 WORDS = 1 << 64
 
@@ -46,12 +48,16 @@ def read(text: bytes) -> Proof:
         raise _malformed("format", f"is {top.get('format')!r}, not {FORMAT}")
     howtos = _named(_list("howtos", top, _howto))
     symbols = _list("symbols", top, _symbol)
+    modules = _list("modules", top, _module)
     nodes = _list("nodes", top, _Parts(howtos, len(symbols)).node)
     if not any(node.role == REPLACED for node in nodes):
         raise _malformed("nodes", "hold no function that is replaced")
     for node in nodes:
         if node.role == REPLACED and (node.offset or not symbols[node.symbol].position):
             raise _malformed(node.name, "is replaced but does not start at a symbol of kallsyms")
+        owner = symbols[node.symbol].owner
+        if owner != KERNEL and owner not in [module.name for module in modules]:
+            raise _malformed(node.name, f"is in module {owner}, and which build of it is not said")
     order: Literal["little", "big"] = "little"
     if _choice("byte_order", top, ("little", "big")) == "big":
         order = "big"
@@ -65,6 +71,7 @@ def read(text: bytes) -> Proof:
         nops=_list("nops", top, _nop),
         symbols=symbols,
         nodes=nodes,
+        modules=modules,
     )
 
 
@@ -124,12 +131,34 @@ def _symbol(place: str, value: Any) -> Symbol:
     name = _string("name", row, place)
     position = _integer("position", row, 0, WORDS - 1, place)
     total = _integer("count", row, position, WORDS - 1, place) if position else 0
+    address = _integer("address", row, 0, WORDS - 1, place)
+    if position and not name:
+        raise _malformed(place, "has a position but no name")
+    if "owner" in row:
+        owner, section = _target("owner", row, place), _string("section", row, place)
+        if owner == KERNEL:
+            raise _malformed(place, "belongs to the kernel and says so")
+        if not section and not position:
+            raise _malformed(place, "has neither a section nor a name")
+        return Symbol(name, position, total, address, False, owner, section)
     slides = row.get("slides")
     if not isinstance(slides, bool):
         raise _malformed(place, "slides is neither true nor false")
-    if position and not name:
-        raise _malformed(place, "has a position but no name")
-    return Symbol(name, position, total, _integer("address", row, 0, WORDS - 1, place), slides)
+    return Symbol(name, position, total, address, slides)
+
+
+def _module(place: str, value: Any) -> Module:
+    row = _object(place, value)
+    return Module(
+        _target("name", row, place), _string("build_id", row, place), _string("source_version", row, place)
+    )
+
+
+def _target(key: str, row: dict[str, Any], place: str) -> str:
+    name = _string(key, row, place)
+    if not is_target(name):
+        raise _malformed(f"{place} {key}".lstrip(), f"{name!r} names no module")
+    return name
 
 
 def _nop(place: str, value: Any) -> bytes:

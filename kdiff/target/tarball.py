@@ -26,6 +26,8 @@ class Update(NamedTuple):
     """What a tarball holds. `files` are all its files, by name."""
 
     id: str
+    targets: tuple[str, ...]
+    """`vmlinux` and the modules whose code it changes."""
     patch: bytes
     description: str
     release: str
@@ -50,14 +52,10 @@ def read(path: str) -> Update:
     _api_version(files, path)
     _complete(id, files, path)
     manifest = _manifest(files, path)
-    if _text(files, layout.CONTENTS, path) != layout.change_line(
-        "vmlinux", layout.module_name(id), layout.module_file(id)
-    ):
-        raise _wrong(
-            "contents", path, f"its `contents` do not describe the one change ksplice_{id} of vmlinux"
-        )
+    targets = _targets(id, files, path)
     return Update(
         id=id,
+        targets=targets,
         patch=files[layout.PATCH],
         description=_text(files, layout.DESCRIPTION, path).strip() if layout.DESCRIPTION in files else "",
         release=_release(files, path),
@@ -181,6 +179,18 @@ def _complete(id: str, files: dict[str, bytes], path: str) -> None:
     extra = sorted(files.keys() - required - set(layout.OPTIONAL))
     if extra:
         raise _wrong("extra", path, f"holds what no update holds: {', '.join(extra)}")
+
+
+def _targets(id: str, files: dict[str, bytes], path: str) -> tuple[str, ...]:
+    """What the lines of `contents` say is changed, each by the one module of the update."""
+    text = _text(files, layout.CONTENTS, path)
+    targets = tuple(line.split(" ")[1] for line in text.splitlines() if line.count(" ") == 3)
+    module, file = layout.module_name(id), layout.module_file(id)
+    lines = "".join(layout.change_line(target, module, file) for target in targets)
+    named = all(layout.is_target(target) for target in targets) and len(set(targets)) == len(targets)
+    if text != lines or not targets or not named:
+        raise _wrong("contents", path, f"its `contents` do not describe what {module} changes")
+    return targets
 
 
 def _manifest(files: dict[str, bytes], path: str) -> dict[str, Any]:

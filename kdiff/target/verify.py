@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdiff.errors import Refusal
-from kdiff.target import kallsyms
+from kdiff.target import kallsyms, modules
 from kdiff.target.causes import likely_cause
 from kdiff.target.identity import other_kernel
 from kdiff.target.kcore import open_kcore
+from kdiff.target.layout import KERNEL
 from kdiff.target.machine import Machine
 from kdiff.target.match import Difference, Run, difference, expected
-from kdiff.target.proof import Node, Proof, Site, Symbol
+from kdiff.target.proof import Node, Proof, Site, Symbol, symbols_of
 
 AROUND = 16
 """Bytes shown on both sides of a difference."""
@@ -32,10 +33,11 @@ _OTHER_LAYOUT = Refusal(
 
 
 def verify(proof: Proof, machine: Machine) -> tuple[Refusal, ...]:
-    """Compare this machine's kernel with the proof. KdiffError if it cannot be read."""
-    refusals = other_kernel(machine, proof)
+    """Compare this machine's kernel and the modules in it with the proof. KdiffError if it cannot be read."""
+    refusals = (*other_kernel(machine, proof), *modules.other_builds(machine, proof))
     if refusals:
         return refusals
+    proof = proof.without(modules.awaited(machine, proof))
     addresses, refusals = locate(proof, machine)
     if refusals:
         return refusals
@@ -45,6 +47,7 @@ def verify(proof: Proof, machine: Machine) -> tuple[Refusal, ...]:
             return (_OTHER_LAYOUT,)
         run = Run(memory.read, proof.word, proof.byte_order, addresses, proof.nops)
         nodes: Sequence[Node] = proof.nodes
+        found: list[Refusal] = []
         for _ in range(ATTEMPTS):
             found = [refusal for node in nodes for refusal in compare(node, run, machine)]
             if not found:
@@ -56,31 +59,54 @@ def verify(proof: Proof, machine: Machine) -> tuple[Refusal, ...]:
 
 
 def locate(proof: Proof, machine: Machine) -> tuple[tuple[int, ...], tuple[Refusal, ...]]:
-    """Return the run address of every symbol of the proof, and refusals where kallsyms contradicts them."""
-    found = kallsyms.addresses(machine, {each.name for each in proof.symbols if each.position})
+    """Return the run address of every symbol of the proof, and refusals where kallsyms contradicts them.
+
+    What belongs to a module that is not loaded has none (0), unless a node needs it.
+    """
+    needed = symbols_of(proof.nodes)
+    owners = {each.owner for each in proof.symbols if each.owner != KERNEL}
+    loaded = {
+        owner: modules.sections(machine, owner) for owner in owners if modules.is_loaded(machine, owner)
+    }
+    names: dict[str, set[str]] = {owner: set() for owner in (KERNEL, *loaded)}
+    for each in proof.symbols:
+        if each.position and each.owner in names:
+            names[each.owner].add(each.name)
+    found = kallsyms.all_addresses(machine, {owner: frozenset(each) for owner, each in names.items()})
     anchor = proof.symbols[proof.anchor]
-    listed = found.get(anchor.name, ())
+    listed = found[KERNEL].get(anchor.name, ())
     if len(listed) != anchor.total:
         return (), (_unlisted(anchor, len(listed)),)
     slide = listed[anchor.position - 1] - anchor.address
-    addresses = tuple(each.address + (slide if each.slides else 0) for each in proof.symbols)
+    addresses: list[int] = []
     refusals = []
-    for symbol, address in zip(proof.symbols, addresses, strict=True):
-        if not symbol.position:
+    for index, symbol in enumerate(proof.symbols):
+        listed = found.get(symbol.owner, {}).get(symbol.name, ()) if symbol.position else ()
+        address: int | None
+        if symbol.owner == KERNEL:
+            address = symbol.address + (slide if symbol.slides else 0)
+        elif symbol.section:
+            start = loaded.get(symbol.owner, {}).get(symbol.section)
+            address = None if start is None else start + symbol.address
+        else:
+            address = listed[symbol.position - 1] if len(listed) == symbol.total else None
+        addresses.append(address or 0)
+        if symbol.owner != KERNEL and symbol.owner not in loaded and index not in needed:
             continue
-        listed = found.get(symbol.name, ())
-        if len(listed) != symbol.total:
+        if symbol.position and len(listed) != symbol.total:
             refusals.append(_unlisted(symbol, len(listed)))
-        elif listed[symbol.position - 1] != address:
+        elif address is None:
+            refusals.append(_nowhere(symbol))
+        elif symbol.position and listed[symbol.position - 1] != address:
             refusals.append(
                 Refusal(
                     "verify.symbol",
-                    symbol.name,
+                    _title(symbol),
                     f"is at {listed[symbol.position - 1]:#x} in the running kernel and not at {address:#x}",
                     "create the update again for this kernel",
                 )
             )
-    return addresses, tuple(refusals)
+    return tuple(addresses), tuple(refusals)
 
 
 def compare(node: Node, run: Run, machine: Machine) -> tuple[Refusal, ...]:
@@ -121,7 +147,20 @@ def _windows(node: Node, data: bytes, found: Difference, wanted: bytes) -> tuple
 def _unlisted(symbol: Symbol, count: int) -> Refusal:
     return Refusal(
         "verify.symbol",
-        symbol.name,
+        _title(symbol),
         f"is listed {count} times by the running kernel and not {symbol.total}",
         "create the update again for this kernel",
     )
+
+
+def _nowhere(symbol: Symbol) -> Refusal:
+    return Refusal(
+        "verify.symbol",
+        _title(symbol),
+        f"is in {symbol.section}, which sysfs does not list, or whose address it hides",
+        f"load module {symbol.owner} of the kernel's own package, and read /sys/module as root",
+    )
+
+
+def _title(symbol: Symbol) -> str:
+    return symbol.name if symbol.owner == KERNEL else f"{symbol.owner}:{symbol.name or symbol.section}"

@@ -53,7 +53,7 @@ class LivepatchEmitter:
         arrival.check(update, module)
         data = write_object(module)
         second_reader.check(data, linked, update, facts, shop)
-        return (EmittedModule(update.target, module_name(update.id), file, data),)
+        return (EmittedModule(update.targets, module_name(update.id), file, data),)
 
 
 @hookimpl

@@ -3,17 +3,29 @@
 
 That form is Documentation/livepatch/module-elf-format.rst. In: the model of the linked module, in which
 borrowed symbols are undefined. Out: a model in which those that livepatch resolves are
-`.klp.sym.vmlinux.NAME,POSITION` and their relocations stand apart in `.klp.rela.vmlinux.SECTION`; what the
-kernel would not load (debug information, BTF, comments) is gone.
+`.klp.sym.OBJECT.NAME,POSITION` and their relocations stand apart in `.klp.rela.OBJECT.SECTION`, OBJECT being
+vmlinux or the module whose code needs it; what the kernel would not load (debug information, BTF, comments)
+is gone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from kdiff.api import Borrowed, How, KdiffError, Relocatable, RelocationSection, Section, Symbol, Update
+from kdiff.api import (
+    KERNEL,
+    Borrowed,
+    How,
+    KdiffError,
+    Relocatable,
+    Relocation,
+    RelocationSection,
+    Section,
+    Symbol,
+    Update,
+)
 
 SHN_LIVEPATCH = 0xFF20
 SHF_RELA_LIVEPATCH = 0x00100000
@@ -24,6 +36,9 @@ NAME = re.compile(r"[A-Za-z0-9_.$]+")
 """What a name in kallsyms looks like; livepatch's own syntax takes no comma."""
 KSYM_NAME_LEN = 512
 """livepatch reads names of up to 511 characters (klp_resolve_symbols)."""
+MODULE = re.compile(r"[A-Za-z0-9_]+")
+MODULE_NAME_LEN = 56
+"""64 - sizeof(unsigned long) in include/linux/moduleparam.h; klp_resolve_symbols reads 55 characters."""
 
 
 def livepatch_name(borrowed: Borrowed) -> str:
@@ -45,8 +60,6 @@ def check_update(update: Update) -> None:
     ]
     if not update.replacements:
         problems.append("nothing is replaced")
-    if update.target != "vmlinux":
-        problems.append(f"the target is module {update.target}, not vmlinux")
     if problems:
         raise KdiffError("emit.update", "; ".join(problems), place=f"update {update.id}")
 
@@ -57,9 +70,13 @@ def _bad_names(update: Update) -> Iterable[str]:
     for name, position in names:
         if not NAME.fullmatch(name) or len(name) >= KSYM_NAME_LEN or position < 0:
             yield f"livepatch cannot look up {name!r} at position {position}"
-    for each in by_position(update.borrowed):
-        if each.owner != "vmlinux":
-            yield f"{each.name} belongs to module {each.owner}, where livepatch would not look"
+    known = {KERNEL, *(module.name for module in update.modules)}
+    needed_by = {each.needed_by for each in by_position(update.borrowed)}
+    for owner in sorted({*update.targets, *needed_by} - known):
+        yield f"it is not known which build of module {owner} is meant"
+    for module in update.modules:
+        if not MODULE.fullmatch(module.name) or len(module.name) >= MODULE_NAME_LEN:
+            yield f"livepatch cannot wait for a module called {module.name!r}"
 
 
 def _bad_undefined(update: Update) -> Iterable[str]:
@@ -81,27 +98,50 @@ def _bad_successors(update: Update) -> Iterable[str]:
 def livepatch(linked: Relocatable, borrowed: Iterable[Borrowed]) -> Relocatable:
     """Convert a whole module."""
     loaded = strip(linked)
-    names = {each.symbol: livepatch_name(each) for each in by_position(borrowed)}
-    symbols = tuple(_resolved_late(symbol, names) for symbol in loaded.symbols)
-    late = frozenset(i for i, symbol in enumerate(symbols) if symbol.reserved == SHN_LIVEPATCH)
-    sections = tuple(_set_apart(section, late) for section in loaded.sections)
+    wanted = {each.symbol: each for each in by_position(borrowed)}
+    symbols = tuple(_resolved_late(symbol, wanted) for symbol in loaded.symbols)
+    owners = {
+        index: wanted[old.name].needed_by
+        for index, (old, new) in enumerate(zip(loaded.symbols, symbols, strict=True))
+        if new.reserved == SHN_LIVEPATCH
+    }
+    sections = tuple(_set_apart(section, owners) for section in loaded.sections)
     return replace(loaded, sections=sections, symbols=symbols)
 
 
-def _resolved_late(symbol: Symbol, names: dict[str, str]) -> Symbol:
-    if symbol.section is not None or symbol.reserved is not None or symbol.name not in names:
+def _resolved_late(symbol: Symbol, wanted: Mapping[str, Borrowed]) -> Symbol:
+    if symbol.section is not None or symbol.reserved is not None or symbol.name not in wanted:
         return symbol
-    return Symbol(names[symbol.name], None, binding=STB_GLOBAL, reserved=SHN_LIVEPATCH)
+    return Symbol(livepatch_name(wanted[symbol.name]), None, binding=STB_GLOBAL, reserved=SHN_LIVEPATCH)
 
 
-def _set_apart(section: Section, late: frozenset[int]) -> Section:
-    """Move the relocations of symbols that livepatch resolves into a section of its own."""
-    moved = tuple(each for each in section.relocations if each.symbol in late)
-    if not moved:
+def _set_apart(section: Section, owners: Mapping[int, str]) -> Section:
+    """Move the relocations of symbols that livepatch resolves into sections of their own, one an owner."""
+    late: dict[str, list[Relocation]] = {}
+    kept = []
+    for each in section.relocations:
+        if each.symbol in owners:
+            late.setdefault(owners[each.symbol], []).append(each)
+        else:
+            kept.append(each)
+    tables = tuple(
+        RelocationSection(late_table(owner, section.name), SHF_RELA_LIVEPATCH | SHF_ALLOC, tuple(found))
+        for owner, found in sorted(late.items())
+    )
+    if not tables:
         return section
-    kept = tuple(each for each in section.relocations if each.symbol not in late)
-    table = RelocationSection(f".klp.rela.vmlinux.{section.name}", SHF_RELA_LIVEPATCH | SHF_ALLOC, moved)
-    return replace(section, relocations=kept, more_relocations=(*section.more_relocations, table))
+    return replace(section, relocations=tuple(kept), more_relocations=(*section.more_relocations, *tables))
+
+
+def late_table(owner: str, section: str) -> str:
+    """The name of the table of relocations that livepatch applies when it knows an owner's symbols."""
+    return f".klp.rela.{owner}.{section}"
+
+
+def late_section(table: str) -> tuple[str, str]:
+    """Owner and section of a table that is called so."""
+    _, _, _, owner, section = table.split(".", 4)
+    return owner, section
 
 
 def strip(linked: Relocatable) -> Relocatable:

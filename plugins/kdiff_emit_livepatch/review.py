@@ -49,13 +49,6 @@ def review(plan: Plan, facts: KernelFacts) -> Iterator[Refusal]:
             "this kernel was built without CONFIG_LIVEPATCH",
             "use a kernel with livepatch, or reboot into a fixed kernel",
         )
-    if plan.target != "vmlinux":
-        yield Refusal(
-            "livepatch.module",
-            plan.post.obj.path,
-            f"the code belongs to module {plan.target}; only code of vmlinux itself can be redirected so far",
-            "unload the module and load a fixed one, if it can be spared",
-        )
     for pre, _ in plan.replaced:
         node = plan.pre.nodes[pre]
         if not _has_site(plan.pre, pre):

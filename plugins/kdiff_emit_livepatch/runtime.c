@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What every livepatch update has in common: it names the functions to
- * redirect (update.h, generated) and tells the kernel log what became of
- * the update.
+ * redirect (update.h, generated), looks at the code of modules before it is
+ * redirected, and tells the kernel log what became of the update.
  */
+#include <linux/kallsyms.h>
 #include <linux/kernel.h>
 #include <linux/livepatch.h>
 #include <linux/module.h>
+#include <linux/types.h>
 
 #include "update.h"
 
@@ -51,15 +53,76 @@ static void post_unpatch(struct klp_object *object)
 	applied = false;
 }
 
+/* The code of one function as it was when the update was made; bytes that may differ are not known. */
+struct expectation {
+	const u8 *code;
+	const u8 *known;
+	size_t size;
+};
+
+/*
+ * Runs before the code of a module is redirected, which for a module that is
+ * loaded later is then. The kernel has found the functions by name only: a
+ * module of another build must stay out, or it would run code that is not its own.
+ */
+static int __maybe_unused look_at(struct klp_object *object, const struct expectation *expected)
+{
+	struct klp_func *function;
+
+	klp_for_each_func_static(object, function) {
+		const u8 *code = function->old_func;
+		size_t at;
+
+		if (function->old_size < expected->size)
+			goto differs;
+		for (at = 0; at < expected->size; at++)
+			if ((code[at] ^ expected->code[at]) & expected->known[at])
+				goto differs;
+		expected++;
+	}
+	return 0;
+differs:
+	pr_err("ksplice: Update " UPDATE_ID " was made for another build of module %s: %s differs\n",
+	       object->name, function->old_name);
+	return -ENOEXEC;
+}
+
+#define EXPECT(number, name, position, symbol) \
+	{ code_##number, known_##number, sizeof(code_##number) },
+
+#define DEFINE(index, module)							\
+	REPLACEMENTS_##index(DECLARE)						\
+	static struct klp_func functions_##index[] = {				\
+		REPLACEMENTS_##index(ROW)					\
+		{ }								\
+	};									\
+	static const struct expectation expectations_##index[] = {		\
+		REPLACEMENTS_##index(EXPECT)					\
+	};									\
+	static int pre_patch_##index(struct klp_object *object)			\
+	{									\
+		return look_at(object, expectations_##index);			\
+	}
+
+#define OBJECT(index, module)							\
+	{									\
+		.name = module,							\
+		.funcs = functions_##index,					\
+		.callbacks = { .pre_patch = pre_patch_##index },		\
+	},
+
+MODULES(DEFINE)
+
 static struct klp_object objects[] = {
 	{
-		.name = NULL, /* vmlinux */
+		.name = NULL, /* vmlinux; the update's own messages hang on it, so it is always there */
 		.funcs = functions,
 		.callbacks = {
 			.post_patch = post_patch,
 			.post_unpatch = post_unpatch,
 		},
 	},
+	MODULES(OBJECT)
 	{ }
 };
 

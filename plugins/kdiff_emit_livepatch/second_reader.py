@@ -23,7 +23,13 @@ from kdiff.api import (
     module_name,
     read_symvers,
 )
-from kdiff_emit_livepatch.convert import SHF_ALLOC, SHF_RELA_LIVEPATCH, by_position, livepatch_name
+from kdiff_emit_livepatch.convert import (
+    SHF_ALLOC,
+    SHF_RELA_LIVEPATCH,
+    by_position,
+    late_section,
+    livepatch_name,
+)
 
 SHT_RELA = 4
 MODVERSION = 64
@@ -48,7 +54,12 @@ def check(data: bytes, linked: bytes, update: Update, facts: KernelFacts, shop: 
         *_wrong_modinfo(seen, name),
         *_wrong_symbols(seen, update),
         *_wrong_versions(seen.undefined, versions(data, seen, update), exports),
-        *_wrong_relocations(seen, describe_module(linked, name), data[4] == 2),
+        *_wrong_relocations(
+            seen,
+            describe_module(linked, name),
+            data[4] == 2,
+            {each.needed_by for each in by_position(update.borrowed)},
+        ),
     ]
     if problems:
         raise KdiffError(
@@ -98,8 +109,13 @@ def versions(data: bytes, seen: ModuleDescription, update: Update) -> dict[str, 
     return found
 
 
-def _wrong_relocations(seen: ModuleDescription, linked: ModuleDescription, wide: bool) -> Iterator[str]:
-    """Conversion loses no relocation, and livepatch's tables hold exactly those of livepatch's symbols."""
+def _wrong_relocations(
+    seen: ModuleDescription, linked: ModuleDescription, wide: bool, wanted: set[str]
+) -> Iterator[str]:
+    """Conversion loses no relocation, and livepatch's tables hold exactly those of livepatch's symbols.
+
+    `wanted`: the kernel and modules whose tables there must be.
+    """
     loaded = {section.name for section in linked.sections if section.flags & SHF_ALLOC}
     before = Counter(each.section for each in linked.relocations if each.section in loaded)
     after = Counter(each.section for each in seen.relocations)
@@ -107,17 +123,15 @@ def _wrong_relocations(seen: ModuleDescription, linked: ModuleDescription, wide:
         if before[name] != after[name]:
             yield f"{name} had {before[name]} relocations when it was linked and has {after[name]}"
     late = set(seen.livepatch)
-    of_livepatch = Counter(
-        f".klp.rela.vmlinux.{each.section}" for each in seen.relocations if each.symbol in late
-    )
+    of_livepatch = Counter(each.section for each in seen.relocations if each.symbol in late)
     record = 24 if wide else 12
-    tables = Counter(
-        {
-            s.name: s.size // record
-            for s in seen.sections
-            if s.type == SHT_RELA and s.flags & SHF_RELA_LIVEPATCH
-        }
-    )
-    if tables != of_livepatch:
-        wrong = sorted((tables - of_livepatch) + (of_livepatch - tables))
+    tables: Counter[str] = Counter()
+    owners = set()
+    for table in seen.sections:
+        if table.type == SHT_RELA and table.flags & SHF_RELA_LIVEPATCH:
+            owner, section = late_section(table.name)
+            owners.add(owner)
+            tables[section] += table.size // record
+    if tables != of_livepatch or owners != wanted:
+        wrong = sorted({*((tables - of_livepatch) + (of_livepatch - tables)), *(owners ^ wanted)})
         yield f"{', '.join(wrong)}: not exactly the relocations of livepatch symbols"

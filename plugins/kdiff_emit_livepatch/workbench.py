@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kdiff.api import (
+    KERNEL,
     KdiffError,
     Replacement,
     Update,
@@ -77,7 +78,7 @@ def _lay_out(update: Update, scratch: Path) -> None:
     files = {
         "Kbuild": f"obj-m := {name}.o\n{name}-objs := carried.o runtime.o\nccflags-y := -g0\n".encode(),
         "runtime.c": RUNTIME.read_bytes(),
-        "update.h": header(update.id, update.replacements).encode(),
+        "update.h": header(update).encode(),
         "carried.o_shipped": write_object(update.carried),
         ".carried.o.cmd": b"",
     }
@@ -85,13 +86,38 @@ def _lay_out(update: Update, scratch: Path) -> None:
         (scratch / file).write_bytes(data)
 
 
-def header(id: str, replacements: Iterable[Replacement]) -> str:
-    """The text of update.h: the update's id and a row for each function to redirect."""
-    rows = "".join(
+def header(update: Update) -> str:
+    """The text of update.h: the update's id, its modules, and a row for each function to redirect.
+
+    Of a function in a module also its code as it must be in memory, and which bytes of it are known: a module
+    may be loaded long after the update was applied.
+    """
+    lines = [f"#define UPDATE_ID {_quoted(update.id)}"]
+    ordered = sorted(update.replacements, key=lambda each: (each.name, each.position, each.target))
+    numbered = list(enumerate(ordered))
+    names = [module.name for module in update.modules]
+    for number, each in numbered:
+        if each.target != KERNEL:
+            lines.append(f"static const u8 code_{number}[] = {{ {_bytes(each.code)} }};")
+            lines.append(f"static const u8 known_{number}[] = {{ {_bytes(each.known)} }};")
+    lines.append("#define REPLACEMENTS(ROW)" + _rows(numbered, KERNEL))
+    for index, name in enumerate(names):
+        lines.append(f"#define REPLACEMENTS_{index}(ROW)" + _rows(numbered, name))
+    modules = "".join(f" MODULE({index}, {_quoted(name)})" for index, name in enumerate(names))
+    lines.append("#define MODULES(MODULE)" + modules)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _rows(numbered: Iterable[tuple[int, Replacement]], target: str) -> str:
+    return "".join(
         f" \\\n\tROW({number}, {_quoted(each.name)}, {each.position}, {_quoted(each.symbol)})"
-        for number, each in enumerate(sorted(replacements, key=lambda each: (each.name, each.position)))
+        for number, each in numbered
+        if each.target == target
     )
-    return f"#define UPDATE_ID {_quoted(id)}\n#define REPLACEMENTS(ROW){rows}\n"
+
+
+def _bytes(data: bytes) -> str:
+    return ", ".join(f"{byte:#04x}" for byte in data)
 
 
 def _quoted(text: str) -> str:

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory that each unit of an update is matched against: the kernel's, or that of a module's file.
+
+In: the memory of the kernel, and the CONFDIR that tells where its modules are. Out: a memory by target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from kdiff.confdir import Config
+from kdiff.errors import KdiffError
+from kdiff.exports import Export
+from kdiff.kernel import KERNEL
+from kdiff.loaded import LoadedModule, load
+from kdiff.memory import MemorySource
+from kdiff.module_files import contents, module_files
+from kdiff.registry import Registry
+
+
+class Targets:
+    """The kernel and those of its modules that were asked for, each laid out once."""
+
+    def __init__(
+        self, config: Config, kernel: MemorySource, exports: Mapping[str, Export], plugins: Registry
+    ) -> None:
+        self._config, self._kernel, self._exports, self._plugins = config, kernel, exports, plugins
+        self._loaded: dict[str, LoadedModule] = {}
+
+    def memory(self, target: str) -> MemorySource:
+        """Where code of `target` is; KdiffError `module.*` if the module is missing or cannot be used."""
+        return self.module(target) or self._kernel
+
+    def module(self, target: str) -> LoadedModule | None:
+        """The same, None for the kernel."""
+        if target == KERNEL:
+            return None
+        if target not in self._loaded:
+            data, path = self._file(target)
+            self._loaded[target] = load(
+                self._kernel,
+                target,
+                data,
+                path,
+                lambda obj: self._plugins.architecture(obj.machine, obj.byte_order, obj.path),
+                self._exports,
+                self._file,
+            )
+        return self._loaded[target]
+
+    def _file(self, name: str) -> tuple[bytes, str]:
+        if name not in self._files:
+            raise KdiffError(
+                "module.missing",
+                f"module {name} is not among the modules of this kernel",
+                place=str(self._tree),
+                remedy=f"let {self._config.directory / 'modules'} be the /lib/modules/{self._config.release}"
+                " of the kernel's package",
+            )
+        return contents(self._files[name]), str(self._files[name])
+
+    @cached_property
+    def _tree(self) -> Path:
+        """Where the modules are: beside the configuration, beside its image, or installed."""
+        config = self._config
+        image = (config.directory / "vmlinuz").resolve()
+        places = (
+            config.directory / "modules",
+            image.parent.parent / "lib/modules" / config.release,
+            Path("/lib/modules") / config.release,
+        )
+        return next((each for each in places if each.is_dir()), places[0])
+
+    @cached_property
+    def _files(self) -> Mapping[str, Path]:
+        return module_files(self._tree)
