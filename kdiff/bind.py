@@ -49,7 +49,7 @@ def bind(update_id: str, units: tuple[Bound, ...], exports: Mapping[str, Export]
     for number, unit in enumerate(units):
         work.refer(number, unit)
     if work.refusals:
-        raise Refused(*work.refusals)
+        raise Refused(*dict.fromkeys(work.refusals))
     modules = {unit.plan.target: unit.module.identity for unit in units if unit.module is not None}
     return Update(
         update_id,
@@ -176,6 +176,9 @@ class _Binder:
     def _borrow_known(self, unit: Bound, pre: int) -> Borrowed | None:
         node = unit.plan.pre.nodes[pre]
         address = unit.run.addresses.get(pre)
+        listed = [entry for name in node.names for entry in unit.book.named(name, unit.plan.target)]
+        if address is None and node.kind is Kind.DATA and len(listed) == 1:
+            return self._borrow(unit, listed[0], "kallsyms: only symbol of this name")
         if address is None:
             self.refusals.append(
                 unit.run.open.get(pre)

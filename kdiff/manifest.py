@@ -13,7 +13,7 @@ from kdiff import __version__
 from kdiff.bind import Bound
 from kdiff.confdir import Config
 from kdiff.kbuild import Build
-from kdiff.kernel import KernelFacts
+from kdiff.kernel import KERNEL, KernelFacts
 from kdiff.layoutdiff import LayoutChange
 from kdiff.memory import MemorySource
 from kdiff.pairs import PairsFile
@@ -60,7 +60,7 @@ def manifest(
                 "target": each.target,
                 "name": each.name,
                 "position": each.position,
-                "address": f"{each.address:#x}",
+                "address": f"{each.address:#x}" if each.target == KERNEL else "",
                 "size": each.size,
                 "unit": units[each.unit].plan.pre.obj.path,
                 "pre_code": _pre_hash(units[each.unit], each.node),

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from kdiff import kbuild
+from kdiff.arch import Architecture
 from kdiff.bind import Bound, bind
 from kdiff.confdir import read_config
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.distribution import Say
-from kdiff.elf.read import read_bytes
+from kdiff.elf.read import Object, read_bytes
 from kdiff.emit import Emitter, Workshop
 from kdiff.errors import KdiffError, NothingChanged, Refused
 from kdiff.exports import read_symvers
@@ -104,7 +106,7 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
         raise NothingChanged
 
     exports = read_symvers(config.headers / "Module.symvers")
-    targets = Targets(config, memory, exports, plugins)
+    targets = Targets(config, memory, exports, partial(_architecture, plugins))
     where = ", ".join(dict.fromkeys(targets.memory(each.target).name for each in plans))
     say(f"matching every function of {len(plans)} unit(s) against {where}")
     runs = tuple(_matched(each, targets.memory(each.target)) for each in plans)
@@ -184,7 +186,11 @@ def _graph(
     data: bytes, unit: Unit, plugins: Registry, special: Mapping[str, SpecialSection], habits: Habits
 ) -> SectionGraph:
     obj = read_bytes(data, unit.name)
-    return build(obj, plugins.architecture(obj.machine, obj.byte_order, obj.path), special, habits)
+    return build(obj, _architecture(plugins, obj), special, habits)
+
+
+def _architecture(plugins: Registry, obj: Object) -> Architecture:
+    return plugins.architecture(obj.machine, obj.byte_order, obj.path)
 
 
 def _matched(planned: Plan, memory: MemorySource) -> RunMatch:

@@ -304,7 +304,7 @@ def borrowed_summary(borrowed: Iterable[Borrowed]) -> list[Mapping[str, Any]]:
             "name": each.name,
             "owner": each.owner,
             "position": each.position,
-            "address": f"{each.address:#x}",
+            "address": f"{each.address:#x}" if each.owner == KERNEL else "",
             "how": each.how.value,
             "learned": each.learned,
         }

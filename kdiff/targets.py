@@ -6,27 +6,33 @@ In: the memory of the kernel, and the CONFDIR that tells where its modules are. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
+from kdiff.arch import Architecture
 from kdiff.confdir import Config
+from kdiff.elf.read import Object
 from kdiff.errors import KdiffError
 from kdiff.exports import Export
 from kdiff.kernel import KERNEL
 from kdiff.loaded import LoadedModule, load
 from kdiff.memory import MemorySource
 from kdiff.module_files import contents, module_files
-from kdiff.registry import Registry
 
 
 class Targets:
     """The kernel and those of its modules that were asked for, each laid out once."""
 
     def __init__(
-        self, config: Config, kernel: MemorySource, exports: Mapping[str, Export], plugins: Registry
+        self,
+        config: Config,
+        kernel: MemorySource,
+        exports: Mapping[str, Export],
+        architecture: Callable[[Object], Architecture],
     ) -> None:
-        self._config, self._kernel, self._exports, self._plugins = config, kernel, exports, plugins
+        self._config, self._kernel, self._exports = config, kernel, exports
+        self._architecture = architecture
         self._loaded: dict[str, LoadedModule] = {}
 
     def memory(self, target: str) -> MemorySource:
@@ -44,7 +50,7 @@ class Targets:
                 target,
                 data,
                 path,
-                lambda obj: self._plugins.architecture(obj.machine, obj.byte_order, obj.path),
+                self._architecture,
                 self._exports,
                 self._file,
             )

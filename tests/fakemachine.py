@@ -42,7 +42,7 @@ SYMBOLS = (("_text", 0), ("tcp_v4_rcv", 0x1000), ("helper", 0x2000))
 def proof() -> dict[str, Any]:
     """A proof of one replaced function, 20 bytes that call `helper`."""
     return {
-        "format": 1,
+        "format": 2,
         "release": RELEASE,
         "version": VERSION,
         "build_id": BUILD_ID,
@@ -51,6 +51,7 @@ def proof() -> dict[str, Any]:
         "anchor": "_text",
         "nops": ["0f1f440000", "6690", "90"],
         "howtos": [dict(PC32)],
+        "modules": [],
         "symbols": [
             {"name": name, "position": 1, "count": 1, "address": LINKED + offset, "slides": True}
             for name, offset in SYMBOLS

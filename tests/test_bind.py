@@ -29,7 +29,7 @@ WORD = (1 << 64) - 1
 
 
 def bound(pre: SectionGraph, post: SectionGraph, memory: LinkedMemory) -> Bound:
-    return Bound(planned(pre, post), solve(pre, sites(pre), memory, memory.address_book()))
+    return Bound(planned(pre, post), solve(pre, sites(pre), memory, memory.book), memory.book)
 
 
 def update(
@@ -38,7 +38,7 @@ def update(
     """Bind the change of a unit against the kernel it makes together with others."""
     memory = link(*(compiled(each) for each in rest), compiled(before, WHOLE))
     unit = bound(graph(before), graph(after), memory)
-    return bind("test", (unit,), memory.address_book(), exports or {}), unit.plan, memory
+    return bind("test", (unit,), exports or {}), unit.plan, memory
 
 
 def refused(before: str, after: str, *rest: str) -> set[str]:
@@ -113,7 +113,7 @@ def test_any_update_is_bound_completely(texts: tuple[str, str]) -> None:
     pre, post = (graph(text) for text in texts)
     unit = bound(pre, post, memory)
     assume(unit.plan.replaced)
-    made = bind("test", (unit,), memory.address_book(), {})
+    made = bind("test", (unit,), {})
     undefined = {each.name for each in made.carried.symbols if each.section is None}
     assert undefined == {each.symbol for each in made.borrowed}
     assert sum(len(each.relocations) for each in made.carried.sections) == sum(
@@ -228,7 +228,7 @@ def test_a_function_that_is_not_what_runs_is_refused() -> None:
     broken = memory.flipped(memory.at("helper") + 15, 1)
     unit = bound(graph(UNIT), graph(UNIT.replace("a * limit", "a ^ limit")), broken)
     with pytest.raises(Refused) as caught:
-        bind("test", (unit,), memory.book, {})
+        bind("test", (unit,), {})
     assert "runpre.content" in {each.key for each in caught.value.refusals}
 
 
@@ -241,7 +241,7 @@ def test_a_field_of_a_replaced_function_that_nothing_confirms_is_refused() -> No
     broken = memory.flipped(memory.at("choose") + place, 3)
     unit = bound(pre, graph(UNIT.replace("gauge[2] = 77", "gauge[2] = 78")), broken)
     with pytest.raises(Refused) as caught:
-        bind("test", (unit,), memory.book, {})
+        bind("test", (unit,), {})
     (refusal,) = caught.value.refusals
     assert (refusal.key, refusal.place) == ("solve.unverified", f"unit.o: .text.choose+{field.offset:#x}")
 
@@ -261,7 +261,7 @@ def test_the_address_of_a_replaced_function_stays_the_kernels_and_calls_go_to_it
     memory = link(compiled(rest), compiled(before, WHOLE, "-fno-inline", "-fno-ipa-ra"))
     pre, post = (graph(text, "-fno-inline", "-fno-ipa-ra") for text in (before, after))
     unit = bound(pre, post, memory)
-    made = bind("test", (unit,), memory.book, {})
+    made = bind("test", (unit,), {})
     module = loaded(made)
     found = [address for label, address in destinations(made, unit.plan, module, "f") if label == "callback"]
     (successor,) = (each.symbol for each in made.replacements if each.name == "callback")
@@ -280,7 +280,7 @@ def test_units_of_one_update_are_bound_into_one_object() -> None:
     )
     memory = link(*(compiled(text % 3, WHOLE) for text in (first, second)))
     units = tuple(bound(graph(text % 3), graph(text % 5), memory) for text in (first, second))
-    made = bind("test", units, memory.book, {})
+    made = bind("test", units, {})
     assert [(each.name, each.unit) for each in made.replacements] == [("one", 0), ("two", 1)]
     assert {each.address for each in made.borrowed} == {
         each.address for each in memory.book.entries if each.name.startswith("n.")

@@ -24,7 +24,7 @@ from kdiff.emit import Workshop
 from kdiff.errors import KdiffError
 from kdiff.graph import build
 from kdiff.guest import Guest
-from kdiff.kernel import Keep, KernelFacts, SpecialSection
+from kdiff.kernel import Keep, KernelFacts, ModuleIdentity, SpecialSection
 from kdiff.kernel_log import LogRecord, complaints
 from kdiff.plan import Plan, plan
 from kdiff.update import Borrowed, How, Replacement, Update
@@ -55,7 +55,6 @@ CARRIED = (
 def update(*parts: Sec | Sym, **changes: object) -> Update:
     whole = Update(
         "test0001",
-        "vmlinux",
         relocatable(*(parts or CARRIED)),
         (Replacement("f", 2, 0, 16, "f.ksplice0_1", 0, 0),),
         (exported("seq_puts"), borrowed("hidden", 3)),
@@ -113,18 +112,19 @@ def test_the_generated_header_names_every_function_in_a_fixed_order() -> None:
         Replacement("g", 0, 0, 0, "g.isra.0.ksplice0_7", 0, 7),
         Replacement("f", 2, 0, 0, "f.ksplice0_1", 0, 1),
     )
-    text = workbench.header("abc", rows)
-    assert text == workbench.header("abc", rows[::-1])
+    text = workbench.header(update(replacements=rows))
+    assert text == workbench.header(update(replacements=rows[::-1]))
     assert 'ROW(0, "f", 2, "f.ksplice0_1")' in text
     assert 'ROW(1, "g", 0, "g.isra.0.ksplice0_7")' in text
 
 
 WRONG_UPDATES = {
     "nothing is replaced": update(replacements=()),
-    "not vmlinux": update(target="ext4"),
-    "belongs to module ext4": update(
-        borrowed=(exported("seq_puts"), replace(borrowed("hidden"), owner="ext4"))
+    "which build of module ext4": update(replacements=(replace(update().replacements[0], target="ext4"),)),
+    "which build of module jbd2": update(
+        borrowed=(exported("seq_puts"), replace(borrowed("hidden"), owner="jbd2", needed_by="jbd2"))
     ),
+    "cannot wait for a module": update(modules=(ModuleIdentity("a-b", "", "", ""),)),
     "undefined but not borrowed": update(borrowed=(exported("seq_puts"),)),
     "borrowed but never used": update(borrowed=(*update().borrowed, exported("printk"))),
     "cannot look up": update(borrowed=(exported("seq_puts"), replace(borrowed("hidden"), name="a,b"))),
@@ -410,10 +410,6 @@ def test_a_kernel_without_livepatch_is_refused_and_one_of_unknown_configuration_
     assert keys(planned(0), KernelFacts()) == []
 
 
-def test_a_function_of_a_module_is_refused() -> None:
-    assert keys(planned(0, "ext4")) == ["livepatch.module"]
-
-
 # With a real kernel -----------------------------------------------------------------------------------
 
 REPLACEMENT = """
@@ -462,7 +458,6 @@ def cmdline(config: Config, compiler: str, tmp_path_factory: pytest.TempPathFact
     undefined = [s.name for s in carried.symbols if s.section is None and s.reserved is None and s.name]
     return Update(
         "test0001",
-        "vmlinux",
         carried,
         (Replacement("cmdline_proc_show", 0, 0, 0, "cmdline_proc_show.new", 0, 0),),
         tuple(borrowed("saved_command_line") if "," in name else exported(name) for name in undefined),
@@ -474,7 +469,11 @@ def emitted(value: Update, config: Config, compiler: str, scratch: Path, release
     facts = KernelFacts(release=release or config.release)
     shop = Workshop(config.headers, (compiler,), scratch)
     (module,) = LivepatchEmitter().emit(value, facts, shop)
-    assert (module.target, module.name, module.file) == ("vmlinux", "ksplice_test0001", "ksplice_test0001.ko")
+    assert (module.targets, module.name, module.file) == (
+        ("vmlinux",),
+        "ksplice_test0001",
+        "ksplice_test0001.ko",
+    )
     return module.data
 
 

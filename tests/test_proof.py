@@ -69,8 +69,8 @@ def kernel(base: int = BASE) -> LinkedMemory:
 
 
 def proved(pre: SectionGraph, post: SectionGraph, memory: LinkedMemory) -> dict[str, Any]:
-    unit = Bound(planned(pre, post), solve(pre, sites(pre), memory, memory.address_book()))
-    made = bind("test", (unit,), memory.address_book(), {})
+    unit = Bound(planned(pre, post), solve(pre, sites(pre), memory, memory.book), memory.book)
+    made = bind("test", (unit,), {})
     return prove((unit,), made.replacements, made.borrowed, memory.address_book(), FACTS, "_text")
 
 
@@ -234,8 +234,8 @@ def test_equal_inputs_give_equal_bytes() -> None:
 
 def test_an_anchor_that_is_not_listed_once_is_an_error() -> None:
     memory = kernel()
-    unit = Bound(planned(graph(UNIT), graph(AFTER)), solve(graph(UNIT), {}, memory, memory.book))
-    made = bind("test", (unit,), memory.book, {})
+    unit = Bound(planned(graph(UNIT), graph(AFTER)), solve(graph(UNIT), {}, memory, memory.book), memory.book)
+    made = bind("test", (unit,), {})
     with pytest.raises(KdiffError) as caught:
         prove((unit,), made.replacements, made.borrowed, memory.book, FACTS, "nowhere")
     assert caught.value.key == "proof.anchor"

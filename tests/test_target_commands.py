@@ -553,7 +553,7 @@ def test_json_is_all_that_is_printed(fake: FakeMachine, capsys: Out) -> None:
 
     fake.steps = 15
     assert run_apply(["--json", fake.tarball()], fake.machine) == 0
-    assert printed() == {"id": ID, "already": False, "functions": ["tcp_v4_rcv,1"]}
+    assert printed() == {"id": ID, "already": False, "functions": ["tcp_v4_rcv,1"], "awaited": []}
     view(fake, "--json")
     described = {"id": ID, "stage": "applied", "description": "drop what nobody wants"}
     assert printed() == {"updates": [described]}

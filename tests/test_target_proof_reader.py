@@ -61,11 +61,11 @@ def test_every_kind_of_part_is_read() -> None:
 def test_replaced_functions_are_named_with_their_positions() -> None:
     value = proof()
     value["symbols"][1].update(position=2, count=3)
-    assert read(value).replaced == (("tcp_v4_rcv", 2),)
+    assert read(value).replaced == (("vmlinux", "tcp_v4_rcv", 2),)
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b"3", b"null", b"[" * 100_000, b"\xff\xfe", b'{"format": 1}']
+    "text", [b"", b"{", b"[]", b"3", b"null", b"[" * 100_000, b"\xff\xfe", b'{"format": 2}']
 )
 def test_text_that_is_no_proof_is_an_error(text: bytes) -> None:
     with pytest.raises(KdiffError) as caught:
@@ -96,7 +96,7 @@ def test_a_missing_or_odd_member_is_an_error_that_names_it(key: str, junk: objec
     assert key in malformed({**value, key: junk})
 
 
-@pytest.mark.parametrize("format", [0, 2, "1", 1.5])
+@pytest.mark.parametrize("format", [0, 1, 3, "2", 2.5])
 def test_another_format_is_an_error(format: object) -> None:
     malformed({**proof(), "format": format})
 

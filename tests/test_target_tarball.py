@@ -204,7 +204,9 @@ def test_a_directory_that_names_no_id_is_an_error(tmp_path: Path, folder: str) -
 @pytest.mark.parametrize(
     "edit, key",
     [
-        (lambda f: {**f, "contents": b"change ext4 ksplice_abcd1234 ksplice_abcd1234.ko\n"}, "contents"),
+        (lambda f: {**f, "contents": b"change a/b ksplice_abcd1234 ksplice_abcd1234.ko\n"}, "contents"),
+        (lambda f: {**f, "contents": b""}, "contents"),
+        (lambda f: {**f, "contents": 2 * b"change ext4 ksplice_abcd1234 ksplice_abcd1234.ko\n"}, "contents"),
         (lambda f: {**f, "contents": b"change vmlinux other other.ko\n"}, "contents"),
         (lambda f: {**f, "utsname": b"Linux\n"}, "metadata"),
         (lambda f: {**f, "timestamp": b"today\n"}, "metadata"),
