@@ -10,7 +10,6 @@ import pytest
 from updates import PATCHES, make
 
 from kdiff.distribution import KernelSetup
-from kdiff.errors import Refused
 from kdiff.guest import Guest, Result
 from kdiff.kernel_log import complaints
 from kdiff.module_files import contents, module_files
@@ -151,9 +150,3 @@ def test_a_module_of_other_code_is_kept_out_once_the_update_waits_for_it(guest: 
 
 MULTICAST = bytes.fromhex("80e4ef")
 """`and $~(IFF_MULTICAST >> 8), %ah` in dummy_setup."""
-
-
-def test_a_table_entry_about_a_module_that_may_not_be_there_is_refused(kernel: KernelSetup) -> None:
-    with pytest.raises(Refused) as caught:
-        make(kernel, PATCHES / "refused" / "module_table.patch")
-    assert {each.key for each in caught.value.refusals} == {"bind.module_table"}
