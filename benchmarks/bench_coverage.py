@@ -1,133 +1,160 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a stock kernel does run-pre matching find? Every function of a sample of its units.
+"""How much of a stock kernel does run-pre matching find, and where? Every function of a sample of its units.
 
-Units are drawn from all that Kbuild compiles into vmlinux, built as `ksplice-create` builds them, and matched
-against the kernel's image on disk. Each function that is not found is listed with its reason.
+Units are drawn from all that vmlinux was linked from, as the file symbols of the distribution's debug package
+say, built as `ksplice-create` builds them, and matched by the code of `kdiff match --all`. Each function that
+is not found is listed with its reason; each address is held against the symbol table of the debug package.
+Objects and that symbol table are kept in the cache.
 
-    python benchmarks/bench_coverage.py --sample 300 --seed 1 [--kernel ABI]
+    python benchmarks/bench_coverage.py --sample 300 --seed 1 [--kernel ABI] [--memory core:DUMP]
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import resource
+import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from kdiff import registry, setup
+from kdiff.buildtree import BuiltUnit, built_units
+from kdiff.cli.match_all import lines, outcome, summary, tally
 from kdiff.confdir import Config, read_config
-from kdiff.elf.read import read_bytes
-from kdiff.errors import Refused
-from kdiff.graph import build
+from kdiff.coverage import cover_all
+from kdiff.errors import KdiffError, Refused
 from kdiff.kbuild import Pristine, pristine_units
 from kdiff.running import find_memory
-from kdiff.sites import sites
-from kdiff.solve import RunMatch, solve
-from kdiff.split import Kind
+from kdiff.truth import source_files
 
-FOLDERS = (
-    *(
-        "arch/x86/kernel",
-        "arch/x86/mm",
-        "block",
-        "drivers/acpi",
-        "drivers/base",
-        "drivers/char",
-        "drivers/pci",
-    ),
-    *(
-        "drivers/tty",
-        "fs",
-        "init",
-        "io_uring",
-        "ipc",
-        "kernel",
-        "lib",
-        "mm",
-        "net/core",
-        "net/ipv4",
-        "net/sched",
-    ),
-    *("net/unix", "net/netlink", "net/ethtool", "security", "virt"),
+NOT_LINKED = (
+    *("Documentation/", "LICENSES/", "samples/", "scripts/", "tools/", "usr/"),
+    *("arch/x86/boot/", "arch/x86/entry/vdso/", "arch/x86/purgatory/", "arch/x86/realmode/"),
+    "drivers/firmware/efi/libstub/",
 )
-"""Where most files are part of vmlinux itself, so that not too many modules are compiled in vain."""
-OVERRIDDEN = "solve.overridden"
-"""A weak definition that lost: not in the kernel, and rightly not found."""
+"""Programs of the build, and code that is linked into something of its own, in front of the kernel or in it."""
+AT_ONCE = 48
+"""Units that are asked for together; Kbuild takes seconds to answer the first time."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--sample", type=int, default=300, help="how many source files to draw")
+    parser.add_argument("--sample", type=int, default=300, help="how many units to draw")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kernel", help="kernel ABI (default: the newest)")
+    parser.add_argument("--memory", help="what to match against (default: the kernel's vmlinuz)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that match")
     given = parser.parse_args()
     plugins = registry.load()
     abi = given.kernel or setup.distribution(plugins).newest()
     kernel = setup.make(plugins, setup.choose(plugins, abi, None), say)
     config = read_config(kernel.config)
-    memory = plugins.open_memory(find_memory(config))
-    book = memory.address_book()
-    special, habits = plugins.special_sections(memory.facts()), plugins.habits(memory.facts())
-    counts: Counter[str] = Counter()
-    seconds = 0.0
-    for unit in units(config, kernel.source, given.sample, given.seed):
-        if unit.target != "vmlinux":
-            continue
-        start = time.process_time()
-        obj = read_bytes(unit.pre, unit.source)
-        graph = build(obj, plugins.architecture(obj.machine, obj.byte_order, obj.path), special, habits)
-        found = solve(graph, sites(graph), memory, book)
-        seconds += time.process_time() - start
-        counts += tally(found)
-    present = counts["functions"] - counts[OVERRIDDEN]
-    print(f"coverage of {abi}, {counts['units']} units, seed {given.seed}:")
-    print(f"  {counts['functions']} functions, {counts[OVERRIDDEN]} of them weak and overridden")
-    share = 100 * counts["matched"] / max(present, 1)
-    print(f"  {counts['matched']} of {present} match ({share:.2f} %), {counts['moved']} with another layout")
-    print(f"  {counts['unverified']} references unconfirmed, {counts['refused']} refusals")
-    print(f"  {seconds:.1f} s CPU, {1000 * seconds / max(counts['units'], 1):.0f} ms a unit")
+    truth = debug_symbols(abi)
+    tree = setup.cache() / "coverage" / abi
+    units = sampled(config, kernel.source, truth, tree, given.sample, given.seed)
+    memory = given.memory or find_memory(config)
+    print(f"coverage of {abi}, {len(units)} units, seed {given.seed}, against {memory.partition(':')[0]}:")
+    totals: Counter[str] = Counter()
+    seconds, start = 0.0, time.monotonic()
+    for found in cover_all(units, memory, truth, given.jobs):
+        totals.update(tally(found))
+        seconds += found.seconds
+        if outcome(found) not in ("ok", "module"):
+            print("\n".join(lines(found)))
+    print("\n".join(f"  {line}" for line in summary(totals, True)))
+    wall = time.monotonic() - start
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    print(
+        f"  {seconds:.1f} s CPU, {1000 * seconds / max(totals['units'], 1):.1f} ms a unit,"
+        f" {1e6 * seconds / max(totals['functions'], 1):.0f} us a function; {wall:.1f} s in all, {most} MiB"
+    )
     return 0
 
 
-def units(config: Config, source: Path, sample: int, seed: int) -> list[Pristine]:
-    """The sampled units; files that Kbuild cannot build alone are left out."""
-    files = sorted(str(p.relative_to(source)) for top in FOLDERS for p in (source / top).rglob("*.c"))
-    drawn = random.Random(seed).sample(files, min(sample * 8, len(files)))
-    made: list[Pristine] = []
-    for start in range(0, len(drawn), 64):
-        if sum(unit.target == "vmlinux" for unit in made) >= sample:
+def debug_symbols(abi: str) -> Path:
+    """The vmlinux of the debug package, without debugging information and relocations; made once."""
+    kept = setup.cache() / "debug" / abi / "vmlinux"
+    if kept.exists():
+        return kept
+    folder = kept.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    say(f"downloading linux-image-{abi}-dbg (0.9 GB)")
+    subprocess.run(["apt-get", "-qq", "download", f"linux-image-{abi}-dbg"], cwd=folder, check=True)
+    (package,) = folder.glob("*.deb")
+    whole, part = folder / "vmlinux.whole", folder / "vmlinux.part"
+    say("unpacking its vmlinux")
+    with whole.open("wb") as file:
+        tar = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE)
+        subprocess.run(
+            ["tar", "-xO", f"./usr/lib/debug/boot/vmlinux-{abi}"], stdin=tar.stdout, stdout=file, check=True
+        )
+        tar.communicate()
+    unwanted = ("--remove-section=.debug*", "--remove-section=.rela*")
+    subprocess.run(["objcopy", "--wildcard", *unwanted, whole, part], check=True)
+    part.rename(kept)
+    whole.unlink()
+    package.unlink()
+    return kept
+
+
+def sampled(config: Config, source: Path, truth: Path, tree: Path, sample: int, seed: int) -> list[BuiltUnit]:
+    """Units of the kernel itself, in random order until there are enough; built where they are missing."""
+    names = source_files(truth)
+    others = {f"arch/{each.name}" for each in (source / "arch").iterdir() if each.name != config.arch}
+    files = [
+        path
+        for path in (str(each.relative_to(source)) for each in sorted(source.rglob("*.c")))
+        if Path(path).name in names
+        and not path.startswith(NOT_LINKED)
+        and "/".join(path.split("/")[:2]) not in others
+    ]
+    random.Random(seed).shuffle(files)
+    found: list[BuiltUnit] = []
+    for start in range(0, len(files), AT_ONCE):
+        if len(found) >= sample:
             break
-        try:
-            made += pristine_units(config, source, drawn[start : start + 64], say=say)
-        except Refused as refused:
-            print(f"left out: {refused}", file=sys.stderr)
-    return made
+        part = files[start : start + AT_ONCE]
+        build(config, source, tree, part)
+        made = {unit.source: unit for unit in built_units(tree)}
+        found += [made[path] for path in part if path in made and made[path].part_of == "vmlinux"]
+    return found[:sample]
 
 
-def tally(found: RunMatch) -> Counter[str]:
-    """Count one unit's functions by what became of them; list the ones that are not found."""
-    graph = found.graph
-    functions = [n for n in graph.nodes if n.kind is Kind.FUNCTION and not graph.is_piece(n)]
-    counts = Counter(
-        units=1, functions=len(functions), refused=len(found.refusals), unverified=len(found.unverified)
-    )
-    for node in functions:
-        if node.id in found.matches:
-            counts["matched"] += 1
-            counts["moved"] += bool(found.matches[node.id].moved)
-        else:
-            counts[found.open[node.id].key] += 1
-            if found.open[node.id].key != OVERRIDDEN:
-                print(f"not found: {found.open[node.id]}"[:300])
-    for refusal in found.refusals:
-        print(f"refused: {refusal}"[:300])
-    return counts
+def build(config: Config, source: Path, tree: Path, files: list[str]) -> None:
+    """Lay units out as Kbuild does, and note in the tree which ones this configuration has not got."""
+    known = tree / "not-built"
+    passed = set(known.read_text().split()) if known.exists() else set()
+    missing = [path for path in files if not (tree / f"{path[:-2]}.o").exists() and path not in passed]
+    if not missing:
+        return
+    made = set()
+    for unit in attempts(config, source, missing):
+        path = tree / f"{unit.source[:-2]}.o"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f".{path.name}.cmd").write_text(unit.command)
+        path.write_bytes(unit.pre)
+        made.add(unit.source)
+    known.write_text("\n".join(sorted(passed | (set(missing) - made))))
+
+
+def attempts(config: Config, source: Path, files: list[str]) -> Iterator[Pristine]:
+    """Compile; if that fails, one by one, so that one file does not take the others along."""
+    try:
+        yield from pristine_units(config, source, files, say=say)
+    except (KdiffError, Refused) as error:
+        if len(files) == 1:
+            print(f"left out: {error}", file=sys.stderr)
+            return
+        for path in files:
+            yield from attempts(config, source, [path])
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(text[:200], file=sys.stderr)
 
 
 if __name__ == "__main__":

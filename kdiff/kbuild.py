@@ -129,11 +129,11 @@ def _check_objtool(config: Config) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pristine:
-    """A unit of the unpatched kernel; `target` as in `Unit`."""
+    """A unit of the unpatched kernel, and the contents of the .cmd file that Kbuild left beside it."""
 
-    target: str
     source: str
     pre: bytes
+    command: str
 
 
 def pristine_units(
@@ -154,7 +154,7 @@ def pristine_units(
             step = _Step("pre", "the unpatched source does not compile", say)
             made = _compile(place, tuple(units[start : start + _AT_ONCE]), {}, step)
             for unit, each in made.items():
-                yield Pristine(_target(unit, each), unit, each.data)
+                yield Pristine(unit, each.data, each.command)
 
 
 def patch_texts(source: Path, patch: Patch) -> Mapping[str, tuple[bytes, Patched]]:

@@ -40,7 +40,7 @@ LAYERS = (
     {"errors", "arch", "kernel", "habits", "naming", "memory", "distribution", "emit", "update", "elf"},
     set(),
     {"package", "manifest", "target"},
-    {"hookspecs", "registry", "pipeline", "compare", "rehearse", "setup", "api"},
+    {"hookspecs", "registry", "pipeline", "compare", "coverage", "rehearse", "setup", "api"},
     {"cli"},
 )
 """Values; stages, which are all not listed here; package and target; registry and pipeline; command lines."""

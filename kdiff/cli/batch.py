@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 from kdiff import registry
 from kdiff.cli.delta import as_json
+from kdiff.cli.progress import bar
 from kdiff.compare import NO_FACTS, Compare, comparer
 from kdiff.elf.read import read
 from kdiff.errors import EXIT_DONE, EXIT_ERROR, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, Refused
@@ -48,7 +47,7 @@ def run_batch(args: argparse.Namespace, compare: Compare) -> int:
     pairs = _pairs(args)
     accepted = tuple(args.accept_layout)
     totals: Counter[str] = Counter()
-    with _progress(len(pairs), args.json) as advance:
+    with bar("comparing", len(pairs), quiet=args.json) as advance:
         for pair, found in zip(pairs, _results(pairs, accepted, args, compare), strict=True):
             totals[found["outcome"]] += 1
             print(json.dumps({"pair": pair.name, **found}) if args.json else _line(pair, found), flush=True)
@@ -140,17 +139,3 @@ def _line(pair: Pair, found: dict[str, Any]) -> str:
     parts += [each["key"] for each in found.get("refusals", ())]
     parts += [found["error"]] if "error" in found else []
     return "  ".join(parts)
-
-
-@contextmanager
-def _progress(total: int, quiet: bool) -> Iterator[Any]:
-    """A bar on stderr where somebody sees it and the lines go elsewhere."""
-    if quiet or not sys.stderr.isatty() or sys.stdout.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console  # a bar is not worth its import where nobody sees it
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("comparing", total=total)
-        yield lambda: bar.advance(task)

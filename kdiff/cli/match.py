@@ -1,40 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find every function of an object in a kernel's memory, or say why it is not there."""
+"""Find every function of an object, or of a whole build, in a kernel's memory, or say why it is not there."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from kdiff import registry
+from kdiff.cli.match_all import run_all
+from kdiff.coverage import against, functions_of
 from kdiff.elf.read import read
-from kdiff.errors import EXIT_DONE, EXIT_REFUSED
-from kdiff.graph import build
-from kdiff.sites import sites
-from kdiff.solve import RunMatch, solve
-from kdiff.split import Kind
+from kdiff.errors import EXIT_DONE, EXIT_REFUSED, KdiffError
+from kdiff.solve import RunMatch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("pre", type=Path, metavar="PRE.o", help="the object built from the kernel's source")
+    parser.add_argument(
+        "pre", type=Path, nargs="?", metavar="PRE.o", help="the object built from the kernel's source"
+    )
     parser.add_argument(
         "--memory",
         required=True,
         metavar="SCHEME:WHAT",
         help="image:FILE (vmlinux, vmlinuz, core) or kcore: (the running kernel)",
     )
+    parser.add_argument("--all", type=Path, metavar="BUILD_DIR", help="match every unit of a build tree")
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="with --all: N units at a time",
+    )
+    parser.add_argument("--sample", type=int, metavar="N", help="with --all: only N units, drawn at random")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="which ones (default: 1)")
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        metavar="FILE",
+        help="with --all: hold addresses against this vmlinux or System.map",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="with --all: print no unit that is sound")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per function; exit 3 if one that must be in the kernel is not what runs there."""
-    plugins = registry.load()
-    memory = plugins.open_memory(args.memory)
-    obj = read(args.pre)
-    arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
-    graph = build(obj, arch, plugins.special_sections(memory.facts()), plugins.habits(memory.facts()))
-    result = solve(graph, sites(graph), memory, memory.address_book())
+    if (args.pre is None) == (args.all is None):
+        raise KdiffError("match.what", "name either one object or a build tree (--all BUILD_DIR)")
+    if args.all is not None:
+        return run_all(args)
+    result = against(registry.load(), args.memory).match(read(args.pre))
     if args.json:
         print(json.dumps(_as_json(result), indent=2))
     else:
@@ -43,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(result: RunMatch) -> None:
-    graph = result.graph
-    functions = [node for node in graph.nodes if node.kind is Kind.FUNCTION and not graph.is_piece(node)]
+    functions = functions_of(result)
     for node in functions:
         if node.id in result.matches:
             match = result.matches[node.id]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kdiff.distribution import Say
@@ -35,3 +35,17 @@ def progress(quiet: bool = False) -> Iterator[Say]:
             status.update(escape(text))
 
         yield say
+
+
+@contextmanager
+def bar(doing: str, total: int, quiet: bool = False) -> Iterator[Callable[[], None]]:
+    """Yield a function that counts one. The bar is shown if somebody sees it and the lines go elsewhere."""
+    if quiet or not sys.stderr.isatty() or sys.stdout.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console  # as above
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as shown:
+        task = shown.add_task(doing, total=total)
+        yield lambda: shown.advance(task)
