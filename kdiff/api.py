@@ -17,6 +17,7 @@ from kdiff.elf.image import (
     image_sections,
     image_symbols,
     note_build_id,
+    notes,
     open_image,
     read_program_headers,
     segment_at,
@@ -54,8 +55,12 @@ from kdiff.kernel import (
     Structure,
     Through,
 )
+from kdiff.live import LiveKernel
 from kdiff.make import failure, run_make
-from kdiff.memory import MemoryScheme, MemorySource
+from kdiff.memory import Extent, MemoryScheme, MemorySource, merged
+from kdiff.observe import observe
+from kdiff.paging import TABLES as PAGE_TABLES
+from kdiff.paging import PageTables, Root, Run, Translation, find_kernel, x86_roots
 from kdiff.target.layout import module_file, module_name
 from kdiff.update import Borrowed, How, Replacement, Update
 
@@ -66,6 +71,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KERNEL",
     "NO_SYMBOL",
+    "PAGE_TABLES",
     "AddressBook",
     "Architecture",
     "Argument",
@@ -83,6 +89,7 @@ __all__ = [
     "Emitter",
     "EntryView",
     "Export",
+    "Extent",
     "Field",
     "Form",
     "Habit",
@@ -94,6 +101,7 @@ __all__ = [
     "KernelSetup",
     "LineTaker",
     "Literal",
+    "LiveKernel",
     "Meaning",
     "MemoryScheme",
     "MemorySource",
@@ -103,6 +111,7 @@ __all__ = [
     "OneOf",
     "Overflow",
     "Pad",
+    "PageTables",
     "Part",
     "Place",
     "Refusal",
@@ -111,6 +120,8 @@ __all__ = [
     "RelocationSection",
     "RemadeData",
     "Replacement",
+    "Root",
+    "Run",
     "Say",
     "Section",
     "SectionClass",
@@ -122,19 +133,24 @@ __all__ = [
     "Structure",
     "Symbol",
     "Through",
+    "Translation",
     "Update",
     "Workshop",
     "btf_structures",
     "decode_kallsyms",
     "describe_module",
     "failure",
+    "find_kernel",
     "hookimpl",
     "image_sections",
     "image_symbols",
+    "merged",
     "module_file",
     "module_name",
     "note_build_id",
+    "notes",
     "object_model",
+    "observe",
     "open_image",
     "parse_kallsyms",
     "read_bytes",
@@ -143,4 +159,5 @@ __all__ = [
     "run_make",
     "segment_at",
     "write_object",
+    "x86_roots",
 ]

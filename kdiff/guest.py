@@ -80,10 +80,12 @@ class Guest:
         processors: int = 2,
         timeout: float = 90,
         arguments: Sequence[str] = (),
+        hardware: Sequence[str] = (),
     ) -> Guest:
         """Start `image` and return once it takes lines.
 
-        `memory` in MiB, `timeout` in seconds; `arguments` are added to the kernel's command line. KdiffError
+        `memory` in MiB, `timeout` in seconds; `arguments` are added to the kernel's command line, `hardware`
+        to QEMU's, which runs in a directory that goes with the guest. KdiffError
         `guest.qemu`, `guest.busybox`, `guest.image` or `guest.module` if something is missing, `guest.died`
         or `guest.hung` with the end of the kernel's log if it does not come up.
         """
@@ -107,6 +109,7 @@ class Guest:
                 *("-serial", f"file:{scratch / 'console'}", "-serial", "stdio"),
                 *_shared("host", Path("/"), ",readonly=on,multidevs=remap"),
                 *_shared("share", scratch / "share", ""),
+                *hardware,
             )
             with (scratch / "qemu").open("wb") as errors:
                 process = subprocess.Popen(

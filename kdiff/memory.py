@@ -7,11 +7,30 @@ Sources are opened by scheme (`image:/boot/vmlinuz`, `kcore:`) through `MemorySc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from kdiff.kernel import AddressBook, KernelFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """`size` bytes from an address on."""
+
+    address: int
+    size: int
+
+
+def merged(parts: Iterable[tuple[int, int]]) -> tuple[Extent, ...]:
+    """Addresses and sizes, in order of address, with what lies behind each other as one."""
+    found: list[Extent] = []
+    for address, size in parts:
+        if found and found[-1].address + found[-1].size == address:
+            found[-1] = Extent(found[-1].address, found[-1].size + size)
+        else:
+            found.append(Extent(address, size))
+    return tuple(found)
 
 
 class MemorySource(Protocol):
@@ -33,6 +52,9 @@ class MemorySource(Protocol):
 
     def facts(self) -> KernelFacts:
         """What can be observed of this kernel here."""
+
+    def extents(self) -> tuple[Extent, ...]:
+        """What `read` can read, in order of address; of a kernel in use at least its own code and data."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ import fakeimage
 from compiled import ASSEMBLY, REST, UNIT, WHOLE
 from compiled import compiled as native
 from elfmutator import mutate
+from fakedump import FakeMachine, flattened
 from fakemachine import package, proof
 from run_memory import link
 
@@ -238,13 +239,21 @@ def _image(data: bytes, partner: bytes) -> None:
     image_symbols(image)
 
 
-def _memory(data: bytes, partner: bytes) -> None:
+def _opened(scheme: str, data: bytes) -> None:
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "broken"
         path.write_bytes(data)
-        memory = _registry().open_memory(f"image:{path}")
+        memory = _registry().open_memory(f"{scheme}:{path}")
         memory.address_book()
         memory.facts()
+
+
+def _memory(data: bytes, partner: bytes) -> None:
+    _opened("image", data)
+
+
+def _core(data: bytes, partner: bytes) -> None:
+    _opened("core", data)
 
 
 def _kallsyms(data: bytes, partner: bytes) -> None:
@@ -330,12 +339,13 @@ FACTS = Target("facts", _facts_of_object)
 MODULES = Target("module", _module)
 IMAGES = Target("image", _image)
 MEMORY = Target("memory", _memory)
+CORES = Target("core", _core)
 KALLSYMS = Target("kallsyms", _kallsyms)
 TEXTS = Target("symbol list", _text)
 BTF = Target("btf", _btf)
 PROOFS = Target("proof", _proof, _damaged_json)
 TARBALLS = Target("tarball", _tarball, _damaged_tarball)
-TARGETS = (OBJECTS, FACTS, MODULES, IMAGES, MEMORY, KALLSYMS, TEXTS, BTF, PROOFS, TARBALLS)
+TARGETS = (OBJECTS, FACTS, MODULES, IMAGES, MEMORY, CORES, KALLSYMS, TEXTS, BTF, PROOFS, TARBALLS)
 
 
 # Sound files -----------------------------------------------------------------------------------------
@@ -395,6 +405,11 @@ def others() -> Iterator[tuple[Target, Case]]:
         yield KALLSYMS, Case(layout.name, data, f"{layout.order} {layout.word} {base:x}".encode())
     yield IMAGES, Case("vmlinux", fakeimage.vmlinux())
     yield MEMORY, Case("vmlinux", fakeimage.vmlinux())
+    machine = FakeMachine()
+    yield CORES, Case("physical", machine.elf(state=False))
+    yield CORES, Case("virtual", machine.elf(virtual=True, info=False))
+    yield CORES, Case("compressed", machine.kdump())
+    yield CORES, Case("flattened", flattened(machine.kdump()))
     lines = "".join(f"{address:016x} {kind} {name}\n" for name, address, kind in fakeimage.rows(8))
     yield TEXTS, Case("System.map", lines.encode())
     linked = link(native(UNIT, WHOLE), native(REST)).image

@@ -188,14 +188,10 @@ def test_a_vmlinux_without_kallsyms_is_known_by_its_symbol_table(tmp_path: Path)
     assert names.index("early") < names.index("late")
 
 
-def test_a_core_is_memory_that_has_run(tmp_path: Path) -> None:
-    moved = BASE + 0x12000000
-    data = elf([(0xFFFF888000000000, bytes(0x9000), 0), (moved, memory(LAYOUTS[7], moved), 0)], kind=4)
-    source = opened(tmp_path, data)
-    assert knows_the_kernel(source)
-    assert not source.pristine
-    assert source.address_book().address("_text") == moved
-    assert source.facts().build_id == "eb4fbcd0"
+def test_a_core_is_not_an_image(tmp_path: Path) -> None:
+    error = refused(tmp_path, elf([(BASE, memory(), 0)], kind=4))
+    assert error.key == "image.core"
+    assert error.remedy == f"give it as core:{tmp_path / 'file'}"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:8], ids=lambda layout: layout.name)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import lief
 
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
-_PT_LOAD, _PN_XNUM = 1, 0xFFFF
+_PT_LOAD, _PT_NOTE, _PN_XNUM = 1, 4, 0xFFFF
 _SHT_NOBITS, _SHT_RELA, _SHT_REL = 8, 4, 9
 _SHF_WRITE, _SHF_ALLOC, _SHF_EXECINSTR = 1, 2, 4
 _SHN_UNDEF, _SHN_ABS, _SHN_LIVEPATCH = 0, 0xFFF1, 0xFF20
@@ -44,6 +44,7 @@ class Segment:
     size: int
     offset: int
     file_size: int
+    physical: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class ElfImage:
     elf_class: Literal[32, 64]
     byte_order: ByteOrder
     segments: tuple[Segment, ...]
+    notes: tuple[Segment, ...] = ()
+    """Its PT_NOTEs, in file order."""
 
     def read(self, address: int, size: int) -> bytes | None:
         """Exactly `size` bytes, or None where no segment has them all.
@@ -146,22 +149,49 @@ def read_program_headers(head: bytes | mmap.mmap, place: str) -> ElfImage:
     header = struct.Struct(endian + ("16xHHIQQQIHHHHHH" if elf_class == 64 else "16xHHIIIIIHHHHHH"))
     if len(head) < header.size:
         raise KdiffError("image.truncated", "the ELF header is cut off", place=place)
-    kind, machine, _, _, table_at, _, _, _, entry, count, _, _, _ = header.unpack_from(head)
+    kind, machine, _, _, table_at, sections_at, _, _, entry, count, _, _, _ = header.unpack_from(head)
     if kind not in (ET_EXEC, ET_DYN, ET_CORE):
         raise KdiffError("image.type", f"ELF type {kind} is neither an image nor a core", place=place)
     row = struct.Struct(endian + ("IIQQQQQQ" if elf_class == 64 else "IIIIIIII"))
-    if entry != row.size or table_at + entry * count > len(head) or not 0 < count < _PN_XNUM:
+    if count == _PN_XNUM:
+        count = _many(head, sections_at, elf_class, endian)
+    if entry != row.size or not count or table_at + entry * count > len(head):
         raise KdiffError("image.truncated", "the program headers are missing or cut off", place=place)
-    segments = []
+    loads, notes = [], []
     for at in range(table_at, table_at + entry * count, entry):
         if elf_class == 64:
-            type_, _, offset, address, _, file_size, size, _ = row.unpack_from(head, at)
+            type_, _, offset, address, physical, file_size, size, _ = row.unpack_from(head, at)
         else:
-            type_, offset, address, _, file_size, size, _, _ = row.unpack_from(head, at)
+            type_, offset, address, physical, file_size, size, _, _ = row.unpack_from(head, at)
         if type_ == _PT_LOAD and size:
-            segments.append(Segment(address, size, offset, min(file_size, size)))
-    ordered = tuple(sorted(segments, key=lambda each: each.address))
-    return ElfImage(place, head, kind, machine, elf_class, order, ordered)
+            loads.append(Segment(address, size, offset, min(file_size, size), physical))
+        elif type_ == _PT_NOTE:
+            notes.append(Segment(address, size, offset, file_size, physical))
+    ordered = tuple(sorted(loads, key=lambda each: each.address))
+    return ElfImage(place, head, kind, machine, elf_class, order, ordered, tuple(notes))
+
+
+def _many(head: bytes | mmap.mmap, sections_at: int, elf_class: int, endian: str) -> int:
+    """How many program headers there are if the ELF header cannot say it: the first section's sh_info."""
+    at = sections_at + (44 if elf_class == 64 else 28)
+    return int(struct.unpack_from(f"{endian}I", head, at)[0]) if at + 4 <= len(head) else 0
+
+
+def notes(data: bytes | mmap.mmap, order: ByteOrder) -> Iterator[tuple[bytes, int, bytes]]:
+    """The notes in the bytes of a PT_NOTE: owner, type, description. Ends where they are malformed."""
+    at = 0
+    endian = "<" if order == "little" else ">"
+    while at + 12 <= len(data):
+        name_size, size, kind = struct.unpack_from(f"{endian}III", data, at)
+        body_at = at + 12 + name_size + -name_size % 4
+        if body_at + size > len(data):
+            return
+        yield (
+            bytes(data[at + 12 : at + 12 + name_size]).rstrip(b"\0"),
+            kind,
+            bytes(data[body_at : body_at + size]),
+        )
+        at = body_at + size + -size % 4
 
 
 def image_sections(image: ElfImage) -> tuple[ImageSection, ...]:
@@ -183,18 +213,10 @@ def image_symbols(image: ElfImage) -> tuple[tuple[str, int, str, str], ...]:
     return tuple(sorted(lines, key=lambda line: line[1]))
 
 
-def note_build_id(notes: bytes, order: ByteOrder) -> str:
+def note_build_id(data: bytes, order: ByteOrder) -> str:
     """Find the GNU build id among notes, as lower-case hex; empty if there is none."""
-    endian = "<" if order == "little" else ">"
-    at = 0
-    while at + 12 <= len(notes):
-        name_size, size, kind = struct.unpack_from(f"{endian}III", notes, at)
-        name_at = at + 12
-        body_at = name_at + name_size + -name_size % 4
-        if kind == _NT_GNU_BUILD_ID and notes[name_at : name_at + name_size] == b"GNU\0":
-            return bytes(notes[body_at : body_at + size]).hex() if body_at + size <= len(notes) else ""
-        at = body_at + size + -size % 4
-    return ""
+    found = (body for owner, kind, body in notes(data, order) if (owner, kind) == (b"GNU", _NT_GNU_BUILD_ID))
+    return next(found, b"").hex()
 
 
 def describe_module(data: bytes, place: str = "") -> ModuleDescription:

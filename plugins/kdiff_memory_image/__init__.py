@@ -16,4 +16,4 @@ from kdiff_memory_image.source import open_memory
 @hookimpl
 def kdiff_memory_schemes() -> Iterable[MemoryScheme]:
     """Provide `image:`."""
-    return (MemoryScheme("image", "vmlinux, vmlinuz, ELF core, or a raw dump as FILE@0xBASE", open_memory),)
+    return (MemoryScheme("image", "vmlinux, vmlinuz, or a raw dump as FILE@0xBASE", open_memory),)

@@ -13,15 +13,17 @@ from pathlib import Path
 from kdiff.api import (
     AddressBook,
     ElfImage,
+    Extent,
     KdiffError,
     KernelFacts,
     Segment,
     decode_kallsyms,
     image_sections,
     image_symbols,
+    observe,
     open_image,
 )
-from kdiff_memory_image import observe, store
+from kdiff_memory_image import store
 from kdiff_memory_image.unpack import unpack
 
 _ET_CORE = 4
@@ -47,6 +49,10 @@ class ImageMemory:
     def facts(self) -> KernelFacts:
         """What memory says; KdiffError as `address_book`, and for broken type information."""
         return self._facts
+
+    def extents(self) -> tuple[Extent, ...]:
+        """Its segments."""
+        return tuple(Extent(each.address, each.size) for each in self._image.segments)
 
     @cached_property
     def _book(self) -> AddressBook:
@@ -75,7 +81,8 @@ class ImageMemory:
 
     @cached_property
     def _facts(self) -> KernelFacts:
-        return observe.facts(self._image, self._book, self._contents)
+        image = self._image
+        return observe(image.read, self._book, image.machine, image.byte_order, (image.data,), self._contents)
 
     def _contents(self, name: str) -> bytes | None:
         if not self.pristine:
@@ -106,7 +113,9 @@ def _opened(path: str, base: int | None, _version: tuple[int, ...]) -> ImageMemo
     if bytes(data[:4]) != b"\x7fELF":
         data = _unpacked(data, path)
     image = open_image(data, path)
-    if image.type != _ET_CORE and image.data.find(b"Linux version ") < 0:
+    if image.type == _ET_CORE:
+        raise KdiffError("image.core", "a core, not an image", place=path, remedy=f"give it as core:{path}")
+    if image.data.find(b"Linux version ") < 0:
         raise KdiffError("image.not_kernel", "an ELF file, but no Linux kernel", place=path)
     return ImageMemory(f"image:{path}", image)
 

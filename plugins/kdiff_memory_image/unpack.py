@@ -73,7 +73,7 @@ def unpack(data: bytes | mmap.mmap, place: str) -> tuple[bytes, bool]:
         "image.unknown",
         "neither an ELF file nor a compressed kernel",
         place=place,
-        remedy="give a vmlinux, a vmlinuz, an ELF core, or a raw dump as image:FILE@0xADDRESS",
+        remedy="give a vmlinux, a vmlinuz, or a raw dump as image:FILE@0xADDRESS",
     )
 
 

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from kdiff.api import (
     AddressBook,
     ElfImage,
+    Extent,
     KdiffError,
     KernelFacts,
     btf_structures,
@@ -114,6 +115,10 @@ class KcoreMemory:
             config=_config(_optional(files.config)),
             structures=btf_structures(btf) if btf else MappingProxyType({}),
         )
+
+    def extents(self) -> tuple[Extent, ...]:
+        """What kcore's program headers map; of it, what belongs to devices cannot be read."""
+        return tuple(Extent(each.address, each.size) for each in self._image.segments)
 
     def __del__(self) -> None:
         os.close(self._descriptor)
