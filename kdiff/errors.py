@@ -21,6 +21,13 @@ EXIT_NOTHING_CHANGED = 66
 """Ksplice's number for a patch that changes no object code."""
 
 
+def one_line(text: str) -> str:
+    """Text that a terminal shows on one line: names in broken files may hold any character."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class KdiffError(Exception):
     """Something outside kdiff is not as it must be.
 
@@ -41,7 +48,7 @@ class KdiffError(Exception):
     def __str__(self) -> str:
         where = f"{self.place}: " if self.place else ""
         hint = f" ({self.remedy})" if self.remedy else ""
-        return f"{where}{self.message}{hint}"
+        return one_line(f"{where}{self.message}{hint}")
 
 
 class Refusal(NamedTuple):
@@ -58,7 +65,7 @@ class Refusal(NamedTuple):
 
     def __str__(self) -> str:
         hint = f" ({self.remedy})" if self.remedy else ""
-        return f"{self.key}: {self.place}: {self.reason}{hint}"
+        return one_line(f"{self.key}: {self.place}: {self.reason}{hint}")
 
 
 class Refused(Exception):

@@ -29,7 +29,7 @@ from kdiff.elf.read import (
     read,
     read_bytes,
 )
-from kdiff.errors import KdiffError
+from kdiff.errors import KdiffError, Refusal
 from kdiff.graph import build
 
 SAMPLE = (
@@ -452,3 +452,9 @@ def test_sections_of_zeros_that_are_too_large_together_are_an_error() -> None:
     assert read_bytes(elf(*half[:2]))
     assert key(elf(*half)) == "elf.zeros"
     assert key(elf(*(Sec(f".b{i}", type=NOBITS, size=1 << 62) for i in range(5)))) == "elf.zeros"
+
+
+def test_names_in_broken_files_do_not_break_the_line_of_an_error() -> None:
+    error = KdiffError("elf.string", "no end", place=".te\nxt\x1b[31m\udc80")
+    assert str(error) == ".te\\nxt\\x1b[31m\\udc80: no end"
+    assert str(Refusal("review.unknown", ".te\nxt", "why")) == "review.unknown: .te\\nxt: why"
