@@ -36,7 +36,7 @@ NOT_LINKED = (
     *("arch/x86/boot/", "arch/x86/entry/vdso/", "arch/x86/purgatory/", "arch/x86/realmode/"),
     "drivers/firmware/efi/libstub/",
 )
-"""Programs of the build, and code that is linked into something of its own, in front of the kernel or in it."""
+"""Programs of the build, and code that is linked into something of its own, not into the kernel."""
 AT_ONCE = 48
 """Units that are asked for together; Kbuild takes seconds to answer the first time."""
 
