@@ -34,7 +34,7 @@ from kdiff.elf.read import (
 from kdiff.errors import KdiffError
 from kdiff.exports import Export
 from kdiff.kernel import AddressBook, KernelFacts, ModuleIdentity
-from kdiff.memory import MemorySource
+from kdiff.memory import Extent, MemorySource
 
 _PAGE = 1 << 12
 _GAP = 16 << 20
@@ -106,6 +106,12 @@ class LoadedModule:
             self._contents[index] = self._relocated(index)
         start = address - self._sections[index]
         return self._contents[index][start : start + size]
+
+    def extents(self) -> tuple[Extent, ...]:
+        """The module's sections and what the kernel has."""
+        sizes = self._object.sections["size"]
+        own = (Extent(start, int(sizes[index])) for index, start in self._sections.items())
+        return tuple(sorted((*own, *self._kernel.extents()), key=lambda each: each.address))
 
     def place(self, address: int) -> Place | None:
         """The section of the module that an address is in, None if it is in none."""

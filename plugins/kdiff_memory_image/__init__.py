@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernel memory on disk: `image:FILE` and, for a raw dump, `image:FILE@0xBASE`.
 
-`source.py` opens files, `unpack.py` gets the kernel out of a vmlinuz, `store.py` keeps what was slow to
-unpack, `observe.py` learns facts from memory.
+`source.py` opens files, `unpack.py` gets the kernel out of a vmlinuz, `lzop.py` is one of its compressions,
+`store.py` keeps what was slow to unpack.
 """
 
 from __future__ import annotations

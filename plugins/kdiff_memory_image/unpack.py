@@ -20,6 +20,8 @@ import lz4.block
 import zstandard
 
 from kdiff.api import KdiffError
+from kdiff_memory_image import lzop
+from kdiff_memory_image.lzop import BrokenFile
 
 _ELF = b"\x7fELF"
 _MOST = 1 << 30
@@ -29,10 +31,6 @@ _LZ4_BLOCK = 8 << 20
 """lz4's legacy frames hold blocks of this size."""
 _ZSTD_WINDOW = 1 << 27
 """The kernel is packed with `zstd --ultra -22`."""
-
-
-class _NotUnpacked(Exception):
-    """The bytes are damaged, cut off or something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ def unpack(data: bytes | mmap.mmap, place: str) -> tuple[bytes, bool]:
     for codec, start in _candidates(data):
         try:
             found = codec.unpack(bytes(data[start:]))
-        except _NotUnpacked:
+        except BrokenFile:
             continue
         if found.startswith(_ELF):
             return found, codec.slow
@@ -100,7 +98,7 @@ def _from_setup_header(data: bytes | mmap.mmap, place: str) -> tuple[bytes, bool
         )
     try:
         found = codec.unpack(payload)
-    except _NotUnpacked as error:
+    except BrokenFile as error:
         raise _damaged(place, f"holds {codec.name} data that cannot be unpacked: {error}") from error
     if codec.name != "gzip" and int.from_bytes(payload[-4:], "little") != len(found):
         raise _damaged(place, f"unpacks to {len(found)} bytes, which is not what it announces")
@@ -132,7 +130,7 @@ def _gzip(data: bytes) -> bytes:
     try:
         found = stream.decompress(data, _MOST)
     except zlib.error as error:
-        raise _NotUnpacked(str(error)) from error
+        raise BrokenFile(str(error)) from error
     return _whole(found, stream.eof)
 
 
@@ -149,7 +147,7 @@ def _lzma(data: bytes, kind: int) -> bytes:
     try:
         found = stream.decompress(data, _MOST)
     except (lzma.LZMAError, MemoryError) as error:
-        raise _NotUnpacked(str(error)) from error
+        raise BrokenFile(str(error)) from error
     return _whole(found, stream.eof)
 
 
@@ -158,7 +156,7 @@ def _bzip2(data: bytes) -> bytes:
     try:
         found = stream.decompress(data, _MOST)
     except OSError as error:
-        raise _NotUnpacked(str(error)) from error
+        raise BrokenFile(str(error)) from error
     return _whole(found, stream.eof)
 
 
@@ -173,8 +171,12 @@ def _zstd(data: bytes) -> bytes:
             if stream.eof or size > _MOST:
                 break
     except zstandard.ZstdError as error:
-        raise _NotUnpacked(str(error)) from error
+        raise BrokenFile(str(error)) from error
     return _whole(b"".join(pieces), stream.eof)
+
+
+def _lzo(data: bytes) -> bytes:
+    return _whole(lzop.unpack(data, _MOST), True)
 
 
 def _lz4(data: bytes) -> bytes:
@@ -188,7 +190,7 @@ def _lz4(data: bytes) -> bytes:
         try:
             pieces.append(lz4.block.decompress(data[at + 4 : at + 4 + packed], uncompressed_size=_LZ4_BLOCK))
         except lz4.block.LZ4BlockError as error:
-            raise _NotUnpacked(str(error)) from error
+            raise BrokenFile(str(error)) from error
         at += 4 + packed
         size += len(pieces[-1])
         if size > _MOST or len(pieces[-1]) < _LZ4_BLOCK:
@@ -198,9 +200,9 @@ def _lz4(data: bytes) -> bytes:
 
 def _whole(found: bytes, ended: bool) -> bytes:
     if len(found) >= _MOST:
-        raise _NotUnpacked("it unpacks to more than a kernel can be")
+        raise BrokenFile("it unpacks to more than a kernel can be")
     if not ended:
-        raise _NotUnpacked("it has no end")
+        raise BrokenFile("it has no end")
     return found
 
 
@@ -209,6 +211,7 @@ _CODECS = (
     _Codec("xz", b"\xfd7zXZ\0", _xz, slow=True),
     _Codec("zstd", b"\x28\xb5\x2f\xfd", _zstd, slow=False),
     _Codec("lz4", b"\x02\x21\x4c\x18", _lz4, slow=False),
+    _Codec("lzo", lzop.MAGIC, _lzo, slow=False),
     _Codec("lzma", b"\x5d\0\0", _lzma_alone, slow=True),
     _Codec("bzip2", b"BZh", _bzip2, slow=True),
 )
