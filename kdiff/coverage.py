@@ -12,17 +12,20 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from kdiff.buildtree import KERNEL, BuiltUnit
 from kdiff.elf.read import Object, read_bytes
 from kdiff.errors import KdiffError, Refusal, Refused
+from kdiff.exports import read_symvers
 from kdiff.graph import Node, build
 from kdiff.habits import Habits
 from kdiff.kernel import AddressBook, SpecialSection
+from kdiff.loaded import load as lay_out
 from kdiff.memory import MemorySource
+from kdiff.module_files import canonical, contents, module_files
 from kdiff.registry import Registry, load
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
@@ -63,11 +66,49 @@ class Against:
     special: Mapping[str, SpecialSection]
     habits: Habits
 
-    def match(self, obj: Object) -> RunMatch:
-        """Stages 2, 7 and 8 for one object of the kernel itself."""
+    def match(self, obj: Object, owner: str = KERNEL) -> RunMatch:
+        """Stages 2, 7 and 8 for one object of the kernel itself, or of a module that is loaded."""
+        if owner != KERNEL and not any(each.owner == owner for each in self.book.entries):
+            raise KdiffError(
+                "match.module",
+                f"no symbols of a module {owner} are in this memory",
+                place=self.memory.name,
+                remedy="load the module first; the kernel must describe its structures (BTF)",
+            )
         arch = self.plugins.architecture(obj.machine, obj.byte_order, obj.path)
         graph = build(obj, arch, self.special, self.habits)
-        return solve(graph, sites(graph), self.memory, self.book)
+        return solve(graph, sites(graph), self.memory, self.book, owner)
+
+    def inside(self, file: Path, symvers: Path) -> Against:
+        """The same memory with a module in it that is laid out from its file, as the loader would do it."""
+        tree = next((each for each in file.parents if (each / "modules.order").exists()), file.parent)
+        files = module_files(tree)
+
+        def file_of(name: str) -> tuple[bytes, str]:
+            if name not in files:
+                raise KdiffError(
+                    "module.missing",
+                    f"{file} imports from module {name}, which is not below {tree}",
+                    place=str(file),
+                    remedy="name the module where its package has installed it",
+                )
+            return contents(files[name]), str(files[name])
+
+        module = lay_out(
+            self.memory,
+            module_of(file),
+            contents(file),
+            str(file),
+            lambda obj: self.plugins.architecture(obj.machine, obj.byte_order, obj.path),
+            read_symvers(symvers),
+            file_of,
+        )
+        return replace(self, memory=module, book=module.address_book())
+
+
+def module_of(file: Path) -> str:
+    """The name of the module in a file: `nf-log.ko.xz` holds nf_log."""
+    return canonical(file.name.partition(".ko")[0])
 
 
 def against(plugins: Registry, memory: str) -> Against:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import qmp
-from updates import EXAMPLE
+from updates import EXAMPLE, PATCHES
 
 from kdiff import kbuild, registry
 from kdiff.cli.main import run_command
@@ -23,6 +23,7 @@ from kdiff.guest import SHARE, Guest
 from kdiff.kallsyms import parse_text
 from kdiff.kernel import AddressBook, BookEntry
 from kdiff.memory import MemorySource
+from kdiff.module_files import module_files
 from kdiff.patch import read_patch
 
 pytestmark = pytest.mark.guest
@@ -68,9 +69,10 @@ def machine(kernel: KernelSetup, tmp_path_factory: pytest.TempPathFactory) -> It
     control, port = folder / "qmp", qmp.free_port()
     hardware = ("-device", "vmcoreinfo", *qmp.options(control), "-gdb", f"tcp:127.0.0.1:{port}")
     tree = kernel.image / "modules"
-    (found,) = tree.resolve().rglob("qemu_fw_cfg.ko*")
+    files = module_files(tree)
+    load = f"insmod {files['qemu_fw_cfg']} && insmod {files['dummy']}"
     with Guest.boot(kernel.image / "vmlinuz", tree, memory=320, hardware=hardware) as guest:
-        assert guest.run(f"insmod {found}").held
+        assert guest.run(load).held
         (guest.share / "inside.py").write_text(INSIDE)
         result = guest.run(f"{sys.executable} {SHARE}/inside.py", timeout=300)
         assert result.held, result.output
@@ -102,7 +104,7 @@ def test_symbols_are_those_the_kernel_lists_itself_modules_and_positions_include
     ours = sources[name].address_book()
     theirs = [each for each in machine.listed.entries if not each.owner.startswith(("bpf", "__builtin"))]
     assert [identity(each) for each in ours.entries] == [identity(each) for each in theirs]
-    assert {each.owner for each in ours.entries} >= {"vmlinux", "9p", "9pnet_virtio", "qemu_fw_cfg"}
+    assert {each.owner for each in ours.entries} >= {"vmlinux", "9p", "9pnet_virtio", "qemu_fw_cfg", "dummy"}
     kinds = [(each.kind, own.kind) for each, own in zip(theirs, ours.entries, strict=True)]
     assert all(a.lower() == b.lower() for a, b in kinds)
 
@@ -194,6 +196,46 @@ def test_the_image_differs_where_the_kernel_moved_or_rewrote_itself_only(
     slides = {other[each] - image[each] for other in others for each in other}
     assert len(slides) == 1
     assert slides != {0}
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_every_function_of_a_loaded_module_matches_in_its_memory(
+    kernel: KernelSetup, machine: Machine, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patch = read_patch(PATCHES / "dummy_mtu.patch")
+    (unit,) = kbuild.build(read_config(kernel.config), kernel.source, patch, say=print).units
+    assert unit.target == "dummy"
+    (machine.folder / "dummy.o").write_bytes(unit.pre)
+    words = [str(machine.folder / "dummy.o"), "--memory", machine.open(name).name, "--json"]
+    capsys.readouterr()
+    assert run_command("match", [*words, "--module", "dummy"], "kdiff") == 0
+    result = json.loads(capsys.readouterr().out)
+    matched = {each["name"]: each["address"] for each in result["matched"] if each["kind"] == "function"}
+    listed = {each.name: each.address for each in machine.listed.entries if each.owner == "dummy"}
+    assert {"dummy_setup", "dummy_xmit", "dummy_get_stats64"} <= matched.keys()
+    assert all(listed[function] == address for function, address in matched.items())
+    assert {each["key"] for each in result["open"]} <= {"solve.freed"}
+    assert run_command("match", [*words, "--module", "absent"], "kdiff") == 1
+    assert "no symbols of a module absent" in capsys.readouterr().err
+
+
+def test_every_function_of_a_modules_file_matches_in_it(
+    kernel: KernelSetup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patch = read_patch(PATCHES / "bridge_mtu.patch")
+    (unit,) = kbuild.build(read_config(kernel.config), kernel.source, patch, say=print).units
+    (tmp_path / "pre.o").write_bytes(unit.pre)
+    file = module_files(kernel.image / "modules")[unit.target]
+    memory = f"image:{kernel.image / 'vmlinuz'}"
+    words = [str(tmp_path / "pre.o"), "--memory", memory, "--json", "--module", str(file)]
+    assert run_command("match", words, "kdiff") == 1
+    assert "--symvers" in capsys.readouterr().err
+    assert (
+        run_command("match", [*words, "--symvers", str(kernel.config / "build/Module.symvers")], "kdiff") == 0
+    )
+    result = json.loads(capsys.readouterr().out)
+    assert not result["open"]
+    assert "br_change_mtu" in {each["name"] for each in result["matched"]}
 
 
 def test_a_machine_that_ran_runs_on_after_it_was_read(machine: Machine) -> None:

@@ -7,6 +7,7 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import lz4.block
 import pytest
@@ -173,6 +174,13 @@ def test_a_flat_image_wants_to_be_told_its_address(tmp_path: Path) -> None:
         error = refused(tmp_path, data)
         assert error.key == "image.flat"
         assert "@0x" in error.remedy
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_a_module_is_no_memory_by_itself(tmp_path: Path, order: Literal["little", "big"]) -> None:
+    error = refused(tmp_path, elf([(BASE, b"hello", 0)], kind=1, order=order))
+    assert error.key == "image.object"
+    assert "--module" in error.remedy
 
 
 def test_what_is_no_kernel_is_an_error(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from kdiff import registry
 from kdiff.cli.match_all import run_all
-from kdiff.coverage import against, functions_of
+from kdiff.coverage import Against, against, functions_of, module_of
 from kdiff.elf.read import read
 from kdiff.errors import EXIT_DONE, EXIT_REFUSED, KdiffError
+from kdiff.kernel import KERNEL
 from kdiff.solve import RunMatch
 
 
@@ -25,7 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory",
         required=True,
         metavar="SCHEME:WHAT",
-        help="image:FILE (vmlinux, vmlinuz, core) or kcore: (the running kernel)",
+        help="image:FILE (vmlinux, vmlinuz), kcore: (the running kernel), core:FILE, gdb:HOST:PORT",
+    )
+    parser.add_argument(
+        "--module",
+        default=KERNEL,
+        metavar="NAME|FILE.ko",
+        help="the object is of this module, which is loaded, or laid out from its file",
+    )
+    parser.add_argument(
+        "--symvers", type=Path, metavar="FILE", help="with FILE.ko: the kernel's Module.symvers"
     )
     parser.add_argument("--all", type=Path, metavar="BUILD_DIR", help="match every unit of a build tree")
     parser.add_argument(
@@ -53,12 +63,21 @@ def run(args: argparse.Namespace) -> int:
         raise KdiffError("match.what", "name either one object or a build tree (--all BUILD_DIR)")
     if args.all is not None:
         return run_all(args)
-    result = against(registry.load(), args.memory).match(read(args.pre))
+    result = _match(against(registry.load(), args.memory), args)
     if args.json:
         print(json.dumps(_as_json(result), indent=2))
     else:
         _print(result)
     return EXIT_REFUSED if result.refusals else EXIT_DONE
+
+
+def _match(memory: Against, args: argparse.Namespace) -> RunMatch:
+    obj, file = read(args.pre), Path(args.module)
+    if ".ko" not in file.name:
+        return memory.match(obj, args.module)
+    if args.symvers is None:
+        raise KdiffError("match.what", "a module's file needs the kernel's Module.symvers (--symvers FILE)")
+    return memory.inside(file, args.symvers).match(obj, module_of(file))
 
 
 def _print(result: RunMatch) -> None:

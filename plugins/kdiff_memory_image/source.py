@@ -112,6 +112,13 @@ def _opened(path: str, base: int | None, _version: tuple[int, ...]) -> ImageMemo
         return ImageMemory(f"image:{path}@{base:#x}", image)
     if bytes(data[:4]) != b"\x7fELF":
         data = _unpacked(data, path)
+    if bytes(data[16:18]) in (b"\1\0", b"\0\1"):
+        raise KdiffError(
+            "image.object",
+            "an object or a module, which has no addresses before it is loaded",
+            place=path,
+            remedy="give the kernel's image; a module for `kdiff match` goes to --module",
+        )
     image = open_image(data, path)
     if image.type == _ET_CORE:
         raise KdiffError("image.core", "a core, not an image", place=path, remedy=f"give it as core:{path}")
