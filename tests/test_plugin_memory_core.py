@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from kdiff_memory_core import kdiff_memory_schemes
 from kdiff_memory_core.flattened import Flattened
 
 from kdiff.api import KdiffError, MemorySource
+from kdiff.cli.main import run_command
 
 MACHINE = FakeMachine()
 
@@ -102,6 +104,24 @@ def test_flattened_records_overwrite_each_other_as_writes_do(records: list[tuple
     assert file[:] == expected
     for start in range(len(expected)):
         assert file[start : start + 5] == expected[start : start + 5]
+
+
+def test_a_person_is_told_which_kernel_is_in_it_and_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dump").write_bytes(MACHINE.elf())
+    assert run_command("memory", [f"core:{tmp_path / 'dump'}", "--json"], "kdiff memory") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["release"], found["build_id"], found["text"]) == ("6.1.0-test", "eb4fbcd0", MACHINE.base)
+    assert found["extents"] == [[MACHINE.base, len(MACHINE.kernel())]]
+    assert found["symbols"] > 700
+    assert found["modules"] == {}
+    assert not found["pristine"]
+    assert run_command("memory", [f"core:{tmp_path / 'dump'}"], "kdiff memory") == 0
+    out = capsys.readouterr().out
+    assert f"text at   {MACHINE.base:#x}" in out
+    assert "Linux version 6.1.0-test" in out
+    assert "has run" in out
 
 
 def test_what_does_not_exist_or_was_left_out_is_not_read(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ COMMANDS = {
     "rehearse": "try an update on a stock kernel in QEMU",
     "diff": "compare two objects",
     "match": "find an object's code in a kernel's memory",
+    "memory": "say which kernel a memory holds, and where",
 }
 ON_TARGET = frozenset(("apply", "view", "undo"))
 
