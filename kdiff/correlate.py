@@ -19,7 +19,7 @@ from kdiff.aligned import told_apart
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.kernel import Keep
 from kdiff.moved import moved_statics
-from kdiff.naming import is_numbered, is_part, stem
+from kdiff.naming import is_made_unique, is_numbered, is_part, stem
 from kdiff.pairs import Wishes
 from kdiff.split import Kind
 
@@ -88,6 +88,7 @@ def correlate(
         work.pair_by_targets()
     work.follow_references()
     work.pair_moved()
+    work.pair_kept()
     return Pairing(work.by_pre, work.by_post)
 
 
@@ -160,6 +161,20 @@ class _Work:
             partners = theirs.get(value, [])
             if len(nodes) == len(partners) == 1:
                 self.add(nodes[0].id, partners[0].id, how)
+
+    def pair_kept(self) -> None:
+        """Pair what macros declare and nothing refers to, such as the pointers that keep functions alive.
+
+        No code can tell such variables apart, so a wrong pair would do no harm.
+        """
+        used = {id(g): {each.target for found in g.references for each in found} for g, _ in self._sides()}
+
+        def key(graph: SectionGraph, node: Node) -> Hashable | None:
+            if not is_made_unique(node.name) or node.table is not None or node.id in used[id(graph)]:
+                return None
+            return node.kind, stem(node.name)
+
+        self.pair_in_order("name without its number", key)
 
     def pair_by_any_name(self) -> None:
         """Pair definitions with several names by any of them: which one is preferred may change."""

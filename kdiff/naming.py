@@ -18,9 +18,14 @@ _UNIQUE = re.compile(r"\d+(\.\d+)*$")
 
 def stem(name: str) -> str:
     """A name without the numbers compilers add."""
-    if name.startswith("__UNIQUE_ID_"):
+    if is_made_unique(name):
         return _UNIQUE.sub("", name)
     return _NUMBERS.sub("", name)
+
+
+def is_made_unique(name: str) -> bool:
+    """Whether a macro declared it under a name that it counts up."""
+    return name.startswith("__UNIQUE_ID_")
 
 
 def is_numbered(name: str) -> bool:

@@ -385,3 +385,17 @@ def test_what_a_macro_makes_anew_pairs_by_who_refers_to_it_whatever_its_number()
 def test_a_macros_static_is_told_as_gcc_and_as_clang_name_it(name: str) -> None:
     assert HABITS.remade(name, ".bss") is not None
     assert HABITS.remade(name.replace("_", "x"), ".bss") is None
+
+
+def test_what_macros_declare_and_nothing_refers_to_pairs_without_its_number() -> None:
+    """Kernel modules keep their first function so: ___ADDRESSABLE in include/linux/compiler.h."""
+    unit = """
+    static int begin(void) { return 1; }
+    static int end(void) { return 2; }
+    static void *__attribute__((used)) __UNIQUE_ID_addressable_begin%d = (void *)begin;
+    static void *__attribute__((used)) __UNIQUE_ID_addressable_end%d = (void *)end;
+    """
+    found = paired(graph(unit % (7, 8)), graph(unit % (9, 10)))
+    assert found["__UNIQUE_ID_addressable_begin7"] == "__UNIQUE_ID_addressable_begin9"
+    assert found["__UNIQUE_ID_addressable_end8"] == "__UNIQUE_ID_addressable_end10"
+    assert changes(graph(unit % (7, 8)), graph(unit % (9, 10))) == {}
