@@ -142,15 +142,16 @@ def build(config: Config, source: Path, tree: Path, files: list[str]) -> None:
 
 
 def attempts(config: Config, source: Path, files: list[str]) -> Iterator[Pristine]:
-    """Compile; if that fails, one by one, so that one file does not take the others along."""
+    """Compile; if that fails, in halves, so that one file does not take the others along."""
     try:
         yield from pristine_units(config, source, files, say=say)
     except (KdiffError, Refused) as error:
         if len(files) == 1:
             print(f"left out: {error}", file=sys.stderr)
             return
-        for path in files:
-            yield from attempts(config, source, [path])
+        middle = len(files) // 2
+        yield from attempts(config, source, files[:middle])
+        yield from attempts(config, source, files[middle:])
 
 
 def say(text: str) -> None:

@@ -10,7 +10,7 @@ never asks which one it has. Facts about a relocation type that is not in the ta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal, Protocol
 
@@ -94,35 +94,44 @@ class Howto:
     uleb128: bool = False
     stack: str = ""
     call_only: bool = False
+    mask: int = field(init=False, repr=False, compare=False)
+    """The container's bits that belong to the field."""
+    span: int = field(init=False, repr=False, compare=False)
+    """The number of value bits that are stored, counted from bit 0 of the value."""
+    plain: bool = field(init=False, repr=False, compare=False)
+    """The container is the value, as a number of its size."""
+    complete: bool = field(init=False, repr=False, compare=False)
+    """Whether the field and its place determine the destination, and not only some of its bits.
+
+    False for high parts, for low parts that wrap, for slots, for values that count from a symbol, and
+    where nothing is stored. Such a field can be checked against a destination that is known, but none can
+    be learned from it.
+    """
+
+    invertible: bool = field(init=False, repr=False, compare=False)
+    """Whether a field's value, its place and the addend determine the destination."""
+
+    def __post_init__(self) -> None:
+        """Compute once what is asked for each of a kernel's million fields."""
+        mask = 0
+        for bits in self.fields:
+            mask |= bits.mask
+        span = max((bits.value_lsb + bits.width for bits in self.fields), default=0)
+        single = self.fields == (BitField(0, 0, 8 * self.size),)
+        whole = self.overflow is not Overflow.WRAP or (span == 8 * self.size and self.size >= 4)
+        known = bool(self.fields) and not self.drops and not self.slot and not self.base
+        object.__setattr__(self, "mask", mask)
+        object.__setattr__(self, "span", span)
+        object.__setattr__(self, "plain", single and not any(self.flips) and not self.signed_low)
+        object.__setattr__(self, "complete", known and whole)
+        together = self.partner is not None or self.subtracts or self.labelled or self.uleb128 or self.stack
+        moved = self.slot or self.base or self.entry is not None
+        object.__setattr__(self, "invertible", known and whole and not together and not moved)
 
     @property
     def shape(self) -> Howto:
         """The row without its names: equal for types that store alike."""
         return replace(self, type=0, name="", overflow=Overflow.WRAP, entry=None, call_only=False)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the field and its place determine the destination, and not only some of its bits.
-
-        False for high parts, for low parts that wrap, for slots, for values that count from a symbol, and
-        where nothing is stored. Such a field can be checked against a destination that is known, but none can
-        be learned from it.
-        """
-        whole = self.overflow is not Overflow.WRAP or (self.span == 8 * self.size and self.size >= 4)
-        return bool(self.fields) and not self.drops and not self.slot and not self.base and whole
-
-    @property
-    def mask(self) -> int:
-        """The container's bits that belong to the field."""
-        mask = 0
-        for bits in self.fields:
-            mask |= bits.mask
-        return mask
-
-    @property
-    def span(self) -> int:
-        """The number of value bits that are stored, counted from bit 0 of the value."""
-        return max((bits.value_lsb + bits.width for bits in self.fields), default=0)
 
     def value(self, destination: int, place: int, bits: int) -> int:
         """What a field at `place` stores to reach `destination` (S + A, instruction's share included).
@@ -148,6 +157,8 @@ class Howto:
 
     def extract(self, container: bytes, order: ByteOrder) -> int:
         """Read the value back from `container`; the inverse of `insert`."""
+        if self.plain:
+            return int.from_bytes(container, order, signed=self.overflow is not Overflow.UNSIGNED)
         word = int.from_bytes(container, order)
         value = self._gather(word ^ self.flips[1])
         return value if value < 0 or not any(self.flips) else self._gather(word ^ self.flips[0])

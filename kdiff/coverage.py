@@ -20,10 +20,11 @@ from kdiff.buildtree import KERNEL, BuiltUnit
 from kdiff.elf.read import Object, read_bytes
 from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.exports import read_symvers
-from kdiff.graph import Node, build
+from kdiff.graph import Node
 from kdiff.habits import Habits
 from kdiff.kernel import AddressBook, SpecialSection
 from kdiff.loaded import load as lay_out
+from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource
 from kdiff.module_files import canonical, contents, module_files
 from kdiff.registry import Registry, load
@@ -76,7 +77,7 @@ class Against:
                 remedy="load the module first; the kernel must describe its structures (BTF)",
             )
         arch = self.plugins.architecture(obj.machine, obj.byte_order, obj.path)
-        graph = build(obj, arch, self.special, self.habits)
+        graph = graph_to_match(obj, arch, self.special, self.habits)
         return solve(graph, sites(graph), self.memory, self.book, owner)
 
     def inside(self, file: Path, symvers: Path) -> Against:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a bound update to module files, through an emitter plugin.
 
-An emitter is asked twice: `review` says early what it could never redirect, `emit` writes the module.
+An emitter is asked three times: `review` says early what it could never redirect, `check` what it could not
+write of an update that is bound, `emit` writes the module.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ class Emitter(Protocol):
 
     def review(self, plan: Plan, facts: KernelFacts) -> tuple[Refusal, ...]:
         """What this emitter cannot redirect, as refusals."""
+
+    def check(self, update: Update, facts: KernelFacts, headers: Path) -> None:
+        """Raise KdiffError, or Refused, for what can be told of `emit` without building anything."""
 
     def emit(self, update: Update, facts: KernelFacts, shop: Workshop) -> tuple[EmittedModule, ...]:
         """Write the modules. KdiffError if the tools fail."""

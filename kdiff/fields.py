@@ -8,7 +8,7 @@ everything that was learned fits together is for `kdiff.solve` to say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kdiff.arch import Howto
 from kdiff.graph import Node, Reference, SectionGraph
@@ -33,8 +33,7 @@ from kdiff.verdict import Allowed, Fact, RunPart
 WORD = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(NamedTuple):
     """A place in both worlds: pre `offset` of a node, and the run `address` it is compared with.
 
     `start` is the run address of the node's start where its layout is the pre layout, else None.
@@ -56,6 +55,7 @@ class Reader:
     def __init__(self, graph: SectionGraph, memory: MemorySource, book: AddressBook, owner: str) -> None:
         self.graph, self.memory, self.book, self.owner = graph, memory, book, owner
         self._order = graph.arch.byte_order
+        self._listed: dict[int, frozenset[int]] = {}
 
     def site(self, spot: Spot, site: Site, run: bytes, parts: list[RunPart], facts: list[Fact]) -> str:
         """Find the form that the run bytes have; return a reason if none fits.
@@ -93,11 +93,11 @@ class Reader:
     def learn(self, spot: Spot, part: Field | Through | OneOf, run: bytes, facts: list[Fact]) -> str:
         """Invert a field. Append what it teaches to `facts`; return a reason if kallsyms contradicts it."""
         howto = part.howto
-        if not _invertible(howto):
+        if not howto.invertible:
             return (
                 f"a {howto.name} field does not tell by itself where it leads, which kdiff cannot check yet"
             )
-        if isinstance(part, Field):
+        if isinstance(part, Field) and not howto.plain:
             outside = ((1 << (8 * howto.size)) - 1) & ~howto.mask
             if (
                 int.from_bytes(run, self._order) & outside
@@ -152,7 +152,10 @@ class Reader:
 
     def names_allow(self, node: Node, address: int) -> bool:
         """Whether the book lists one of the node's names at this address, or lists none of them at all."""
-        listed = [entry.address for name in node.names for entry in self.entries(node, name)]
+        listed = self._listed.get(node.id)
+        if listed is None:
+            found = [entry.address for name in node.names for entry in self.entries(node, name)]
+            listed = self._listed[node.id] = frozenset(found)
         return not listed or address in listed
 
     def entries(self, node: Node, name: str) -> tuple[BookEntry, ...]:
@@ -162,17 +165,11 @@ class Reader:
         return self.book.of_any(name)
 
 
-def _invertible(howto: Howto) -> bool:
-    """Whether a field's value, its place and the addend determine the destination."""
-    together = howto.partner is not None or howto.subtracts or howto.labelled or howto.uleb128 or howto.stack
-    moved = howto.slot or howto.base or howto.entry is not None
-    return howto.complete and not together and not moved
-
-
-def field_of(graph: SectionGraph, source: Node, reference: Reference) -> Field:
+def field_of(graph: SectionGraph, pre: bytes, reference: Reference) -> Field:
+    """A reference of a node whose bytes are `pre`, as the part of a form."""
     target = graph.nodes[reference.target]
     place = Place(target.id, target.name, reference.addend)
-    background = graph.contents(source)[reference.offset : reference.offset + reference.howto.size]
+    background = pre[reference.offset : reference.offset + reference.howto.size]
     return Field(reference.howto, place, reference.insn_addend, background)
 
 

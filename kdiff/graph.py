@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeAlias
 
 import networkx as nx
 import numpy as np
@@ -197,7 +198,7 @@ def build(
 
 def _node(obj: Object, habits: Habits, index: int, piece: Piece) -> Node:
     section = obj.section_name(piece.section)
-    names = tuple(dict.fromkeys(obj.symbol_name(s) for s in piece.symbols if obj.symbol_name(s)))
+    names = tuple(dict.fromkeys(name for s in piece.symbols if (name := obj.symbol_name(s))))
     label = names[0] if names else f"{section}+{piece.start:#x}" if piece.start or piece.row >= 0 else section
     align = max(int(obj.sections["align"][piece.section]), 1)
     while piece.start % align:
@@ -296,35 +297,39 @@ def _references(
 ) -> list[tuple[Reference, ...]]:
     """The references of each node; none of those in sections that are not `speaking`."""
     result: list[tuple[Reference, ...]] = []
+    bounds, sizes = obj.relocation_bounds.tolist(), obj.sections["size"].tolist()
+    code = (obj.sections["flags"] & SHF_EXECINSTR > 0).tolist()
+    silent = () if speaking is None else frozenset(np.flatnonzero(~speaking).tolist())
     for node in nodes:
-        heard = speaking is None or bool(speaking[node.section])
-        low, high = (int(obj.relocation_bounds[node.section + step]) for step in (0, 1))
-        within = (node.start, node.start + node.size)
-        first, last = np.searchsorted(obj.relocations["offset"][low:high], within) + low
-        found = records(obj, arch, obj.relocations[first:last].tolist()) if first < last and heard else []
-        near = heard and _is_code(obj, node) and lookup.is_shared(node)
+        first, last = bounds[node.section], bounds[node.section + 1]
+        near = code[node.section] and node.kind is Kind.FUNCTION and lookup.is_shared(node)
+        if node.section in silent or not (near or first < last):
+            result.append(())
+            continue
+        if node.size != sizes[node.section]:
+            within = (node.start, node.start + node.size)
+            first, last = (np.searchsorted(obj.relocations["offset"][first:last], within) + first).tolist()
+        found = records(obj, arch, obj.relocations[first:last].tolist()) if first < last else []
         if not found and not near:
             result.append(())
             continue
-        fields = _instruction_fields(obj, arch, node) if _is_code(obj, node) else None
+        fields = None
+        if code[node.section] and node.kind is Kind.FUNCTION:
+            data = bytes(obj.contents(node.section)[node.start : node.start + node.size])
+            fields = data, (decoded := _decoded(arch, data)), [each.offset for each in decoded]
         made = tuple(_reference(obj, arch, node, record, fields, lookup) for record in found)
         if near and fields is not None:
-            further = _resolved(obj, arch, node, fields[1], made, lookup)
+            further = _resolved(obj, arch, node, fields, made, lookup)
             made = tuple(sorted((*made, *further), key=lambda each: each.offset))
         result.append(made)
     return result
 
 
 def _resolved(
-    obj: Object,
-    arch: Architecture,
-    node: Node,
-    decoded: Iterable[Instruction],
-    made: tuple[Reference, ...],
-    lookup: _Lookup,
+    obj: Object, arch: Architecture, node: Node, fields: _Code, made: tuple[Reference, ...], lookup: _Lookup
 ) -> Iterator[Reference]:
     """The references that branches without relocations make to other nodes of their section."""
-    code = bytes(obj.contents(node.section)[node.start : node.start + node.size])
+    code, decoded, _ = fields
     around = -node.start, int(obj.sections["size"][node.section]) - node.start
     for each in resolved(arch, code, decoded, {reference.offset for reference in made}, around):
         target = lookup.at(node.section, node.start + each.destination)
@@ -336,51 +341,41 @@ def _resolved(
         yield Reference(each.offset, each.howto, target.id, inner, each.share, True, None, entry)
 
 
-def _is_code(obj: Object, node: Node) -> bool:
-    return bool(obj.sections["flags"][node.section] & SHF_EXECINSTR) and node.kind is Kind.FUNCTION
-
-
-def _instruction_fields(obj: Object, arch: Architecture, node: Node) -> tuple[list[int], list[Instruction]]:
-    code = bytes(obj.contents(node.section)[node.start : node.start + node.size])
-    found = _decoded(arch, code)
-    return [each.offset for each in found], list(found)
+_Code: TypeAlias = tuple[bytes, tuple[Instruction, ...], list[int]]
+"""The bytes of code, its instructions, and where they begin."""
 
 
 def _reference(
-    obj: Object,
-    arch: Architecture,
-    node: Node,
-    record: Record,
-    code: tuple[list[int], list[Instruction]] | None,
-    lookup: _Lookup,
+    obj: Object, arch: Architecture, node: Node, record: Record, code: _Code | None, lookup: _Lookup
 ) -> Reference:
     place, howto, symbol, addend, implicit, minus, origin = record
     offset = place - node.start
-    where = f"{obj.path}: {node.section_name}+{place:#x}"
     if offset + howto.size > node.size:
+        where = f"{obj.path}: {node.section_name}+{place:#x}"
         raise KdiffError("elf.relocations", f"{howto.name} reaches beyond its node {node.label}", place=where)
     if implicit:
         raw = bytes(obj.contents(node.section)[place : place + howto.size])
         addend = howto.addend(raw, arch.byte_order)
     share, branch = 0, False
     if code is not None:
-        starts, found = code
+        data, found, starts = code
         instruction = found[bisect_right(starts, offset) - 1]
-        share = insn_addend(howto, offset, instruction.offset + instruction.size)
-        raw = bytes(obj.contents(node.section)[node.start + instruction.offset : node.start + node.size])
-        decoded = arch.branch(raw[: max(instruction.size, offset + howto.size - instruction.offset)])
-        displaced = decoded is not None and instruction.offset + decoded.field_offset == offset
-        branch = displaced and howto.pc_relative
+        end = instruction.offset + instruction.size
+        share = insn_addend(howto, offset, end)
+        if howto.pc_relative:
+            decoded = arch.branch(data[instruction.offset : max(end, offset + howto.size)])
+            branch = decoded is not None and instruction.offset + decoded.field_offset == offset
     if origin is not None:
         share = place - origin
     elif node.table is not None and node.table.from_start and howto.pc_relative:
         share = offset
-    target, inner = _target(obj, symbol, addend - share, where, lookup)
-    if node.table is not None and node.table.ahead:
-        target, inner = behind_padding(lookup.nodes, target, inner)
-    if counts_nothing(node.table, obj.contents(node.section)[node.start :], offset):
-        target, inner = node.id, 0
-    less = None if minus is None else _target(obj, *minus, where, lookup)
+    target, inner = _target(obj, symbol, addend - share, lookup)
+    if node.table is not None:
+        if node.table.ahead:
+            target, inner = behind_padding(lookup.nodes, target, inner)
+        if counts_nothing(node.table, obj.contents(node.section)[node.start :], offset):
+            target, inner = node.id, 0
+    less = None if minus is None else _target(obj, *minus, lookup)
     if howto.base:
         less = lookup.extern(howto.base), 0
     entry = 0
@@ -389,7 +384,7 @@ def _reference(
     return Reference(offset, howto, target, inner, share, branch, less, entry)
 
 
-def _target(obj: Object, index: int, addend: int, where: str, lookup: _Lookup) -> tuple[int, int]:
+def _target(obj: Object, index: int, addend: int, lookup: _Lookup) -> tuple[int, int]:
     _, value, _, kind, _, _, section = lookup.symbols[index]
     if section == 0 or section >= RESERVED:
         return lookup.extern(obj.symbol_name(index)), addend

@@ -72,7 +72,10 @@ class AddressBook:
 
     def named(self, name: str, owner: str = KERNEL) -> tuple[BookEntry, ...]:
         """All entries of that name and owner, in table order."""
-        return tuple(entry for entry in self._by_name.get(name, ()) if entry.owner == owner)
+        found = self._by_name.get(name, ())
+        if len(found) == 1:
+            return found if found[0].owner == owner else ()
+        return tuple([entry for entry in found if entry.owner == owner])
 
     def of_any(self, name: str) -> tuple[BookEntry, ...]:
         """All entries of that name, whoever owns them."""

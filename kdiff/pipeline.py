@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a source patch to an update: the stages in order. Read this first.
 
-Each stage takes frozen values and returns a new one. Whatever speaks against an update is collected as
-refusals and raised together, before anything is emitted.
+`check` is all that must be known before anything is written, `create` writes. Each stage takes frozen values
+and returns a new one. Whatever speaks against an update is collected as refusals and raised together, before
+anything is emitted.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from kdiff import kbuild
 from kdiff.arch import Architecture
 from kdiff.bind import Bound, bind
-from kdiff.confdir import read_config
+from kdiff.confdir import Config, read_config
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.distribution import Say
@@ -26,13 +28,13 @@ from kdiff.errors import KdiffError, NothingChanged, Refused
 from kdiff.exports import read_symvers
 from kdiff.graph import SectionGraph, build
 from kdiff.habits import Habits
-from kdiff.kbuild import Unit
-from kdiff.kernel import SpecialSection
+from kdiff.kbuild import Build, Unit
+from kdiff.kernel import KernelFacts, SpecialSection
 from kdiff.manifest import manifest, utsname
 from kdiff.memory import MemorySource
 from kdiff.package import Package
 from kdiff.pairs import PairsFile, check_units, wishes
-from kdiff.patch import read_patch
+from kdiff.patch import Patch, read_patch
 from kdiff.plan import Plan, join, plan
 from kdiff.proof import dump, prove
 from kdiff.registry import Registry
@@ -42,6 +44,7 @@ from kdiff.running import check_same_kernel, find_memory
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.targets import Targets
+from kdiff.update import Update
 
 ANCHOR = "_text"
 """The symbol whose address tells how far the kernel was moved (include/asm-generic/sections.h)."""
@@ -67,8 +70,58 @@ class Request:
     """What the author says about pairs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An update that can be made, with all that was proved on the way; only its modules are missing."""
+
+    request: Request
+    config: Config
+    patch: Patch
+    built: Build
+    memory: MemorySource
+    facts: KernelFacts
+    plans: tuple[Plan, ...]
+    runs: tuple[RunMatch, ...]
+    """Of each plan's unit."""
+    types: Retyped
+    units: tuple[Bound, ...]
+    """Those of which something travels."""
+    update: Update
+    proof: dict[str, Any]
+
+
 def create(request: Request, plugins: Registry, say: Say) -> Package:
     """Make an update. Refused, NothingChanged or KdiffError if there is none to make."""
+    found = check(request, plugins, say)
+    emitter = _emitter(plugins, request.emitter)
+    say(f"writing the {emitter.name} module")
+    with TemporaryDirectory(prefix="kdiff-") as scratch:
+        shop = Workshop(found.config.headers, found.built.make_arguments, Path(scratch))
+        modules = emitter.emit(found.update, found.facts, shop)
+    return Package(
+        id=request.id,
+        patch=found.patch.text,
+        description=request.description,
+        utsname=utsname(found.facts),
+        timestamp=request.timestamp,
+        manifest=manifest(
+            found.config,
+            found.patch,
+            found.built,
+            found.units,
+            found.update,
+            found.facts,
+            found.memory,
+            found.types.accepted(request.accept_layouts),
+            request.pairs,
+        ),
+        proof=dump(found.proof),
+        modules=modules,
+    )
+
+
+def check(request: Request, plugins: Registry, say: Say) -> Checked:
+    """All of `create` but writing modules, with the same refusals and errors."""
     config = read_config(request.config)
     patch = read_patch(request.patch)
     emitter = _emitter(plugins, request.emitter)
@@ -121,30 +174,8 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
     )
     update = bind(request.id, units, exports)
     proof = prove(units, update.replacements, update.borrowed, book, facts, ANCHOR)
-
-    say(f"writing the {emitter.name} module")
-    with TemporaryDirectory(prefix="kdiff-") as scratch:
-        modules = emitter.emit(update, facts, Workshop(config.headers, built.make_arguments, Path(scratch)))
-    return Package(
-        id=request.id,
-        patch=patch.text,
-        description=request.description,
-        utsname=utsname(facts),
-        timestamp=request.timestamp,
-        manifest=manifest(
-            config,
-            patch,
-            built,
-            units,
-            update,
-            facts,
-            memory,
-            types.accepted(request.accept_layouts),
-            request.pairs,
-        ),
-        proof=dump(proof),
-        modules=modules,
-    )
+    emitter.check(update, facts, config.headers)
+    return Checked(request, config, patch, built, memory, facts, plans, runs, types, units, update, proof)
 
 
 def _emitter(plugins: Registry, name: str) -> Emitter:

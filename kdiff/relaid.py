@@ -132,7 +132,7 @@ class Walk:
             if self.pre[position:offset] != self.run[r + position - start : r + offset - start]:
                 return self._difference(start, stop, r)
             self._literal(r + position - start, r + offset - start)
-            part = field_of(self.graph, self.node, self.fields[offset])
+            part = field_of(self.graph, self.pre, self.fields[offset])
             at = r + offset - start
             field_bytes = self.run[at : at + part.size]
             problem = self.reader.learn(self._spot(offset, at), part, field_bytes, self.facts)

@@ -54,10 +54,11 @@ class Matcher:
         if run is None:
             return Mismatch(node.id, address, 0, 0, "no memory at this address")
         facts: list[Fact] = []
+        pre = self.graph.contents(node)
         for reference in self.graph.references[node.id]:
             field = run[reference.offset : reference.offset + reference.howto.size]
-            spot = Spot(node, 0, address, address).plus(reference.offset)
-            problem = self.reader.learn(spot, field_of(self.graph, node, reference), field, facts)
+            spot = Spot(node, reference.offset, address + reference.offset, address)
+            problem = self.reader.learn(spot, field_of(self.graph, pre, reference), field, facts)
             if problem:
                 return Mismatch(node.id, address, reference.offset, reference.offset, problem)
         return Match(node.id, address, node.size, (), tuple(facts))
@@ -75,8 +76,8 @@ class Matcher:
                 return _unequal(node, address, pre, run, position, offset)
             if offset > position:
                 parts.append(Literal(run[position:offset]))
-            spot = Spot(node, 0, address, address).plus(offset)
-            problem = self._item(spot, item, run[offset : offset + size], parts, facts)
+            spot = Spot(node, offset, address + offset, address)
+            problem = self._item(spot, item, pre, run[offset : offset + size], parts, facts)
             if problem:
                 return Mismatch(node.id, address, offset, offset, problem)
             position = offset + size
@@ -95,11 +96,17 @@ class Matcher:
         return sorted(ranges, key=lambda item: (item[0], isinstance(item[2], Reference)))
 
     def _item(
-        self, spot: Spot, item: Site | Reference, run: bytes, parts: list[RunPart], facts: list[Fact]
+        self,
+        spot: Spot,
+        item: Site | Reference,
+        pre: bytes,
+        run: bytes,
+        parts: list[RunPart],
+        facts: list[Fact],
     ) -> str:
         if isinstance(item, Site):
             return self.reader.site(spot, item, run, parts, facts)
-        part = field_of(self.graph, spot.node, item)
+        part = field_of(self.graph, pre, item)
         parts.append(part)
         return self.reader.learn(spot, part, run, facts)
 

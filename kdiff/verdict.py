@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from kdiff.kernel import Part, Site
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """The run bytes at `place` say that `offset` bytes into `node` (or symbol `name`) lies at `address`.
 
     `source` is that place in the object, for messages.

@@ -126,6 +126,9 @@ class Bold:
     def review(self, plan: Plan, facts: KernelFacts) -> tuple[Refusal, ...]:
         return ()
 
+    def check(self, update: Update, facts: KernelFacts, headers: Path) -> None:
+        return
+
     def emit(self, update: Update, facts: KernelFacts, shop: Workshop) -> tuple[EmittedModule, ...]:
         raise AssertionError("the update lacks what must be written in place")
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "setup": "make a configuration, source and image for a distribution's kernel",
     "rehearse": "try an update on a stock kernel in QEMU",
     "diff": "compare two objects",
+    "check": "tell whether patches will apply to a kernel, and if not why",
     "match": "find an object's code in a kernel's memory",
     "memory": "say which kernel a memory holds, and where",
 }

@@ -118,6 +118,8 @@ class Object:
     symbol_names: int
     _known: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
     """Names that were asked for, by table and offset."""
+    _contents: dict[int, memoryview] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Contents that were asked for, by section."""
 
     def section_name(self, index: int) -> str:
         return self._string(self.section_names, int(self.sections["name"][index]))
@@ -131,10 +133,13 @@ class Object:
 
     def contents(self, index: int) -> memoryview:
         """The raw bytes of a section; empty for SHT_NOBITS."""
-        section = self.sections[index]
-        if section["type"] == SHT_NOBITS:
-            return self.data[:0]
-        return self.data[int(section["offset"]) : int(section["offset"] + section["size"])]
+        found = self._contents.get(index)
+        if found is None:
+            section = self.sections[index]
+            start = int(section["offset"])
+            stop = start if section["type"] == SHT_NOBITS else start + int(section["size"])
+            found = self._contents[index] = self.data[start:stop]
+        return found
 
     def _string(self, table: int, offset: int) -> str:
         found = self._known.get((table, offset))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdiff.api import (
@@ -43,6 +44,11 @@ class LivepatchEmitter:
     def review(self, plan: Plan, facts: KernelFacts) -> tuple[Refusal, ...]:
         """What livepatch cannot redirect in this kernel."""
         return tuple(review.review(plan, facts))
+
+    def check(self, update: Update, facts: KernelFacts, headers: Path) -> None:
+        """KdiffError `emit.update` or `emit.headers` if there is no use in trying."""
+        convert.check_update(update)
+        workbench.check_headers(headers)
 
     def emit(self, update: Update, facts: KernelFacts, shop: Workshop) -> tuple[EmittedModule, ...]:
         """Build, convert and check the module; KdiffError `emit.*`, or `disk.full`, if that fails."""
