@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from types import MappingProxyType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kdiff.arch import Architecture, Howto
 
@@ -22,8 +22,7 @@ KERNEL = "vmlinux"
 """The owner of what is not a module's."""
 
 
-@dataclass(frozen=True, slots=True)
-class BookEntry:
+class BookEntry(NamedTuple):
     """One line of kallsyms. `position` counts equal names of one owner in table order, from 1."""
 
     name: str

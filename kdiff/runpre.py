@@ -34,6 +34,7 @@ class Matcher:
         self.graph, self.memory = graph, memory
         self.reader = Reader(graph, memory, book, owner)
         self._sites = sites
+        self._known: dict[int, tuple[bytes, list[tuple[int, int, Site | Reference]]]] = {}
 
     def match(self, node: Node, address: int) -> Match | Mismatch:
         """Compare a node with the memory at an address; code by instruction where the layout differs."""
@@ -65,11 +66,11 @@ class Matcher:
 
     def _same_layout(self, node: Node, address: int, run: bytes) -> Match | Mismatch:
         """Compare byte for byte, which is how nearly all nodes match."""
-        pre = self.graph.contents(node)
+        pre, ranges = self._of(node)
         parts: list[RunPart] = []
         facts: list[Fact] = []
         position = 0
-        for offset, size, item in self._special_ranges(node):
+        for offset, size, item in ranges:
             if offset < position:
                 continue
             if pre[position:offset] != run[position:offset]:
@@ -86,6 +87,13 @@ class Matcher:
         if len(pre) > position:
             parts.append(Literal(run[position:]))
         return Match(node.id, address, node.size, tuple(parts), tuple(facts))
+
+    def _of(self, node: Node) -> tuple[bytes, list[tuple[int, int, Site | Reference]]]:
+        """A node's bytes and special ranges; a name like `__func__.1` has candidates by the hundred."""
+        found = self._known.get(node.id)
+        if found is None:
+            found = self._known[node.id] = self.graph.contents(node), self._special_ranges(node)
+        return found
 
     def _special_ranges(self, node: Node) -> list[tuple[int, int, Site | Reference]]:
         """Sites and the references outside of sites, by offset; at one offset the site comes first."""

@@ -86,6 +86,10 @@ class _Flood:
         self._tried: dict[tuple[int, int], Match | Mismatch] = {}
         self._waiting: deque[int] = deque()
         self._queued: set[int] = set()
+        self._listed: dict[int, tuple[int, ...]] = {}
+        self._taking_part = dict.fromkeys(
+            node.id for node in graph.nodes if self.can_match(node) or self._has_initial_value(node)
+        )
 
     # Which nodes take part ---------------------------------------------------------------------------
 
@@ -121,21 +125,21 @@ class _Flood:
 
     def run(self) -> None:
         """Match until a whole round teaches nothing new."""
-        for node in self.graph.nodes:
-            self._wait(node.id)
+        for index in self._taking_part:
+            self._wait(index)
         progress = True
         while progress:
             progress = False
             for _ in range(len(self._waiting)):
-                index = self._waiting.popleft()
-                self._queued.discard(index)
-                if self._try(self.graph.nodes[index]):
+                node = self.graph.nodes[self._waiting.popleft()]
+                self._queued.discard(node.id)
+                if self._try(node):
                     progress = True
-                elif index not in self.matches:
-                    self._wait(index)
+                elif node.id not in self.matches and self._candidates(node):
+                    self._wait(node.id)
 
     def _wait(self, index: int) -> None:
-        if index not in self._queued:
+        if index not in self._queued and index in self._taking_part:
             self._queued.add(index)
             self._waiting.append(index)
 
@@ -168,10 +172,8 @@ class _Flood:
 
     def _try_data(self, node: Node) -> bool:
         """Initial values in pristine memory teach where the functions they name are."""
-        if node.kind is not Kind.DATA or not self.memory.pristine or node.table is not None:
-            return False
         candidates = self._candidates(node)
-        if len(candidates) != 1 or not self.graph.references[node.id]:
+        if len(candidates) != 1 or not self._has_initial_value(node):
             return False
         found = self.matcher.references(node, candidates[0])
         if not isinstance(found, Match) or not self._agrees(found):
@@ -179,15 +181,23 @@ class _Flood:
         self._commit(node, found, "initial value")
         return True
 
+    def _has_initial_value(self, node: Node) -> bool:
+        """Whether memory still holds what the compiler wrote into a variable, and that names something."""
+        if node.kind is not Kind.DATA or not self.memory.pristine or node.table is not None:
+            return False
+        return bool(self.graph.references[node.id])
+
     def _candidates(self, node: Node) -> tuple[int, ...]:
+        """Where a node may be: where it is known to be, else where kallsyms lists all of its names."""
         known = self.addresses.get(node.id)
         if known is not None:
             return (known,)
-        if not node.names:
-            return ()
-        listed = [{e.address for e in self.book.named(name, self.owner)} for name in node.names]
-        listed = [each for each in listed if each]
-        return tuple(sorted(set.intersection(*listed))) if listed else ()
+        found = self._listed.get(node.id)
+        if found is None:
+            listed = [{e.address for e in self.book.named(name, self.owner)} for name in node.names]
+            listed = [each for each in listed if each]
+            found = self._listed[node.id] = tuple(sorted(set.intersection(*listed))) if listed else ()
+        return found
 
     def _agrees(self, match: Match) -> bool:
         """Whether a match contradicts nothing that has been learned so far."""

@@ -118,11 +118,16 @@ class Object:
     symbol_names: int
     _known: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
     """Names that were asked for, by table and offset."""
+    _section_names: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     _contents: dict[int, memoryview] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Contents that were asked for, by section."""
 
     def section_name(self, index: int) -> str:
-        return self._string(self.section_names, int(self.sections["name"][index]))
+        found = self._section_names.get(index)
+        if found is None:
+            name = self._string(self.section_names, int(self.sections["name"][index]))
+            found = self._section_names[index] = name
+        return found
 
     def symbol_name(self, index: int) -> str:
         """The symbol's name; a section symbol has its section's."""
