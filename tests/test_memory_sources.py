@@ -6,12 +6,15 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import qmp
+from kdiff_memory_gdb.protocol import Connection
+from kdiff_memory_gdb.stub import Stub
 from updates import EXAMPLE, PATCHES
 
 from kdiff import kbuild, registry
@@ -71,7 +74,9 @@ def machine(kernel: KernelSetup, tmp_path_factory: pytest.TempPathFactory) -> It
     tree = kernel.image / "modules"
     files = module_files(tree)
     load = f"insmod {files['qemu_fw_cfg']} && insmod {files['dummy']}"
-    with Guest.boot(kernel.image / "vmlinuz", tree, memory=320, hardware=hardware) as guest:
+    with Guest.boot(
+        kernel.image / "vmlinuz", tree, memory=320, hardware=hardware, arguments=("pti=on",), timeout=200
+    ) as guest:
         assert guest.run(load).held
         (guest.share / "inside.py").write_text(INSIDE)
         result = guest.run(f"{sys.executable} {SHARE}/inside.py", timeout=300)
@@ -167,7 +172,7 @@ def test_what_is_not_mapped_does_not_exist_in_any_source(sources: dict[str, Memo
 def test_kcore_agrees_about_what_is_not_there(machine: Machine, sources: dict[str, MemorySource]) -> None:
     assert machine.kcore["unmapped"] is True
     assert machine.kcore["pristine"] is False
-    (image,) = sources["core-physical"].extents()
+    image = sources["core-physical"].extents()[0]
     extents = machine.kcore["extents"]
     assert any(a <= image.address and image.address + (2 << 20) <= a + b for a, b in extents)  # type: ignore[attr-defined]
 
@@ -255,10 +260,28 @@ def test_a_machine_that_was_stopped_stays_stopped_after_it_was_read(machine: Mac
     assert machine.guest.run("echo alive").output == "alive\n"
 
 
+def test_a_kernel_is_found_while_its_processors_run_user_code(machine: Machine) -> None:
+    """With page table isolation their own tables do not map the kernel then."""
+    loop = "sh -c 'while :; do :; done' >/dev/null 2>&1 &"
+    busy = machine.guest.run(f"{loop} one=$!; {loop} echo $one $!").output
+    try:
+        assert any(user_code(machine) for _ in range(50))
+        memory = machine.open("gdb")
+    finally:
+        machine.guest.run(f"kill {busy}")
+    assert len(memory.address_book().entries) > 90_000
+    assert memory.extents() == machine.open("core-physical").extents()
+
+
+def user_code(machine: Machine) -> bool:
+    """Whether the first processor, after it ran a moment, uses the tables that user code has."""
+    time.sleep(0.1)
+    with Stub("127.0.0.1", machine.port, "gdb") as stub:
+        return bool(stub.register("cr3") & 0x1000)
+
+
 def test_physical_addresses_are_for_the_session_only(machine: Machine) -> None:
     """The mode belongs to the stub, not to the connection: a debugger that comes later must not meet it."""
-    from kdiff_memory_gdb.protocol import Connection
-
     machine.open("gdb")
     later = Connection("127.0.0.1", machine.port, "later")
     assert later.ask(b"qqemu.PhyMemMode") == b"0"
