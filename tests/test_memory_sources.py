@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import qmp
+import vmcore
 from kdiff_memory_gdb.protocol import Connection
 from kdiff_memory_gdb.stub import Stub
 from updates import EXAMPLE, PATCHES
@@ -90,6 +92,14 @@ def machine(kernel: KernelSetup, tmp_path_factory: pytest.TempPathFactory) -> It
             qmp.ask(control, "dump-guest-memory", protocol=f"file:{folder / name}", **options)
         kcore = json.loads((guest.share / "kcore").read_text())
         yield Machine(guest, control, port, folder, listed, kcore)
+
+
+@pytest.fixture(scope="module")
+def kdumped(machine: Machine) -> Path:
+    """The machine as its kdump kernel would show it to makedumpfile."""
+    file = machine.folder / "vmcore"
+    vmcore.write(machine.folder / "physical", machine.open("core-physical"), file)
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +251,37 @@ def test_every_function_of_a_modules_file_matches_in_it(
     result = json.loads(capsys.readouterr().out)
     assert not result["open"]
     assert "br_change_mtu" in {each["name"] for each in result["matched"]}
+
+
+@pytest.mark.parametrize("options", ["", "-c", "-l", "-E", "-F -c"])
+def test_a_dump_by_makedumpfile_holds_the_kernel_without_the_pages_it_left_out(
+    machine: Machine, sources: dict[str, MemorySource], kdumped: Path, options: str
+) -> None:
+    whole, file = sources["core-physical"], kdumped
+    if options:
+        file = machine.folder / "reduced"
+        file.unlink(missing_ok=True)
+        words = ["makedumpfile", *options.split(), "-d", "31", str(kdumped)]
+        with (machine.folder / "stream").open("wb") as stream:
+            made = [] if "-F" in options else [str(file)]
+            subprocess.run([*words, *made], stdout=stream, check=True, timeout=120)
+        if "-F" in options:
+            (machine.folder / "stream").rename(file)
+        assert file.stat().st_size < kdumped.stat().st_size // 2
+    memory = registry.load().open_memory(f"core:{file}")
+    assert memory.facts() == whole.facts()
+    assert memory.address_book().entries == whole.address_book().entries
+    start, stop = machine.listed.address("_stext"), machine.listed.address("_etext")
+    assert start is not None
+    assert stop is not None
+    assert memory.read(start, stop - start) == whole.read(start, stop - start) is not None
+    left_out = 0
+    for each in whole.extents():
+        for address in range(each.address, each.address + each.size, 4096):
+            page = memory.read(address, 4096)
+            left_out += page is None
+            assert page is None or page == whole.read(address, 4096)
+    assert (left_out > 0) == bool(options)
 
 
 def test_a_machine_that_ran_runs_on_after_it_was_read(machine: Machine) -> None:
