@@ -6,7 +6,7 @@ say, built as `ksplice-create` builds them, and matched by the code of `kdiff ma
 is not found is listed with its reason; each address is held against the symbol table of the debug package.
 Objects and that symbol table are kept in the cache.
 
-    python benchmarks/bench_coverage.py --sample 300 --seed 1 [--kernel ABI] [--memory core:DUMP]
+    python benchmarks/bench_coverage.py --sample 300 --seed 1 [--kernel ABI] [--booted]
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import qmp
 
 from kdiff import registry, setup
 from kdiff.buildtree import BuiltUnit, built_units
 from kdiff.cli.match_all import lines, outcome, summary, tally
 from kdiff.confdir import Config, read_config
 from kdiff.coverage import cover_all
+from kdiff.distribution import KernelSetup
 from kdiff.errors import KdiffError, Refused
+from kdiff.guest import Guest
 from kdiff.kbuild import Pristine, pristine_units
 from kdiff.running import find_memory
 from kdiff.truth import source_files
@@ -47,6 +55,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kernel", help="kernel ABI (default: the newest)")
     parser.add_argument("--memory", help="what to match against (default: the kernel's vmlinuz)")
+    parser.add_argument("--booted", action="store_true", help="match against the memory of a booted guest")
     parser.add_argument("--jobs", type=int, default=1, help="processes that match")
     given = parser.parse_args()
     plugins = registry.load()
@@ -56,11 +65,35 @@ def main() -> int:
     truth = debug_symbols(abi)
     tree = setup.cache() / "coverage" / abi
     units = sampled(config, kernel.source, truth, tree, given.sample, given.seed)
-    memory = given.memory or find_memory(config)
-    print(f"coverage of {abi}, {len(units)} units, seed {given.seed}, against {memory.partition(':')[0]}:")
+    with ExitStack() as stack:
+        memory = given.memory or find_memory(config)
+        if given.booted:
+            memory = f"core:{stack.enter_context(dump(kernel))}"
+        scheme = memory.partition(":")[0]
+        print(f"coverage of {abi}, {len(units)} units, seed {given.seed}, against {scheme}:", flush=True)
+        report(units, memory, truth, given.jobs)
+    return 0
+
+
+@contextmanager
+def dump(kernel: KernelSetup) -> Iterator[Path]:
+    """The memory of a machine that has just booted this kernel, moved to wherever it moved itself."""
+    say("booting the kernel and dumping its memory")
+    with TemporaryDirectory() as scratch:
+        control, file = Path(scratch) / "qmp", Path(scratch) / "dump"
+        image, modules = kernel.image / "vmlinuz", kernel.image / "modules"
+        hardware = qmp.options(control)
+        with Guest.boot(image, modules, memory=400, hardware=hardware, timeout=240) as guest:
+            guest.run("ls -R /proc/sys > /dev/null", timeout=120)
+            qmp.ask(control, "dump-guest-memory", paging=False, protocol=f"file:{file}")
+        yield file
+
+
+def report(units: list[BuiltUnit], memory: str, truth: Path, jobs: int) -> None:
+    """Match all units, list what is left over, and print the totals."""
     totals: Counter[str] = Counter()
     seconds, start = 0.0, time.monotonic()
-    for found in cover_all(units, memory, truth, given.jobs):
+    for found in cover_all(units, memory, truth, jobs):
         totals.update(tally(found))
         seconds += found.seconds
         if outcome(found) not in ("ok", "module"):
@@ -72,7 +105,6 @@ def main() -> int:
         f"  {seconds:.1f} s CPU, {1000 * seconds / max(totals['units'], 1):.1f} ms a unit,"
         f" {1e6 * seconds / max(totals['functions'], 1):.0f} us a function; {wall:.1f} s in all, {most} MiB"
     )
-    return 0
 
 
 def debug_symbols(abi: str) -> Path:

@@ -4,7 +4,7 @@
 In: the pre graph of one unit and a memory. Out: a `RunMatch`. One node matched by itself proves little,
 because nothing contradicts what its fields teach; so all nodes of the unit are solved together. The flood
 starts from names that kallsyms lists once; every match teaches where its targets are; exactly one candidate
-must survive; whatever is learned twice must agree, with kallsyms too.
+must survive, or lie beside a neighbour; whatever is learned twice must agree, with kallsyms too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from kdiff.errors import Refusal
 from kdiff.fields import WORD
@@ -20,6 +21,7 @@ from kdiff.habits import Standing
 from kdiff.insn import around
 from kdiff.kernel import AddressBook, Site
 from kdiff.memory import MemorySource
+from kdiff.neighbours import Neighbours
 from kdiff.runpre import Matcher
 from kdiff.split import Kind
 from kdiff.verdict import Fact, Match, Mismatch
@@ -137,6 +139,7 @@ class _Flood:
                     progress = True
                 elif node.id not in self.matches and self._candidates(node):
                     self._wait(node.id)
+            progress = progress or self._infer()
 
     def _wait(self, index: int) -> None:
         if index not in self._queued and index in self._taking_part:
@@ -162,6 +165,25 @@ class _Flood:
         self.ambiguous.pop(node.id, None)
         self._commit(node, survivors[0], "run-pre")
         return True
+
+    def _infer(self) -> bool:
+        """Where nothing else helps, tell one function among its copies by what lies beside it."""
+        for index, addresses in sorted(self.ambiguous.items()):
+            node = self.graph.nodes[index]
+            if node.kind is not Kind.FUNCTION or index in self.addresses or self._is_freed(node):
+                continue
+            found = [each for each in (self._checked(node, address) for address in addresses)
+                     if isinstance(each, Match)]  # fmt: skip
+            chosen = self.neighbours.choose(node, found, self.matches)
+            if chosen is not None:
+                del self.ambiguous[index]
+                self._commit(node, chosen[0], f"run-pre, beside {chosen[1].label}")
+                return True
+        return False
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        return Neighbours(self.graph, self.memory)
 
     def _checked(self, node: Node, address: int) -> Match | Mismatch:
         """Match a node at an address, and hold the result against what is known by now."""

@@ -222,6 +222,51 @@ def test_equal_functions_of_one_name_that_nothing_tells_apart_are_ambiguous() ->
     assert all(f"{each.address:#x}" in run.open[node.id].reason for each in memory.book.named("twin"))
 
 
+ROW = """
+int head_%(own)s(int a) { return a + 100; }
+static __attribute__((used, noinline)) int twin(int a) { return a * 3 + 1; }
+static __attribute__((used, noinline)) int other(int a) { return a * 5 + 2; }
+int tail_%(own)s(int a) { return a - 100; }
+"""
+
+
+@pytest.mark.parametrize("pristine", [True, False])
+def test_equal_functions_that_nothing_refers_to_are_told_apart_by_what_lies_beside_them(
+    pristine: bool,
+) -> None:
+    memory = link(*(compiled(ROW % {"own": own}, WHOLE) for own in ("one", "two", "three")))
+    for own in ("one", "two", "three"):
+        run = solved(graph(ROW % {"own": own}), memory if pristine else memory.alive())
+        assert run.refusals == ()
+        head, tail = memory.at(f"head_{own}"), memory.at(f"tail_{own}")
+        places = [run.addresses[named(run.graph, name).id] for name in ("twin", "other")]
+        assert head < places[0] < places[1] < tail
+        assert "beside" in run.learned[named(run.graph, "twin").id]
+
+
+def test_a_neighbour_that_other_code_separates_tells_nothing() -> None:
+    memory = link(*(compiled(ROW % {"own": own}, WHOLE) for own in ("one", "two")))
+    head = memory.at("head_one")
+    for address in range(head + 4, head + 16):
+        code = memory.read(address, 1)
+        if code == b"\x90" or code == b"\xcc":
+            memory = memory.patched(address, b"\x01")
+    run = solved(graph(ROW.replace("int other(int a) {", "int gone(int a) {") % {"own": "one"}), memory)
+    assert run.open[named(run.graph, "twin").id].key == "solve.ambiguous"
+
+
+def test_neighbours_that_disagree_tell_nothing() -> None:
+    """The kernel has another function between this one and the next: not what the unit compiles to."""
+    text = ROW % {"own": "one"}
+    other = next(line for line in text.splitlines() if "other" in line)
+    pre, run = text.replace(other, ""), text.replace(other, "int more(int a) { return a * 7; }")
+    memory = link(compiled(run, WHOLE), compiled(ROW % {"own": "two"}, WHOLE))
+    found = solved(graph(pre), memory)
+    assert found.open[named(found.graph, "twin").id].key == "solve.ambiguous"
+    memory = link(compiled(pre, WHOLE), compiled(ROW % {"own": "two"}, WHOLE))
+    assert named(graph(pre), "twin").id in solved(graph(pre), memory).matches
+
+
 def test_functions_of_one_name_and_different_code_are_told_apart_by_their_code() -> None:
     other = LONELY.replace("a * 3", "a * 5")
     memory = link(compiled(other), compiled(LONELY))
