@@ -44,7 +44,7 @@ class FakeStub:
         self._monitor = {b"info status": status, b"info version": version}
         self._registers = (0, 0x80050033, ROOT, 1 << 12 if machine.levels == 5 else 0)
         self._binary = binary
-        self._spoil = spoil
+        self.spoil = spoil
         self._deaf = deaf
         self._sent = 0
         self.physical = b"0"
@@ -99,7 +99,7 @@ class FakeStub:
     def _send(self, connection: socket.socket, data: bytes) -> None:
         self._sent += 1
         packet = b"$" + data + b"#%02x" % (sum(data) & 0xFF)
-        connection.sendall(self._spoil(packet, self._sent))
+        connection.sendall(self.spoil(packet, self._sent))
 
     def _answers(self, question: bytes) -> list[bytes]:
         for start, answer in self._changed.items():

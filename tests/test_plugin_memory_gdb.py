@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 import socket
+from random import Random
 
 import pytest
 from fakedump import FakeMachine
@@ -169,3 +171,23 @@ def test_run_lengths_and_escapes_are_undone() -> None:
     assert protocol._expanded(b'0*"') == b"0" * 6
     assert protocol._expanded(b"a0* b") == b"a0000b"
     assert protocol._expanded(b"}\x03}\x04}\x0a}]") == b"#$*}"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_answers_damaged_on_purpose_are_errors_or_do_no_harm(seed: int) -> None:
+    """Their checksums are right, so that nobody asks again."""
+    random = Random(seed)
+
+    def damaged(packet: bytes, number: int) -> bytes:
+        data = bytearray(packet[1:-3])
+        if not data or random.random() < 0.97:
+            return packet
+        for _ in range(random.randint(1, 3)):
+            data[random.randrange(len(data))] = random.choice(b"0123456789abcdefEOK;:<>}*")
+        return b"$" + data + b"#%02x" % (sum(data) & 0xFF)
+
+    with FakeStub(MACHINE, spoil=damaged, binary=bool(seed % 2)) as server:
+        with contextlib.suppress(KdiffError):
+            opened(server).facts()
+        server.spoil = lambda packet, number: packet
+        assert opened(server).read(MACHINE.base, 8) == MACHINE.kernel()[:8]
