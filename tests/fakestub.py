@@ -118,12 +118,16 @@ class FakeStub:
             return [b"O" + said[:4].hex().encode(), b"O" + said[4:].hex().encode(), b"OK"]
         if question.startswith(b"qXfer:features:read:"):
             _, _, _, file, span = question.split(b":")
-            text = {b"target.xml": DESCRIPTION % b"i386:x86-64", b"core.xml": REGISTERS}[file]
+            text = {b"target.xml": DESCRIPTION % b"i386:x86-64", b"core.xml": REGISTERS}.get(file)
+            if text is None:
+                return [b"E00"]
             start, size = (int(each, 16) for each in span.split(b","))
             part = text[start : start + size // 4]
             return [(b"m" if start + len(part) < len(text) else b"l") + part]
         if question[:1] == b"p":
-            return [self._registers[int(question[1:], 16)].to_bytes(8, "little").hex().encode()]
+            number = int(question[1:], 16)
+            known = number < len(self._registers)
+            return [self._registers[number].to_bytes(8, "little").hex().encode() if known else b"E14"]
         if question[:1] in (b"m", b"x"):
             return [self._read(question)]
         assert question == b"D", question
@@ -132,9 +136,8 @@ class FakeStub:
 
     def _read(self, question: bytes) -> bytes:
         address, size = (int(each, 16) for each in question[1:].split(b","))
-        assert size <= 0x200, "more than a packet holds"
         data = self._memory[address : address + size]
-        if len(data) < size or self.physical != b"1":
+        if len(data) < size or size > 0x200 or self.physical != b"1":
             return b"E14"
         if question[:1] == b"m":
             return data.hex().encode()
