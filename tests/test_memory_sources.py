@@ -17,7 +17,7 @@ import qmp
 import vmcore
 from kdiff_memory_gdb.protocol import Connection
 from kdiff_memory_gdb.stub import Stub
-from updates import EXAMPLE, PATCHES
+from updates import EXAMPLE, PATCHES, make
 
 from kdiff import kbuild, registry
 from kdiff.cli.main import run_command
@@ -232,6 +232,18 @@ def test_every_function_of_a_loaded_module_matches_in_its_memory(
     assert {each["key"] for each in result["open"]} <= {"solve.freed"}
     assert run_command("match", [*words, "--module", "absent"], "kdiff") == 1
     assert "no symbols of a module absent" in capsys.readouterr().err
+
+
+def test_an_update_is_created_against_a_dump_as_against_the_image(
+    kernel: KernelSetup, machine: Machine
+) -> None:
+    image, dump = (
+        make(kernel, EXAMPLE, memory=memory).manifest
+        for memory in (f"image:{kernel.image / 'vmlinuz'}", f"core:{machine.folder / 'zlib'}")
+    )
+    for part in ("replaced", "borrowed"):
+        names = [[each["name"] for each in found[part]] for found in (image, dump)]
+        assert names[0] == names[1] != []
 
 
 def test_every_function_of_a_modules_file_matches_in_it(

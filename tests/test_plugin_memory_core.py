@@ -72,6 +72,13 @@ def test_a_core_of_virtual_memory_needs_no_page_tables(tmp_path: Path) -> None:
     assert holds_the_kernel(opened(tmp_path, MACHINE.elf(virtual=True, info=False, state=False)))
 
 
+def test_of_another_architecture_only_a_kernel_that_the_dump_points_at_is_read(tmp_path: Path) -> None:
+    memory = opened(tmp_path, MACHINE.elf(virtual=True, machine=183))
+    assert memory.facts().machine == "aarch64"
+    assert memory.read(MACHINE.base, len(MACHINE.kernel())) == MACHINE.kernel()
+    assert refused(tmp_path, MACHINE.elf(virtual=True, machine=183, info=False)).key == "core.machine"
+
+
 def test_more_program_headers_than_the_elf_header_can_count_are_read(tmp_path: Path) -> None:
     assert holds_the_kernel(opened(tmp_path, MACHINE.elf(virtual=True, many=True)))
 

@@ -77,15 +77,22 @@ def _opened(path: str, _version: tuple[int, ...]) -> CoreMemory:
     if found is not None:
         image = merged(_in_the_dump(core, found[1]))
     else:
-        image = core.mapped(*_window(core.machine))
+        image = _as_told(core)
     if not image:
         raise _untranslatable(core, path)
     return CoreMemory(f"core:{path}", core, found[0] if found else None, image)
 
 
-def _window(machine: int) -> tuple[int, int]:
-    """Where a kernel's image may be, as far as that is known."""
-    return PAGE_TABLES[machine].image if machine in PAGE_TABLES else (0, 1 << 64)
+def _as_told(core: ElfCore | KdumpCore) -> tuple[Extent, ...]:
+    """Where the dump itself says that the kernel was mapped.
+
+    Of a machine whose layout is not known only what VMCOREINFO points at: all else may be all its memory.
+    """
+    if core.machine in PAGE_TABLES:
+        return core.mapped(*PAGE_TABLES[core.machine].image)
+    start = core.left.symbol("_stext")
+    mapped = core.mapped(0, 1 << 64) if start is not None else ()
+    return tuple(each for each in mapped if start is not None and 0 <= start - each.address < each.size)
 
 
 def _in_the_dump(core: ElfCore | KdumpCore, runs: tuple[Run, ...]) -> Iterator[tuple[int, int]]:
@@ -131,9 +138,10 @@ def _untranslatable(core: ElfCore | KdumpCore, path: str) -> KdiffError:
     if core.machine not in PAGE_TABLES:
         return KdiffError(
             "core.machine",
-            f"the dump has physical addresses, and page tables of ELF machine {core.machine} cannot be read",
+            f"the dump does not say where the kernel was, and page tables of ELF machine {core.machine} "
+            "cannot be read",
             place=path,
-            remedy="take a dump that has virtual addresses: kdump's /proc/vmcore",
+            remedy="take a dump that has virtual addresses and VMCOREINFO: kdump's /proc/vmcore",
         )
     return KdiffError(
         "core.untranslatable",
