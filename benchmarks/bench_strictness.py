@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is anything accepted that differs? Changes in run memory, small and large, under both matchers.
+
+Functions of a stock kernel are matched against its image; then their memory is changed in a copy, one change
+at a time, and two are asked about it again: the engine that makes updates (`kdiff.runpre`, `kdiff.solve`),
+and the checker of the machine that is updated (`kdiff.target.match`, from the proof). Memory counts as alive,
+so rewrites of the kernel are allowed at their sites. What is accepted is listed by why it may be there;
+anything else that is accepted, or about which the two do not agree, makes this benchmark fail.
+
+    python benchmarks/bench_strictness.py --mutations 100000 --functions 1000 --seed 1 [--jobs 2]
+
+Objects are those that bench_coverage.py has built; run it first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import capstone
+from rich.progress import Progress
+
+from kdiff import registry, setup
+from kdiff.bind import Bound
+from kdiff.buildtree import KERNEL, BuiltUnit, built_units
+from kdiff.confdir import read_config
+from kdiff.correlate import correlate
+from kdiff.diff import diff
+from kdiff.elf.read import read
+from kdiff.kernel import KernelFacts
+from kdiff.matchable import graph_to_match
+from kdiff.memory import MemorySource
+from kdiff.plan import plan
+from kdiff.proof import dump, prove
+from kdiff.running import find_memory
+from kdiff.runpre import Matcher
+from kdiff.sites import sites
+from kdiff.solve import solve
+from kdiff.split import Kind
+from kdiff.target import proof_reader
+from kdiff.target.match import Run, difference
+from kdiff.target.proof import Node as Proved
+from kdiff.target.proof import Site
+from kdiff.update import Replacement
+from kdiff.verdict import Fact, Match
+
+KINDS = ("bit", "byte", "instruction", "operand", "reference", "swap")
+Counts = Counter[tuple[str, str]]
+"""(kind of change, what became of it)."""
+
+
+class Changed:
+    """A kernel's memory, alive, with a few bytes that are others; satisfies `MemorySource`."""
+
+    pristine = False
+
+    def __init__(self, memory: MemorySource) -> None:
+        self.name, self._memory = memory.name, memory
+        self.address_book, self.facts = memory.address_book, memory.facts
+        self.at, self.data = 0, b""
+
+    def read(self, address: int, size: int) -> bytes | None:
+        found = self._memory.read(address, size)
+        if found is None or address + size <= self.at or self.at + len(self.data) <= address:
+            return found
+        start, stop = max(self.at, address), min(self.at + len(self.data), address + size)
+        changed = self.data[start - self.at : stop - self.at]
+        return found[: start - address] + changed + found[stop - address :]
+
+
+class Subject:
+    """One unit: what was proved about it, and both matchers ready to look at it again."""
+
+    def __init__(self, path: Path, source: str) -> None:
+        plugins, memory, special, habits, _ = kernel()
+        self.source = source
+        obj = read(path)
+        arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
+        self.graph = graph_to_match(obj, arch, special, habits)
+        self.memory = Changed(memory)
+        self.book = memory.address_book()
+        self.sites = sites(self.graph)
+        self.run = solve(self.graph, self.sites, self.memory, self.book)
+        self.matcher = Matcher(self.graph, dict(self.sites), self.memory, self.book)
+        self.proved: dict[int, Proved] = {}
+        self.where: tuple[int, ...] = ()
+        self.functions = self._functions()
+
+    def _functions(self) -> list[int]:
+        """Functions that could be replaced, each with its node of the proof."""
+        graph, run = self.graph, self.run
+        if run.refusals:
+            return []
+        chosen = {}
+        for index, match in run.matches.items():
+            node = graph.nodes[index]
+            entry = next(
+                (e for n in node.names for e in self.book.named(n) if e.address == match.address), None
+            )
+            unsure = any(fact.node in run.unverified for fact in match.facts if fact.node is not None)
+            if node.kind is Kind.FUNCTION and not graph.is_piece(node) and entry is not None and not unsure:
+                chosen[index] = Replacement(
+                    entry.name, self.book.sympos(entry), match.address, match.size, entry.name, 0, index
+                )
+        if not chosen:
+            return []
+        pairing = correlate(graph, graph)
+        whole = plan(graph, graph, pairing, diff(graph, graph, pairing), KERNEL)
+        unit = Bound(whole, run, self.book)
+        facts = KernelFacts(release="any")
+        made = proof_reader.read(dump(prove((unit,), chosen.values(), (), self.book, facts, "_text")))
+        self.where = tuple(symbol.address for symbol in made.symbols)
+        self.proved = dict(zip(chosen, made.nodes, strict=True))
+        order = self.graph.arch.byte_order
+        self.checker = Run(self.memory.read, made.word, order, self.where, made.nops)
+        return list(chosen)
+
+    def accepted(self, index: int, at: int, data: bytes) -> tuple[bool, bool]:
+        """Whether engine and target take a function for itself when `data` stands at address `at`."""
+        self.memory.at, self.memory.data = at, data
+        try:
+            return self._engine(index), self._target(index)
+        finally:
+            self.memory.data = b""
+
+    def _engine(self, index: int) -> bool:
+        match = self.run.matches[index]
+        found = self.matcher.match(self.graph.nodes[index], match.address)
+        if not isinstance(found, Match):
+            return False
+        if taught(found) == taught(match):
+            return True
+        again = solve(self.graph, self.sites, self.memory, self.book)
+        settled = again.matches.get(index)
+        if again.refusals or settled is None or settled.address != match.address:
+            return False
+        return not any(f.node in again.unverified for f in settled.facts if f.node is not None)
+
+    def _target(self, index: int) -> bool:
+        node = self.proved[index]
+        address = self.where[node.symbol] + node.offset
+        data = self.memory.read(address, node.size)
+        return data is not None and difference(node.parts, data, address, self.checker) is None
+
+    def site_at(self, index: int, offset: int) -> str:
+        """The rewrite whose site a run offset is in, or nothing."""
+        at = 0
+        for part in self.proved[index].parts:
+            size = part.size if isinstance(part, Site) else len_of(part)
+            if at <= offset < at + size:
+                return part.rewrite if isinstance(part, Site) else ""
+            at += size
+        return ""
+
+
+def taught(match: Match) -> set[tuple[int | None, str, int, int]]:
+    return {(fact.node, fact.name, fact.offset, fact.address) for fact in match.facts}
+
+
+def len_of(part: Any) -> int:
+    return len(part.data) if hasattr(part, "data") else int(getattr(part, "size", 0) or part.howto.size)
+
+
+# Changes ---------------------------------------------------------------------------------------------
+
+
+def changes(
+    subject: Subject, index: int, rng: random.Random, engine: Any
+) -> Iterator[tuple[str, int, bytes]]:
+    """Endless (kind, address, bytes that differ from what is there)."""
+    match = subject.run.matches[index]
+    code = subject.memory.read(match.address, match.size) or b""
+    instructions = list(engine.disasm_lite(code, match.address))
+    makers = {
+        "bit": lambda: bit(code, match.address, rng),
+        "byte": lambda: byte(code, match.address, rng),
+        "instruction": lambda: instruction(code, match.address, instructions, rng),
+        "operand": lambda: operand(code, match.address, instructions, rng, engine),
+        "reference": lambda: reference(subject, match, rng),
+        "swap": lambda: swap(subject, index, rng),
+    }
+    while True:
+        for kind in KINDS:
+            made = makers[kind]()
+            if made is not None:
+                yield (kind, *made)
+
+
+def bit(code: bytes, start: int, rng: random.Random) -> tuple[int, bytes]:
+    at = rng.randrange(len(code))
+    return start + at, bytes([code[at] ^ 1 << rng.randrange(8)])
+
+
+def byte(code: bytes, start: int, rng: random.Random) -> tuple[int, bytes]:
+    at = rng.randrange(len(code))
+    return start + at, bytes([(code[at] + rng.randrange(1, 256)) & 0xFF])
+
+
+def instruction(
+    code: bytes, start: int, instructions: list[Any], rng: random.Random
+) -> tuple[int, bytes] | None:
+    """Another instruction of the function of the same length, or no-ops, in place of one."""
+    address, size, _, _ = rng.choice(instructions)
+    here = code[address - start : address - start + size]
+    others = {code[a - start : a - start + s] for a, s, _, _ in instructions if s == size} | {b"\x90" * size}
+    others.discard(here)
+    return (address, rng.choice(sorted(others))) if others else None
+
+
+def operand(
+    code: bytes, start: int, instructions: list[Any], rng: random.Random, engine: Any
+) -> tuple[int, bytes] | None:
+    """One instruction that stays as long and of the same name, with another operand."""
+    address, size, mnemonic, operands = rng.choice(instructions)
+    here = code[address - start : address - start + size]
+    for _ in range(20):
+        at = rng.randrange(size)
+        changed = here[:at] + bytes([here[at] ^ 1 << rng.randrange(8)]) + here[at + 1 :]
+        found = next(engine.disasm_lite(changed, address), None)
+        if found and found[1:3] == (size, mnemonic) and found[3] != operands:
+            return address, changed
+    return None
+
+
+def reference(subject: Subject, match: Match, rng: random.Random) -> tuple[int, bytes] | None:
+    """A field that leads to another thing of the same kind: function for function, string for string."""
+    facts = [fact for fact in match.facts if fact.node is not None]
+    if not facts:
+        return None
+    fact: Fact = rng.choice(facts)
+    nodes = subject.graph.nodes
+    kind = nodes[fact.node or 0].kind
+    others = sorted({a for i, a in subject.run.addresses.items() if nodes[i].kind is kind} - {fact.address})
+    if not others:
+        return None
+    moved = rng.choice(others) - fact.address
+    field = next(
+        (
+            r
+            for r in subject.graph.references[match.node]
+            if match.run_offset(r.offset) == fact.place - match.address
+        ),
+        None,
+    )
+    if field is None:
+        return None
+    here = subject.memory.read(fact.place, field.howto.size) or b""
+    order = subject.graph.arch.byte_order
+    try:
+        return fact.place, field.howto.insert(here, field.howto.extract(here, order) + moved, order)
+    except OverflowError:
+        return None
+
+
+def swap(subject: Subject, index: int, rng: random.Random) -> tuple[int, bytes] | None:
+    """The code of another function, as it would be if it had been linked here."""
+    others = [each for each in subject.functions if each != index]
+    if not others:
+        return None
+    here, there = subject.run.matches[index], subject.run.matches[rng.choice(others)]
+    size = min(here.size, there.size)
+    data = bytearray(subject.memory.read(there.address, size) or b"")
+    order = subject.graph.arch.byte_order
+    for field in subject.graph.references[there.node]:
+        at, howto = there.run_offset(field.offset), field.howto
+        if at is not None and howto.pc_relative and at + howto.size <= size:
+            old = bytes(data[at : at + howto.size])
+            try:
+                value = howto.extract(old, order) + there.address - here.address
+                data[at : at + howto.size] = howto.insert(old, value, order)
+            except OverflowError:
+                continue
+    if bytes(data) == subject.memory.read(here.address, size):
+        return None
+    return here.address, bytes(data)
+
+
+# Judging ---------------------------------------------------------------------------------------------
+
+
+@cache
+def kernel() -> tuple[Any, MemorySource, Any, Any, Path]:
+    """Plugins, memory, special sections, habits and the tree of objects."""
+    plugins = registry.load()
+    abi = setup.distribution(plugins).newest()
+    made = setup.make(plugins, setup.choose(plugins, abi, None), lambda text: None)
+    memory = plugins.open_memory(find_memory(read_config(made.config)))
+    facts = memory.facts()
+    return (
+        plugins,
+        memory,
+        plugins.special_sections(facts),
+        plugins.habits(facts),
+        setup.cache() / "coverage" / abi,
+    )
+
+
+def judged(unit: BuiltUnit, wanted: int, each: int, seed: int) -> tuple[int, Counts, list[str]]:
+    """Change `wanted` functions of a unit `each` times: how many there were, what happened, what must not."""
+    subject = Subject(unit.path, unit.source)
+    rng = random.Random(f"{seed} {unit.source}")
+    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    chosen = rng.sample(subject.functions, min(wanted, len(subject.functions)))
+    counts: Counts = Counter()
+    wrong: list[str] = []
+    for index in chosen:
+        match = subject.run.matches[index]
+        if not all(subject.accepted(index, 0, b"")):
+            wrong.append(f"{unit.source}: {subject.graph.nodes[index].label} is not accepted unchanged")
+            continue
+        made = changes(subject, index, rng, engine)
+        for _ in range(each):
+            kind, at, data = next(made)
+            by_engine, by_target = subject.accepted(index, at, data)
+            counts[kind, "made"] += 1
+            if not by_engine and not by_target:
+                continue
+            why = allowed(subject, index, at, data, by_engine, by_target, engine)
+            counts[kind, why or "WRONG"] += 1
+            if not why:
+                wrong.append(
+                    f"{unit.source}: {subject.graph.nodes[index].label}+{at - match.address:#x} {kind}"
+                    f" {data[:16].hex(' ')}: engine {by_engine}, target {by_target}"
+                )
+    return len(chosen), counts, wrong
+
+
+def allowed(
+    subject: Subject, index: int, at: int, data: bytes, by_engine: bool, by_target: bool, engine: Any
+) -> str:
+    """Why a change may be accepted; empty if it may not."""
+    match = subject.run.matches[index]
+    before = subject.memory.read(at, len(data)) or b""
+    differing = [i for i, (a, b) in enumerate(zip(before, data, strict=True)) if a != b]
+    places = {subject.site_at(index, at - match.address + i) for i in differing}
+    if by_engine and by_target and len(places) == 1 and "" not in places:
+        return f"form of a {places.pop()} site"
+    if by_engine and not by_target and no_ops(subject, match, at, data, engine):
+        return "no-ops of another shape"
+    return ""
+
+
+def no_ops(subject: Subject, match: Match, at: int, data: bytes, engine: Any) -> bool:
+    """Whether the code reads the same but for no-ops, which do nothing in any shape."""
+    code = subject.memory.read(match.address, match.size) or b""
+    offset = at - match.address
+    changed = code[:offset] + data + code[offset + len(data) :]
+
+    def words(text: bytes) -> list[tuple[int, str, str]]:
+        return [
+            (address, name, operands)
+            for address, _, name, operands in engine.disasm_lite(text, match.address)
+            if name not in ("nop", "xchg") or operands not in ("", "ax, ax")
+        ]
+
+    same = (
+        [each for each in words(code) if each[1] != "nop"],
+        [each for each in words(changed) if each[1] != "nop"],
+    )
+    return same[0] == same[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--mutations", type=int, default=100_000, help="changes in all")
+    parser.add_argument("--functions", type=int, default=1000, help="functions that are changed")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
+    given = parser.parse_args()
+    tree = kernel()[4]
+    units = [unit for unit in built_units(tree) if unit.part_of == KERNEL and unit.source]
+    random.Random(given.seed).shuffle(units)
+    a_unit, each = 5, -(-given.mutations // given.functions)
+    counts: Counts = Counter()
+    functions, wrong, start = 0, [], time.monotonic()
+    with ProcessPoolExecutor(given.jobs) as pool, Progress(transient=True) as progress:
+        bar = progress.add_task("changing functions", total=given.functions)
+        waiting = iter(units)
+        running = [
+            pool.submit(judged, unit, a_unit, each, given.seed)
+            for _, unit in zip(range(2 * given.jobs), waiting, strict=False)
+        ]
+        while running and functions < given.functions:
+            done, found, bad = running.pop(0).result()
+            functions += done
+            counts.update(found)
+            wrong += bad
+            progress.update(bar, completed=functions)
+            unit = next(waiting, None)
+            if unit is not None and functions < given.functions:
+                running.append(pool.submit(judged, unit, a_unit, each, given.seed))
+    made = sum(number for (_, what), number in counts.items() if what == "made")
+    print(f"{made} changes of {functions} functions, seed {given.seed}, {time.monotonic() - start:.0f} s:")
+    for kind in KINDS:
+        accepted = {what: n for (k, what), n in sorted(counts.items()) if k == kind and what != "made"}
+        told = ", ".join(f"{n} {what}" for what, n in accepted.items()) or "none accepted"
+        print(f"  {kind:<12} {counts[kind, 'made']:>7} made: {told}")
+    for line in wrong[:50]:
+        print(f"  WRONG {line}")
+    print(f"  accepted though they must not be, or not agreed on: {len(wrong)}")
+    if given.json:
+        rows = [{"kind": k, "what": what, "number": n} for (k, what), n in sorted(counts.items())]
+        given.json.write_text(json.dumps({"functions": functions, "counts": rows, "wrong": wrong}, indent=1))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
