@@ -279,6 +279,13 @@ def _unimportant(node: Node) -> tuple[tuple[int, int], ...]:
 def _show(graph: SectionGraph, reference: Reference) -> str:
     node = graph.nodes[reference.target]
     if node.kind is Kind.STRING:
-        text = graph.contents(node)[max(reference.addend, 0) :].rstrip(b"\0")[:60]
-        return repr(text.decode("utf-8", "backslashreplace"))
+        return repr(string(graph, node, max(reference.addend, 0))[:60])
     return f"{node.label}+{reference.addend:#x}" if reference.addend else node.label
+
+
+def string(graph: SectionGraph, node: Node, start: int = 0) -> str:
+    """The text of a string node from byte `start` on, without its end."""
+    width = int(graph.obj.sections["entsize"][node.section])
+    order = "le" if graph.obj.byte_order == "little" else "be"
+    code = {2: f"utf-16-{order}", 4: f"utf-32-{order}"}.get(width, "utf-8")
+    return graph.contents(node)[start:].decode(code, "backslashreplace").rstrip("\0")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import zip_longest
 
+from kdiff.diff import string
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.insn import texts
 from kdiff.plan import Plan
@@ -68,16 +69,11 @@ def spelled(graph: SectionGraph, reference: Reference) -> str:
     """What a reference reaches, as a person would write it."""
     node = graph.nodes[reference.target]
     if node.kind is Kind.STRING:
-        return repr(string(graph, node)[max(reference.addend, 0) :])
+        return repr(string(graph, node, max(reference.addend, 0)))
     if graph.is_pool_word(node):
         inside = [spelled(graph, each) for each in graph.references[node.id]]
         return f"*{inside[0]}" if inside else node.label
     return f"{node.label}{reference.addend:+#x}" if reference.addend else node.label
-
-
-def string(graph: SectionGraph, node: Node) -> str:
-    """The text of a string node, without the zero byte."""
-    return graph.contents(node).rstrip(b"\0").decode("utf-8", "backslashreplace")
 
 
 def _lines(plan: Plan, graph: SectionGraph, node: Node, *, moved: bool) -> list[Line]:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 
+from kdiff.diff import string
 from kdiff.graph import Node
-from kdiff.listing import string
 from kdiff.plan import Plan
 from kdiff.split import Kind
 

@@ -37,6 +37,9 @@ from kdiff.kernel import SpecialSection
 from kdiff.structures import declared_sizes
 from kdiff.tables import piece_sections, tables_of
 
+CHARACTERS = (1, 2, 4)
+"""Bytes of a character in a section of strings: char, char16_t (u"") and wchar_t (L"") or char32_t (U"")."""
+
 
 class Kind(Enum):
     """What a node is, as far as every later stage must know."""
@@ -119,8 +122,9 @@ def split(
         elif obj.section_name(index) in arch.pools:
             word = arch.elf_class // 8
             pieces += [Piece(index, at, min(word, size - at), Kind.CONSTANT) for at in range(0, size, word)]
-        elif flags & SHF_MERGE and flags & SHF_STRINGS and section["entsize"] == 1:
-            pieces += [Piece(index, a, b - a, Kind.STRING) for a, b in _strings(bytes(obj.contents(index)))]
+        elif flags & SHF_MERGE and flags & SHF_STRINGS and section["entsize"] in CHARACTERS:
+            found = _strings(bytes(obj.contents(index)), int(section["entsize"]))
+            pieces += [Piece(index, start, stop - start, Kind.STRING) for start, stop in found]
         elif flags & SHF_MERGE and section["entsize"] and size % int(section["entsize"]) == 0:
             step = int(section["entsize"])
             pieces += [Piece(index, start, step, Kind.CONSTANT) for start in range(0, size, step)]
@@ -137,12 +141,15 @@ def _kind(flags: int) -> Kind:
     return Kind.DATA if flags & SHF_WRITE else Kind.CONSTANT
 
 
-def _strings(data: bytes) -> list[tuple[int, int]]:
+def _strings(data: bytes, width: int) -> list[tuple[int, int]]:
+    """Where each string begins and ends; a character and its end have `width` bytes."""
     ranges = []
     start = 0
     while start < len(data):
-        end = data.find(b"\0", start)
-        stop = len(data) if end < 0 else end + 1
+        end = data.find(bytes(width), start)
+        while end >= 0 and (end - start) % width:
+            end = data.find(bytes(width), end + 1)
+        stop = len(data) if end < 0 else end + width
         ranges.append((start, stop))
         start = stop
     return ranges
