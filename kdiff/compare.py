@@ -22,6 +22,7 @@ from kdiff.errors import KdiffError
 from kdiff.graph import build
 from kdiff.habits import Habits
 from kdiff.kernel import KernelFacts, SpecialSection
+from kdiff.narrow import narrow
 from kdiff.pairs import PairsFile, object_unit, wishes
 from kdiff.plan import Plan, plan
 from kdiff.registry import Registry
@@ -62,6 +63,9 @@ def planned(
     pairs: PairsFile | None = None,
 ) -> Plan:
     """Plan the update that turns one object into the other."""
+    small = None if whole or pairs is not None else narrow(pre, post, arch, special, habits)
+    if small is not None:
+        pre, post = small.pre, small.post
     common = None if whole or pairs is not None else alike(pre, post, arch, special, habits)
     before = build(pre, arch, special, habits, None if common is None else common.pre)
     after = build(post, arch, special, habits, None if common is None else common.post)
@@ -69,5 +73,11 @@ def planned(
     if pairs is not None:
         chosen = [each for each in (*pairs.pin, *pairs.forbid) if object_unit(each, Path(pre.path))]
         wished = wishes(pairs, chosen, before, after)
-    pairing = correlate(before, after, wished, NOTHING if common is None else common.sections)
+    pairing = correlate(
+        before,
+        after,
+        wished,
+        NOTHING if common is None else common.sections,
+        {} if small is None else small.places,
+    )
     return plan(before, after, pairing, diff(before, after, pairing), "")

@@ -66,12 +66,15 @@ def correlate(
     post: SectionGraph,
     wishes: Wishes | None = None,
     same: Mapping[int, int] = NOTHING,
+    places: Mapping[tuple[int, int], tuple[int, int]] = MappingProxyType({}),
 ) -> Pairing:
     """Pair the nodes of two graphs; what the author pinned first, what is forbidden never.
 
-    `same`: sections known to be the same, pre -> post (`Alike.sections`).
+    `same`: sections known to be the same, pre -> post (`Alike.sections`). `places`: (section, offset) where
+    nodes begin that are the same thing (`Narrowed.places`).
     """
     work = _Work(pre, post, wishes or Wishes())
+    work.pair_at(places)
     work.pair_within(same)
     work.pair_unique("name", lambda n: (n.kind is Kind.EXTERN, n.name) if not n.local else None)
     work.pair_unique("name", _local_key)
@@ -153,6 +156,14 @@ class _Work:
             partner = there.get((same.get(node.section, 0), node.start)) if node.section else None
             if partner is not None and partner.kind is node.kind:
                 self.add(node.id, partner.id, "section alike")
+
+    def pair_at(self, places: Mapping[tuple[int, int], tuple[int, int]]) -> None:
+        """Pair what begins at places that are known to be the same."""
+        there = {(node.section, node.start): node for node in self.post.nodes if node.section and places}
+        for node in self.pre.nodes if places else ():
+            partner = there.get(places.get((node.section, node.start), (0, 0)))
+            if node.section and partner is not None and partner.kind is node.kind:
+                self.add(node.id, partner.id, "unit and name")
 
     def pair_unique(self, how: str, key: Callable[[Node], Hashable | None]) -> None:
         """Pair nodes whose key exists once on either side."""

@@ -16,21 +16,21 @@ from typing import NamedTuple
 import numpy as np
 
 from kdiff.arch import Architecture
-from kdiff.elf.read import SHF_ALLOC, SHT_NOBITS, STB_LOCAL, Object
+from kdiff.elf.read import SHF_ALLOC, SHT_NOBITS, STB_LOCAL, Column, Object
 from kdiff.kernel import Keep, Shape, SpecialSection
 
 Sizes = Callable[[str], int]
 """The size of a C structure in the object's debugging information, 0 if it is not there."""
 
 
-class Address(NamedTuple):
-    """A relocated field of a table: where it is, its size, and what its symbol is."""
+class Fields(NamedTuple):
+    """The relocated fields of a table as columns, one row for each place."""
 
-    offset: int
-    size: int
-    here: bool
+    offset: Column
+    size: Column
+    here: Column
     """The symbol is defined in this object."""
-    named: bool
+    named: Column
     """The symbol is global."""
 
 
@@ -55,16 +55,17 @@ def piece_sections(obj: Object, special: Mapping[str, SpecialSection]) -> frozen
 
 
 def tables_of(
-    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], sizes: Sizes = lambda name: 0
-) -> dict[int, SpecialSection]:
+    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], sizes: Sizes = lambda name: 0,
+    names: Mapping[int, str] | None = None,
+) -> dict[int, SpecialSection]:  # fmt: skip
     """All tables of an object by section: rows whose size, owner and ignored fields are those of its entries.
 
-    An `entry_size` of 0 is one opaque entry.
+    An `entry_size` of 0 is one opaque entry. `names`: of loaded sections, if they are at hand.
     """
     families = tuple(name for name, row in special.items() if row.prefix)
-    names = {
-        index: obj.section_name(index) for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()
-    }
+    if names is None:
+        loaded = np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()
+        names = {index: obj.section_name(index) for index in loaded}
     rows = {
         index: row_of(name, special)
         for index, name in names.items()
@@ -134,7 +135,7 @@ def _said(obj: Object, section: int, total: int) -> dict[str, int]:
 
 
 def _checked(
-    row: SpecialSection, name: str, total: int, fields: tuple[Address, ...], fitting: list[Shape]
+    row: SpecialSection, name: str, total: int, fields: Fields, fitting: list[Shape]
 ) -> SpecialSection:
     """A row whose entries' size is a fact, if the object does not contradict it."""
     alike = [shape for shape in fitting if shape.size == row.entry_size]
@@ -161,7 +162,7 @@ def _unknown(
     name: str,
     total: int,
     said: Mapping[str, int],
-    fields: tuple[Address, ...],
+    fields: Fields,
     sizes: Sizes,
 ) -> SpecialSection:
     """A row whose entries have a layout nobody listed: as the object says, or as its relocations repeat."""
@@ -184,12 +185,12 @@ def _unknown(
     return found if _all_owned(found, total, fields) else _opaque(row, _unowned(name, size))
 
 
-def _all_owned(row: SpecialSection, total: int, fields: tuple[Address, ...]) -> bool:
+def _all_owned(row: SpecialSection, total: int, fields: Fields) -> bool:
     """Whether each entry has an address where its owner must be named."""
     if row.owner is None:
         return True
-    owned = {each.offset // row.entry_size for each in fields if each.offset % row.entry_size == row.owner}
-    return len(owned) == rows_in(total, row.entry_size, row.least)
+    owned = np.count_nonzero(fields.offset % row.entry_size == row.owner)
+    return int(owned) == rows_in(total, row.entry_size, row.least)
 
 
 def _unowned(name: str, size: int) -> str:
@@ -234,41 +235,43 @@ def _list(sizes: list[int]) -> str:
     return " or ".join(str(size) for size in sizes)
 
 
-def _addresses(obj: Object, arch: Architecture, section: int) -> tuple[Address, ...]:
+def _addresses(obj: Object, arch: Architecture, section: int) -> Fields:
     """The relocated fields, one for each place; where two records make a difference the first one counts."""
     low, high = obj.relocation_bounds[section], obj.relocation_bounds[section + 1]
-    found: dict[int, Address] = {}
-    for _, offset, kind, symbol, _, _ in obj.relocations[low:high].tolist():
-        howto, target = arch.howtos.get(kind), obj.symbols[symbol]
-        if howto is not None and howto.size and offset not in found:
-            here, named = bool(target["section"]), target["binding"] != STB_LOCAL
-            found[offset] = Address(offset, howto.size, here, bool(named))
-    return tuple(found.values())
+    records = obj.relocations[low:high]
+    kinds, which = np.unique(records["type"], return_inverse=True)
+    howtos = (arch.howtos.get(kind) for kind in kinds.tolist())
+    sizes = np.array([0 if howto is None else howto.size for howto in howtos], "i8")[which]
+    offsets, symbols = records["offset"].astype("i8"), obj.symbols[records["symbol"]]
+    stored = np.flatnonzero(sizes > 0)
+    stored = stored[np.unique(offsets[stored], return_index=True)[1]]
+    here, named = symbols["section"] > 0, symbols["binding"] != STB_LOCAL
+    return Fields(offsets[stored], sizes[stored], here[stored], named[stored])
 
 
-def _fits(shape: Shape, total: int, fields: tuple[Address, ...]) -> bool:
+def _fits(shape: Shape, total: int, fields: Fields) -> bool:
     """Whether a table may consist of such entries: each address has its place, and none is missing."""
     count = rows_in(total, shape.size, shape.least)
     if not count:
         return False
-    must, may = dict(shape.addresses), dict(shape.others)
-    seen = 0
-    for each in fields:
-        at = each.offset % shape.size
-        if each.size != must.get(at, may.get(at)):
-            return False
-        if (at == shape.owner and not each.here) or (at in shape.named and not each.named):
-            return False
-        seen += at in must
-    return seen == count * len(must)
+    at = fields.offset % shape.size
+    sizes = dict(shape.others) | dict(shape.addresses)
+    expected = np.array([sizes.get(each, 0) for each in range(shape.size)], "i8")
+    if np.any(fields.size != expected[at]):
+        return False
+    if shape.owner is not None and not np.all(fields.here[at == shape.owner]):
+        return False
+    if not np.all(fields.named[np.isin(at, shape.named)]):
+        return False
+    must = np.isin(at, [each for each, _ in shape.addresses])
+    return int(np.count_nonzero(must)) == count * len(shape.addresses)
 
 
-def _stride(total: int, fields: tuple[Address, ...]) -> int:
+def _stride(total: int, fields: Fields) -> int:
     """The constant distance at which the pattern of relocated fields repeats, else 0."""
-    offsets = np.array([each.offset for each in fields], "i8")
-    kinds = np.array([each.size for each in fields], "i8")
-    for count in range(1, len(fields) + 1):
-        groups, rest = divmod(len(fields), count)
+    offsets, kinds = fields.offset, fields.size
+    for count in range(1, len(offsets) + 1):
+        groups, rest = divmod(len(offsets), count)
         if rest or total % groups:
             continue
         step = total // groups

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A large object as columns of atoms, so that no Python object is made for each section, symbol or record.
+
+In: an `Object` and what plugins know. Out: an `Atoms`. All loaded sections are laid behind each other in one
+space of positions, with gaps; an *atom* is what lies between two cuts of it: the start of a section, or of a
+sized symbol that is in no other. Strings, and tables whose entries have an owner, are one atom a section. A
+record's source is the atom it is in; that of a table entry's record is the atom the entry is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdiff.arch import Architecture
+from kdiff.elf.read import (
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    SHF_MERGE,
+    SHF_STRINGS,
+    SHT_GROUP,
+    SHT_NOTE,
+    STB_LOCAL,
+    STT_FILE,
+    STT_NOTYPE,
+    STT_SECTION,
+    Column,
+    Object,
+)
+from kdiff.kernel import Keep, SpecialSection
+from kdiff.tables import rows_in, tables_of
+
+GAP = 64
+"""Between sections: more than an instruction may add to the address of what it refers to."""
+OPERAND = 4
+"""The most bytes of an instruction behind a field that counts from the instruction's end."""
+
+
+class Names:
+    """Numbers for names, the same in both objects."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, int] = {}
+        self._by_number: list[bytes] = []
+
+    def column(self, obj: Object, table: int, offsets: Column) -> Column:
+        """The number of each string at `offsets` of a string table."""
+        if not table:
+            return np.full(len(offsets), self._number(b""), "i8")
+        pieces = bytes(obj.contents(table)).split(b"\0")
+        known = self.known
+        numbers = np.fromiter((known.setdefault(each, len(known)) for each in pieces), "i8", len(pieces))
+        ends = np.cumsum(np.fromiter(map(len, pieces), "i8", len(pieces)) + 1)
+        offsets = offsets.astype("i8")
+        piece = np.minimum(np.searchsorted(ends, offsets, "right"), len(pieces) - 1)
+        found: Column = numbers[piece]
+        inside = offsets - (ends[piece] - 1 - np.fromiter(map(len, pieces), "i8", len(pieces))[piece])
+        for index in np.flatnonzero(inside).tolist():  # names that are the end of another one
+            found[index] = self._number(pieces[piece[index]][inside[index] :])
+        return found
+
+    def name(self, number: int) -> bytes:
+        if len(self._by_number) < len(self.known):
+            self._by_number = list(self.known)
+        return self._by_number[number]
+
+    def _number(self, name: bytes) -> int:
+        return self.known.setdefault(name, len(self.known))
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table whose entries go where the code goes that they are about.
+
+    `records`: the range of its records; `entry`: of each of them; `owner`: the atom of each entry, -1: none.
+    """
+
+    section: int
+    row: SpecialSection
+    count: int
+    records: slice
+    entry: Column
+    owner: Column
+
+
+class Atoms:
+    """One object in columns. Positions are of the space that all loaded sections share."""
+
+    def __init__(
+        self, obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], names: Names
+    ) -> None:
+        self.obj, self.arch, self.names = obj, arch, names
+        self._locals: Column | None = None
+        sections, symbols = obj.sections, obj.symbols
+        flags = sections["flags"]
+        self.loaded = (flags & SHF_ALLOC > 0) & ~np.isin(sections["type"], (SHT_GROUP, SHT_NOTE))
+        self.loaded[0] = False
+        self.section_ids = names.column(obj, obj.section_names, sections["name"])
+        self.symbol_ids = names.column(obj, obj.symbol_names, symbols["name"])
+        spaces = np.where(self.loaded, sections["size"].astype("i8") // GAP * GAP + 2 * GAP, 0)
+        self.base = np.cumsum(spaces) - spaces + GAP
+        self.merged = self.loaded & (flags & SHF_MERGE > 0) & (sections["entsize"] > 0)
+        self.strings = self.merged & (flags & SHF_STRINGS > 0) & (sections["entsize"] == 1)
+        self.code = flags & SHF_EXECINSTR > 0
+        home = np.where(symbols["section"] < len(sections), symbols["section"], 0).astype("i8")
+        self.home = np.where(self.loaded[home], home, 0)
+        self.position = np.where(self.home > 0, self.base[self.home] + symbols["value"].astype("i8"), -1)
+        self.is_section = symbols["type"] == STT_SECTION
+        self._read_records()
+        listed = _texts(names, self.section_ids, self.loaded)
+        self.rows = tables_of(obj, arch, special, names=listed)
+        families = {each for row in special.values() for each in row.pieces}
+        self.pieces = np.zeros(len(sections), bool)
+        begins = tuple(each[:-1] for each in families if each.endswith("*"))
+        self.pieces[[i for i, n in listed.items() if n in families or (begins and n.startswith(begins))]] = (
+            True
+        )
+        self.is_table = np.zeros(len(sections), bool)
+        self.is_table[[i for i, row in self.rows.items() if row.keep is Keep.OWNER and row.entry_size]] = True
+        self.dropped = np.zeros(len(sections), bool)
+        self.dropped[[i for i, row in self.rows.items() if row.keep is Keep.NEVER and not row.compared]] = (
+            True
+        )
+        self._count_from_starts()
+        self._cut()
+        self.tables = self._tables()
+        self._name_sources()
+
+    # Records -----------------------------------------------------------------------------------------
+
+    def _read_records(self) -> None:
+        """Columns of all records of loaded sections: where they are and where they point to."""
+        every = self.obj.relocations
+        self.records = every[self.loaded[every["section"]]]
+        section, symbol = self.records["section"], self.records["symbol"]
+        self.at = self.base[section] + self.records["offset"].astype("i8")
+        kinds = np.unique(self.records["type"])
+        howtos = {kind: self.arch.howtos.get(kind) for kind in kinds.tolist()}
+        self.relative = np.zeros(int(kinds[-1]) + 1 if len(kinds) else 1, bool)
+        share = np.zeros(len(self.relative), "i8")
+        for kind, howto in howtos.items():
+            if howto is not None:
+                self.relative[kind], share[kind] = howto.pc_relative, howto.size * howto.end_relative
+        self.defined = self.home[symbol] > 0
+        self.whole = self.is_section[symbol]
+        share = np.where(self.code[section], share[self.records["type"]], 0)
+        target = self.position[symbol] + np.where(self.whole, self.records["addend"] + share, 0)
+        self.target = np.where(self.defined, target, -1)
+        self.unsure = self.whole & self.defined & (share > 0)
+        """Whose target is up to `OPERAND` bytes further, which only decoding tells."""
+
+    def _count_from_starts(self) -> None:
+        """Free the targets of the share of tables whose addresses count from the start of an entry."""
+        bounds = np.searchsorted(self.records["section"], np.arange(len(self.loaded) + 1))
+        for index, row in self.rows.items():
+            if row.from_start and row.entry_size:
+                mine = slice(int(bounds[index]), int(bounds[index + 1]))
+                share = self.records["offset"][mine].astype("i8") % row.entry_size
+                counted = self.defined[mine] & self.relative[self.records["type"][mine]]
+                self.target[mine] -= np.where(counted, share, 0)
+
+    # Atoms -------------------------------------------------------------------------------------------
+
+    def _cut(self) -> None:
+        symbols = self.obj.symbols
+        whole = self.is_table | self.strings | self.merged | self.pieces
+        named = (self.home > 0) & ~np.isin(symbols["type"], (STT_SECTION, STT_FILE)) & ~self._labels()
+        self.named = named & ~self.merged[self.home]
+        sized = np.flatnonzero(named & (symbols["size"] > 0) & ~whole[self.home])
+        sized = sized[np.lexsort((-symbols["size"][sized].astype("i8"), self.position[sized]))]
+        starts = self.position[sized]
+        ends = starts + symbols["size"][sized].astype("i8")
+        limits = (self.base + self.obj.sections["size"].astype("i8"))[self.home[sized]]
+        before = np.maximum.accumulate(np.concatenate(([0], np.minimum(ends, limits))))[:-1]
+        top = starts >= before
+        used = np.zeros(len(self.loaded), bool)
+        used[self.home] = True
+        sections = np.flatnonzero(self.loaded & ((self.obj.sections["size"] > 0) | used))
+        steps = [self.base[sections], starts[top], *self._pieces(), *self._entries()]
+        self.start = np.unique(np.concatenate(steps))
+        self.section = np.searchsorted(self.base[sections], self.start, "right") - 1
+        self.section = sections[self.section]
+        stop = (self.base + self.obj.sections["size"].astype("i8"))[self.section]
+        self.end = np.minimum(np.append(self.start[1:], stop[-1:]), stop)
+        named_end = np.zeros(len(self.start), "i8")
+        named_end[self.atom(starts[top])] = ends[top]
+        self.tail = np.where(named_end > 0, named_end, self.end)
+        """Where padding or nameless code begins."""
+
+    def _labels(self) -> Column:
+        """Symbols of the assembler's own, and those that only tell code from data."""
+        symbols, obj = self.obj.symbols, self.obj
+        text = np.frombuffer(obj.contents(obj.symbol_names), "u1") if obj.symbol_names else np.zeros(2, "u1")
+        first = np.minimum(symbols["name"].astype("i8"), max(len(text) - 2, 0))
+        labels: Column = (text[first] == ord(".")) & (text[first + 1] == ord("L"))
+        prefixes = tuple(each.encode() for each in self.arch.mapping_symbols)
+        if prefixes:
+            plain = (symbols["type"] == STT_NOTYPE) & (symbols["binding"] == STB_LOCAL)
+            for index in np.flatnonzero(plain & ~labels).tolist():
+                labels[index] = self.names.name(int(self.symbol_ids[index])).startswith(prefixes)
+        return labels
+
+    def _pieces(self) -> list[Column]:
+        """Where table entries, and branches of code, point into sections that hold code for them only."""
+        if not self.pieces.any():
+            return []
+        chosen = self.defined & self.pieces[self.home[self.records["symbol"]]]
+        chosen &= ~self.pieces[self.records["section"]] & (self.unsure | ~self.code[self.records["section"]])
+        self.unsure &= ~chosen
+        found = self.target[chosen]
+        homes = self.home[self.records["symbol"][chosen]]
+        sound = found < self.base[homes] + self.obj.sections["size"][homes].astype("i8")
+        return [found[sound & (found >= self.base[homes])]]
+
+    def _entries(self) -> list[Column]:
+        """Entries that go by themselves: those of tables without owners."""
+        return [
+            self.base[index] + np.arange(0, int(self.obj.sections["size"][index]), row.entry_size)
+            for index, row in self.rows.items()
+            if row.keep is not Keep.OWNER and row.entry_size and self.obj.sections["size"][index]
+        ]
+
+    def atom(self, position: Column) -> Column:
+        """The atom at each position; that in front of it for places in gaps, -1 for positions below 0."""
+        return np.searchsorted(self.start, position, "right") - 1
+
+    def local_names(self, atom: int) -> list[str]:
+        """The names of local symbols in an atom."""
+        if self._locals is None:
+            symbols = np.flatnonzero(self.named & (self.obj.symbols["binding"] == STB_LOCAL))
+            self._locals = symbols[np.argsort(self.position[symbols], kind="stable")]
+        places = self.position[self._locals]
+        low, high = np.searchsorted(places, (self.start[atom], self.start[atom] + 1))
+        if self.end[atom] > self.start[atom]:
+            high = np.searchsorted(places, self.end[atom])
+        return [self.obj.symbol_name(each) for each in self._locals[low:high].tolist()]
+
+    def in_file(self, position: Column) -> Column:
+        """Offsets in the file of positions at which an atom starts."""
+        home = self.section[self.atom(position)]
+        found: Column = position - self.base[home] + self.obj.sections["offset"][home].astype("i8")
+        return found
+
+    # Tables ------------------------------------------------------------------------------------------
+
+    def _tables(self) -> dict[int, Table]:
+        found: dict[int, Table] = {}
+        leaders: dict[str, Table] = {}
+        bounds = np.searchsorted(self.records["section"], np.arange(len(self.loaded) + 1))
+        for index, row in sorted(self.rows.items(), key=lambda each: bool(each[1].parallel)):
+            size = int(self.obj.sections["size"][index])
+            if not self.is_table[index] or not size:
+                continue
+            count = rows_in(size, row.entry_size, row.least)
+            records = slice(int(bounds[index]), int(bounds[index + 1]))
+            offset = self.records["offset"][records].astype("i8")
+            leader = leaders.get(row.parallel)
+            if leader is not None and leader.count == count:
+                owner = leader.owner
+            else:
+                owner = self._owners(row, count, records, offset)
+            found[index] = Table(index, row, count, records, offset // row.entry_size, owner)
+            leaders[self.obj.section_name(index)] = found[index]
+        return found
+
+    def entry_at(self, table: Table, records: Column) -> tuple[Column, Column, Column]:
+        """The entries that records reach: owner, rank among that one's entries, offset in the entry."""
+        order = np.argsort(table.owner, kind="stable")
+        rank = np.empty(table.count, "i8")
+        ordered = table.owner[order]
+        rank[order] = np.arange(table.count) - np.searchsorted(ordered, ordered)
+        place = np.maximum(self.target[records] - self.base[table.section], 0)
+        entry = np.minimum(place // table.row.entry_size, table.count - 1)
+        return table.owner[entry], rank[entry], place - entry * table.row.entry_size
+
+    def _owners(self, row: SpecialSection, count: int, records: slice, offset: Column) -> Column:
+        owner = np.full(count, -1, "i8")
+        if row.owner is None:
+            return owner
+        naming = (offset % row.entry_size == row.owner) & self.defined[records]
+        target = self.target[records][naming]
+        atoms = self.atom(target)
+        if row.ahead:
+            atoms = np.where(target >= self.tail[atoms], np.minimum(atoms + 1, len(self.start) - 1), atoms)
+        owner[offset[naming][::-1] // row.entry_size] = atoms[::-1]
+        return owner
+
+    def _name_sources(self) -> None:
+        self.source = self.atom(self.at)
+        for table in self.tables.values():
+            self.source[table.records] = table.owner[table.entry]
+        self.low = self._reached(self.target)
+        self.high = self.low.copy()
+        """The atoms that a record may point to."""
+        self.high[self.unsure] = self._reached(self.target + OPERAND)[self.unsure]
+
+    def _reached(self, target: Column) -> Column:
+        """The atom at a record's target; places in front of the symbol's section are its first one."""
+        homes = self.home[self.records["symbol"]]
+        return np.where(self.defined, self.atom(np.maximum(target, self.base[homes])), -1)
+
+
+def _texts(names: Names, ids: Column, wanted: Column) -> dict[int, str]:
+    indices = np.flatnonzero(wanted).tolist()
+    return {
+        i: names.name(n).decode("utf-8", "surrogateescape")
+        for i, n in zip(indices, ids[indices].tolist(), strict=True)
+    }

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cut two large objects down to what differs and what that depends on, before any graph is made.
+
+In: two `Object`s, such as whole vmlinux.o files. Out: a `Narrowed`: two small objects, whose sections are
+ranges of the large ones, and which sections of theirs are the same thing; or nothing, where columns cannot
+tell. What is cut off is equal in both, and nothing that is kept depends on how it looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdiff.arch import Architecture
+from kdiff.atoms import Atoms, Names
+from kdiff.cutout import Part, cut_out
+from kdiff.elf.read import SHF_WRITE, Column, Object
+from kdiff.habits import Habits
+from kdiff.kernel import SpecialSection
+from kdiff.matched import Matched, match
+from kdiff.naming import is_fragment, is_numbered, stem
+
+LARGE = 1 << 16
+"""Relocations of an object from which on it is cut down first: below, graphs of all that is not alike do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowed:
+    """`places`: (section, offset) of pre -> that of post, of what is the same thing, changed or not."""
+
+    pre: Object
+    post: Object
+    places: Mapping[tuple[int, int], tuple[int, int]]
+
+
+def narrow(
+    pre: Object, post: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits
+) -> Narrowed | None:
+    """Cut both down; None for small objects, and for those with debugging information or implicit addends."""
+    if min(len(pre.relocations), len(post.relocations)) < LARGE or not all(map(_is_plain, (pre, post))):
+        return None
+    names = Names()
+    one, other = Atoms(pre, arch, special, names), Atoms(post, arch, special, names)
+    kept = _Kept(one, other, match(one, other), habits)
+    parts = kept.parts()
+    if parts is None:
+        return None
+    small = [cut_out(side, part) for side, part in zip((one, other), parts, strict=True)]
+    anchors = {
+        small[0].places[atom]: small[1].places[there]
+        for atom, there in kept.anchors(parts[0])
+        if atom in small[0].places and there in small[1].places
+    }
+    return Narrowed(small[0].obj, small[1].obj, anchors)
+
+
+def _is_plain(obj: Object) -> bool:
+    names = bytes(obj.contents(obj.section_names))
+    return not obj.relocations["implicit"].any() and b".debug_info" not in names
+
+
+Both = tuple[Column, Column]
+
+
+class _Kept:
+    """Which atoms are kept. Both objects are looked at together: what one keeps, the other does."""
+
+    def __init__(self, pre: Atoms, post: Atoms, matched: Matched, habits: Habits) -> None:
+        self.sides, self.matched, self.habits = (pre, post), matched, habits
+        self.edges = tuple(_edges(side) for side in self.sides)
+        self.whole = tuple((side.merged | side.is_table | side.dropped)[side.section] for side in self.sides)
+        self._follows: tuple[dict[int, bool], dict[int, bool]] = ({}, {})
+        self.unsure = [np.zeros(len(side.start), bool) for side in self.sides]
+        alone = [_ownerless(side) for side in self.sides]
+        dirty = self.different = self._different()
+        while True:
+            self.kept = self._closed(dirty)
+            self.reached = self._shared(
+                *(self._targets(n, part) | alone[n] for n, part in enumerate(self.kept))
+            )
+            guessed = self._guessed()
+            if not any((new & ~old).any() for new, old in zip(guessed, dirty, strict=True)):
+                break
+            dirty = (dirty[0] | guessed[0], dirty[1] | guessed[1])
+            self.unsure = [old | new for old, new in zip(self.unsure, guessed, strict=True)]
+
+    def _different(self) -> Both:
+        same = self.matched.same | self.whole[0]
+        paired = self.matched.to_pre >= 0
+        there = paired & same[np.maximum(self.matched.to_pre, 0)]
+        return ~same, ~there & ~self.whole[1]
+
+    def _closed(self, dirty: Both) -> Both:
+        """All that differs, who refers to it, what goes along: as `kdiff.alike` does it."""
+        both = self._shared(*dirty)
+        both = self._grown(both, lambda n, part: self._only(n, self._sources(n, part)))
+        both = self._shared(*(part | self._sources(n, part) for n, part in enumerate(both)))
+        return self._grown(both, lambda n, part: self._only(n, self._targets(n, part)))
+
+    def _grown(self, both: Both, grow: Callable[[int, Column], Column]) -> Both:
+        while True:
+            wider = self._shared(*(part | grow(n, part) for n, part in enumerate(both)))
+            if all(np.array_equal(*each) for each in zip(both, wider, strict=True)):
+                return both
+            both = wider
+
+    def _shared(self, pre: Column, post: Column) -> Both:
+        to_post, to_pre = self.matched.to_post, self.matched.to_pre
+        ours = pre | ((to_post >= 0) & post[np.maximum(to_post, 0)])
+        theirs = post | ((to_pre >= 0) & ours[np.maximum(to_pre, 0)])
+        return ours & ~self.whole[0], theirs & ~self.whole[1]
+
+    def _sources(self, number: int, part: Column) -> Column:
+        source, target = self.edges[number]
+        found = np.zeros(len(part), bool)
+        found[source[part[target]]] = True
+        found &= ~self.whole[number]
+        return found
+
+    def _targets(self, number: int, part: Column) -> Column:
+        source, target = self.edges[number]
+        found = np.zeros(len(part), bool)
+        found[target[part[source]]] = True
+        found &= ~self.whole[number]
+        return found
+
+    # What goes along ---------------------------------------------------------------------------------
+
+    def _only(self, number: int, part: Column) -> Column:
+        """Those of `part` that go where the code goes that refers to them."""
+        side, known = self.sides[number], self._follows[number]
+        sections = side.obj.sections
+        plain = ~side.code & (sections["flags"] & SHF_WRITE == 0)
+        plain |= side.pieces
+        plain[list(side.rows)] = True
+        found = part & plain[side.section]
+        for atom in np.flatnonzero(part & ~found).tolist():
+            if atom not in known:
+                known[atom] = self._goes_along(side, atom)
+            found[atom] = known[atom]
+        result: Column = found
+        return result
+
+    def _goes_along(self, side: Atoms, atom: int) -> bool:
+        section = side.obj.section_name(int(side.section[atom]))
+        if side.code[side.section[atom]]:
+            return any(map(is_fragment, side.local_names(atom)))
+        if self.habits.is_constant(section) or section in side.arch.pools:
+            return True
+        names = ("", *(stem(name) for name in side.local_names(atom)))
+        return any(self.habits.remade(name, "" if name else section) is not None for name in names)
+
+    def _guessed(self) -> Both:
+        """Data whose number in the name proves nothing, and to which no code refers that is the same."""
+        found = []
+        for number, side in enumerate(self.sides):
+            source, target = self.edges[number]
+            firm = np.zeros(len(side.start), bool)
+            firm[target[~self.kept[number][source] & ~self.whole[number][source]]] = True
+            open_ = (self.reached[number] | self.kept[number]) & ~firm & ~side.code[side.section]
+            open_ &= ~self.unsure[number]
+            for atom in np.flatnonzero(open_).tolist():
+                section = side.obj.section_name(int(side.section[atom]))
+                names = side.local_names(atom)
+                open_[atom] = is_numbered(section) or any(map(is_numbered, names)) or (
+                    self.habits.remade("", section) is not None
+                    or any(self.habits.remade(stem(name), "") is not None for name in names)
+                )  # fmt: skip
+            found.append(open_)
+        return self._shared(*found)
+
+    # Results -----------------------------------------------------------------------------------------
+
+    def parts(self) -> tuple[Part, Part] | None:
+        """What of either object is kept; None if something refers to an entry that is not."""
+        if any(_looks_elsewhere(side, kept) for side, kept in zip(self.sides, self.kept, strict=True)):
+            return None
+        crowded = self._crowded()
+        wider = self._shared(
+            *(
+                kept | reached | whole[side.section]
+                for side, kept, reached, whole in zip(
+                    self.sides, self.kept, self.reached, crowded, strict=True
+                )
+            )
+        )
+        return Part(self.kept[0], wider[0], crowded[0]), Part(self.kept[1], wider[1], crowded[1])
+
+    def _crowded(self) -> Both:
+        """Sections in which code differs: all of them comes along, as branches inside need no relocation."""
+        ours, theirs = (
+            np.bincount(
+                side.section[part & (side.code & ~side.pieces)[side.section]], minlength=len(side.loaded)
+            )
+            > 0
+            for side, part in zip(self.sides, self.different, strict=True)
+        )
+        paired = np.flatnonzero(self.matched.sections)
+        there = self.matched.sections[paired]
+        both = ours[paired] | theirs[there]
+        ours[paired] = theirs[there] = both
+        return ours, theirs
+
+    def anchors(self, part: Part) -> list[tuple[int, int]]:
+        """Pairs of atoms whose names prove that they are the same thing."""
+        ours = np.flatnonzero((self.matched.to_post >= 0) & ~self.unsure[0] & part.atoms)
+        pieces = self.sides[0].pieces[self.sides[0].section[ours]]
+        ours = ours[~pieces]
+        return list(zip(ours.tolist(), self.matched.to_post[ours].tolist(), strict=True))
+
+
+def _ownerless(side: Atoms) -> Column:
+    """What entries that are about no code refer to."""
+    found = np.zeros(len(side.start), bool)
+    alone = side.is_table[side.records["section"]] & (side.source < 0) & side.defined
+    found[side.low[alone]] = True
+    return found
+
+
+def _edges(side: Atoms) -> tuple[Column, Column]:
+    """Sources and targets, each pair once or more; records that may reach two atoms make two edges."""
+    two = side.high != side.low
+    source = np.concatenate((side.source, side.source[two]))
+    target = np.concatenate((side.low, side.high[two]))
+    section = side.records["section"]
+    unread = side.dropped[section]
+    unread = np.concatenate((unread, unread[two]))
+    sound = (source >= 0) & (target >= 0) & ~unread
+    return source[sound], target[sound]
+
+
+def _looks_elsewhere(side: Atoms, kept: Column) -> bool:
+    """Whether something that is kept refers to an entry that is not."""
+    speaking = np.flatnonzero((side.source >= 0) & side.defined)
+    speaking = speaking[kept[side.source[speaking]]]
+    homes = side.section[side.low[speaking]]
+    for number in np.unique(homes[side.is_table[homes]]).tolist():
+        owner = side.entry_at(side.tables[number], speaking[homes == number])[0]
+        if not np.all((owner < 0) | kept[owner]):
+            return True
+    return False

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What large objects are cut down to leads to the plan that whole graphs lead to."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from compiled import ASSEMBLY, HABITS, UNIT, compiled
+from hypothesis import HealthCheck, given, settings
+from kdiff_arch_x86_64 import ARCHITECTURE
+from linkoracle import EDITS, Cross
+from linkoracle import compiled as cross_compiled
+from strategies import pairs
+from test_alike import BUGS, ENTRIES, NUMBERED, RELRO, REPLACED, outcome
+from test_linenumbers import AARCH64, LOONGARCH64, PPC64LE, RISCV64, S390X
+
+from kdiff import narrow as narrowing
+from kdiff.arch import Architecture
+from kdiff.atoms import Atoms, Names
+from kdiff.compare import planned
+from kdiff.elf.read import Object, read_bytes
+from kdiff.kernel import Keep, SpecialSection
+from kdiff.narrow import Narrowed, narrow
+
+Special = Mapping[str, SpecialSection]
+
+
+@pytest.fixture(autouse=True)
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every object counts as a large one."""
+    monkeypatch.setattr(narrowing, "LARGE", 0)
+
+
+def objects(before: bytes, after: bytes) -> tuple[Object, Object]:
+    return read_bytes(before, "unit.o"), read_bytes(after, "unit.o")
+
+
+def cut(
+    before: bytes, after: bytes, arch: Architecture = ARCHITECTURE, special: Special = BUGS
+) -> Narrowed | None:
+    return narrow(*objects(before, after), arch, special, HABITS)
+
+
+def both(
+    before: bytes, after: bytes, arch: Architecture = ARCHITECTURE, special: Special = BUGS
+) -> tuple[object, ...]:
+    """The outcome, which is the same with whole graphs."""
+    assert cut(before, after, arch, special) is not None
+    plans = [planned(*objects(before, after), arch, special, HABITS, whole) for whole in (False, True)]
+    assert outcome(plans[0]) == outcome(plans[1])
+    return outcome(plans[0])
+
+
+def replaced(found: tuple[object, ...]) -> list[str]:
+    (_, _, _, _, names), _, _ = found  # type: ignore[misc]
+    return names  # type: ignore[no-any-return,has-type]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pairs())
+def test_the_plan_is_that_of_whole_graphs(texts: tuple[str, str]) -> None:
+    both(*(compiled(text) for text in texts))
+
+
+@pytest.mark.parametrize(
+    "cross", [AARCH64, LOONGARCH64, PPC64LE, RISCV64, S390X], ids=lambda c: c.architecture.name
+)
+def test_the_plan_is_that_of_whole_graphs_on_every_architecture(cross: Cross) -> None:
+    for old, new, changed in EDITS:
+        before, after = (cross_compiled(cross, text) for text in (UNIT, UNIT.replace(old, new)))
+        assert replaced(both(before, after, cross.architecture)) == [changed]
+
+
+def test_equal_objects_leave_nothing() -> None:
+    found = cut(compiled(UNIT), compiled(UNIT))
+    assert found is not None
+    assert not len(found.pre.relocations)
+    assert not len(found.post.relocations)
+
+
+ROW = SpecialSection(".alts", 8, Keep.OWNER, owner=0, pieces=(".repl",))
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "after", "special", "expected"),
+    [
+        (NUMBERED, (1, 2, "nop"), (2, 1, "inc %eax"), {}, ["g"]),
+        (ENTRIES, (10, 1), (20, 1), BUGS, []),
+        (ENTRIES, (20, 1), (20, 2), BUGS, ["f"]),
+        (REPLACED, ("1", "2", "nop"), ("2", "1", "inc %eax"), {ROW.name: ROW}, ["h"]),
+        (RELRO, ("nop",), ("inc %eax",), {}, ["f"]),
+    ],
+    ids=["numbered", "lines", "flags", "payload", "relro"],
+)
+def test_the_plan_is_that_of_whole_graphs_for_odd_ones(
+    text: str, before: Sequence[object], after: Sequence[object], special: Special, expected: list[str]
+) -> None:
+    found = both(*(compiled(text.format(*each), ASSEMBLY) for each in (before, after)), special=special)
+    assert replaced(found) == expected
+
+
+# Linked objects --------------------------------------------------------------------------------------
+
+FIRST = """
+int printk(const char *, ...);
+static __attribute__((noinline)) int show(int a) { static int n; n += a; printk("first %d", n); return n; }
+__attribute__((section(".init.text"))) int begin_one(int a) { return show(a) + ADD; }
+int one(int a) { return show(a) + 1; }
+"""
+SECOND = """
+int printk(const char *, ...);
+static __attribute__((noinline)) int show(int a) { static int n; n ^= a; printk("second %d", n); return n; }
+static __attribute__((noinline, section(".init.text"))) int inner(int a) { return a * SCALE; }
+__attribute__((section(".init.text"))) int begin_two(int a) { return show(a) + inner(a) - 1; }
+int two(int a) { printk(TEXT); return show(a) + STEP; }
+"""
+DEFINED = {"ADD": "1", "SCALE": "3", "TEXT": '"two"', "STEP": "2"}
+
+
+@cache
+def linked(*edits: tuple[str, str], third: str = "int three(int a) { return a + 3; }") -> bytes:
+    """Three units as one object, in which `show`, its variable and .init.text are of two of them."""
+    chosen = DEFINED | dict(edits)
+
+    def filled(text: str) -> str:
+        for name, value in chosen.items():
+            text = text.replace(name, value)
+        return text
+
+    with TemporaryDirectory() as scratch:
+        files = []
+        for number, text in enumerate((filled(FIRST), third, filled(SECOND))):
+            files.append(Path(scratch) / f"{number}.o")
+            source = f'asm(".file \\"{number}.c\\"");\n{text}'
+            files[-1].write_bytes(compiled(source, "-fno-inline"))
+        out = Path(scratch) / "linked.o"
+        subprocess.run(["ld", "-r", "-o", out, *files], check=True, capture_output=True)
+        return out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("edits", "expected"),
+    [
+        ((), []),
+        ((("ADD", "77"),), ["begin_one"]),
+        ((("SCALE", "a*a*5"),), ["inner"]),
+        ((("STEP", "a*7+2"),), ["two"]),
+        ((("TEXT", '"another text"'),), ["two"]),
+        ((("ADD", "a*9"), ("STEP", "limit()")), ["begin_one", "two"]),
+    ],
+    ids=["none", "in front", "in the middle", "at the end", "a string", "two units"],
+)
+def test_of_linked_units_exactly_what_was_edited_is_replaced(
+    edits: tuple[tuple[str, str], ...], expected: list[str]
+) -> None:
+    for before, after in ((linked(), linked(*edits)), (linked(*edits), linked())):
+        assert replaced(both(before, after)) == expected
+
+
+def test_a_static_function_of_a_common_name_that_is_new_in_an_earlier_unit_changes_no_other() -> None:
+    more = FIRST.partition("int one")[0].replace("begin_one", "three").replace("ADD", "1")
+    found = planned(*objects(linked(), linked(third=more)), ARCHITECTURE, {}, HABITS)
+    assert [found.post.nodes[each.post].label for each in found.delta.changed] == ["three"]
+    added = [found.post.nodes[each] for each in found.delta.added]
+    assert sorted(node.name for node in added if node.kind.value in ("function", "data")) == ["n.0", "show"]
+
+
+def test_debugging_information_and_implicit_addends_are_left_to_whole_graphs() -> None:
+    debug = compiled(UNIT, "-g")
+    assert cut(debug, debug) is None
+    implicit = compiled(UNIT, "-m32", "-mcmodel=32", "-fno-pic")
+    obj = read_bytes(implicit, "unit.o")
+    assert obj.relocations["implicit"].all()
+    assert narrow(obj, obj, ARCHITECTURE, {}, HABITS) is None
+
+
+def test_every_record_of_a_table_belongs_to_the_atom_that_owns_its_entry() -> None:
+    obj = read_bytes(compiled(ENTRIES.format(1, 1), ASSEMBLY), "unit.o")
+    atoms = Atoms(obj, ARCHITECTURE, BUGS, Names())
+    (table,) = atoms.tables.values()
+    names = [obj.section_name(int(atoms.section[owner])) for owner in table.owner]
+    assert names == [".text.f", ".text.g"]
+    assert (atoms.source[table.records] == table.owner[table.entry]).all()
+
+
+def labels(found: Narrowed) -> Iterator[str]:
+    for index in range(1, len(found.pre.sections)):
+        yield found.pre.section_name(index)
+
+
+def test_an_edit_leaves_what_it_reaches() -> None:
+    found = cut(linked(), linked(("STEP", "a*7+2")))
+    assert found is not None
+    names = set(labels(found))
+    assert {".text.two", ".text.show"} <= names
+    assert not {".text.one", ".init.text", ".text.three"} & names
