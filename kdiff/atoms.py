@@ -9,13 +9,14 @@ record's source is the atom it is in; that of a table entry's record is the atom
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from kdiff.arch import Architecture
 from kdiff.elf.read import (
+    LONGEST_NAME,
     SHF_ALLOC,
     SHF_EXECINSTR,
     SHF_MERGE,
@@ -39,35 +40,60 @@ OPERAND = 4
 
 
 class Names:
-    """Numbers for names, the same in both objects."""
+    """Numbers for names, the same in both objects: of the first one's names their offsets in its table.
+
+    Equal numbers are equal names. Linkers write each name once and in one order, so that two tables are equal
+    but for what is new; only between the first and the last difference is a name looked at by itself.
+    """
 
     def __init__(self) -> None:
-        self.known: dict[bytes, int] = {}
-        self._by_number: list[bytes] = []
+        self._first: dict[str, tuple[Column, Column]] = {}
+        self._new: dict[bytes, int] = {}
 
-    def column(self, obj: Object, table: int, offsets: Column) -> Column:
-        """The number of each string at `offsets` of a string table."""
+    def column(self, kind: str, obj: Object, table: int, offsets: Column) -> Column:
+        """The number of each string at `offsets` of a table; `kind` tells the tables of an object apart."""
         if not table:
-            return np.full(len(offsets), self._number(b""), "i8")
-        pieces = bytes(obj.contents(table)).split(b"\0")
-        known = self.known
-        numbers = np.fromiter((known.setdefault(each, len(known)) for each in pieces), "i8", len(pieces))
-        ends = np.cumsum(np.fromiter(map(len, pieces), "i8", len(pieces)) + 1)
-        offsets = offsets.astype("i8")
-        piece = np.minimum(np.searchsorted(ends, offsets, "right"), len(pieces) - 1)
-        found: Column = numbers[piece]
-        inside = offsets - (ends[piece] - 1 - np.fromiter(map(len, pieces), "i8", len(pieces))[piece])
-        for index in np.flatnonzero(inside).tolist():  # names that are the end of another one
-            found[index] = self._number(pieces[piece[index]][inside[index] :])
+            return np.zeros(len(offsets), "i8")
+        text, offsets = np.frombuffer(obj.contents(table), "u1"), offsets.astype("i8")
+        if kind not in self._first:
+            self._first[kind] = text, offsets
+            return offsets
+        before, known = self._first[kind]
+        head, rest = _alike(before, text)
+        found = np.where(offsets < head, offsets, offsets - (len(text) - len(before)))
+        middle = np.flatnonzero((offsets >= head) & (offsets < len(text) - rest))
+        if len(middle):
+            theirs = np.unique(known[(known >= head) & (known < len(before) - rest)])
+            named = {_string(before, each): each for each in theirs[::-1].tolist()}
+            here, which = np.unique(offsets[middle], return_inverse=True)
+            found[middle] = np.array([self._number(_string(text, each), named) for each in here.tolist()])[
+                which
+            ]
         return found
 
-    def name(self, number: int) -> bytes:
-        if len(self._by_number) < len(self.known):
-            self._by_number = list(self.known)
-        return self._by_number[number]
+    def _number(self, name: bytes, known: Mapping[bytes, int]) -> int:
+        found = known.get(name)
+        return found if found is not None else self._new.setdefault(name, (1 << 40) + len(self._new))
 
-    def _number(self, name: bytes) -> int:
-        return self.known.setdefault(name, len(self.known))
+
+def _alike(ours: Column, theirs: Column) -> tuple[int, int]:
+    """How many bytes at the start of two string tables, and how many at the end, are equal whole strings."""
+    size = min(len(ours), len(theirs))
+    different = ours[:size] != theirs[:size]
+    head = int(different.argmax()) if different.any() else size
+    ends = np.flatnonzero(ours[:head] == 0)
+    head = int(ends[-1]) + 1 if len(ends) else 0
+    different = ours[len(ours) - size :][::-1] != theirs[len(theirs) - size :][::-1]
+    rest = int(different.argmax()) if different.any() else size
+    return head, min(rest, size - head)
+
+
+def _string(text: Column, offset: int) -> bytes:
+    for most in (256, LONGEST_NAME):
+        raw = text[offset : offset + most].tobytes()
+        if b"\0" in raw:
+            return raw.partition(b"\0")[0]
+    return raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +117,14 @@ class Atoms:
     def __init__(
         self, obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], names: Names
     ) -> None:
-        self.obj, self.arch, self.names = obj, arch, names
+        self.obj, self.arch = obj, arch
         self._locals: Column | None = None
         sections, symbols = obj.sections, obj.symbols
         flags = sections["flags"]
         self.loaded = (flags & SHF_ALLOC > 0) & ~np.isin(sections["type"], (SHT_GROUP, SHT_NOTE))
         self.loaded[0] = False
-        self.section_ids = names.column(obj, obj.section_names, sections["name"])
-        self.symbol_ids = names.column(obj, obj.symbol_names, symbols["name"])
+        self.section_ids = names.column("section", obj, obj.section_names, sections["name"])
+        self.symbol_ids = names.column("symbol", obj, obj.symbol_names, symbols["name"])
         spaces = np.where(self.loaded, sections["size"].astype("i8") // GAP * GAP + 2 * GAP, 0)
         self.base = np.cumsum(spaces) - spaces + GAP
         self.merged = self.loaded & (flags & SHF_MERGE > 0) & (sections["entsize"] > 0)
@@ -109,9 +135,9 @@ class Atoms:
         self.position = np.where(self.home > 0, self.base[self.home] + symbols["value"].astype("i8"), -1)
         self.is_section = symbols["type"] == STT_SECTION
         self._read_records()
-        listed = _texts(names, self.section_ids, self.loaded)
-        self.rows = tables_of(obj, arch, special, names=listed)
         families = {each for row in special.values() for each in row.pieces}
+        listed = _named_like(obj, self.loaded, {*special, *families})
+        self.rows = tables_of(obj, arch, special, names=listed)
         self.pieces = np.zeros(len(sections), bool)
         begins = tuple(each[:-1] for each in families if each.endswith("*"))
         self.pieces[[i for i, n in listed.items() if n in families or (begins and n.startswith(begins))]] = (
@@ -195,11 +221,11 @@ class Atoms:
         text = np.frombuffer(obj.contents(obj.symbol_names), "u1") if obj.symbol_names else np.zeros(2, "u1")
         first = np.minimum(symbols["name"].astype("i8"), max(len(text) - 2, 0))
         labels: Column = (text[first] == ord(".")) & (text[first + 1] == ord("L"))
-        prefixes = tuple(each.encode() for each in self.arch.mapping_symbols)
+        prefixes = self.arch.mapping_symbols
         if prefixes:
             plain = (symbols["type"] == STT_NOTYPE) & (symbols["binding"] == STB_LOCAL)
             for index in np.flatnonzero(plain & ~labels).tolist():
-                labels[index] = self.names.name(int(self.symbol_ids[index])).startswith(prefixes)
+                labels[index] = self.obj.symbol_name(index).startswith(prefixes)
         return labels
 
     def _pieces(self) -> list[Column]:
@@ -302,9 +328,14 @@ class Atoms:
         return np.where(self.defined, self.atom(np.maximum(target, self.base[homes])), -1)
 
 
-def _texts(names: Names, ids: Column, wanted: Column) -> dict[int, str]:
-    indices = np.flatnonzero(wanted).tolist()
-    return {
-        i: names.name(n).decode("utf-8", "surrogateescape")
-        for i, n in zip(indices, ids[indices].tolist(), strict=True)
-    }
+def _named_like(obj: Object, wanted: Column, names: Iterable[str]) -> dict[int, str]:
+    """The names of those sections that begin as one of `names` does, whatever follows."""
+    text = np.frombuffer(bytes(obj.contents(obj.section_names)) + bytes(4), "u1")
+    heads = [each.encode()[:4] for each in names]
+    least = min(map(len, heads), default=0)
+    offsets = obj.sections["name"].astype("i8")
+    head = np.zeros(len(offsets), "i8")
+    for at in range(least):
+        head = head << 8 | text[np.minimum(offsets + at, len(text) - 1)]
+    chosen = wanted & np.isin(head, [int.from_bytes(each[:least], "big") for each in heads])
+    return {index: obj.section_name(index) for index in np.flatnonzero(chosen).tolist()}

@@ -83,12 +83,12 @@ class _Text:
 
     def __init__(self) -> None:
         self.data = bytearray(1)
-        self._known = {b"": 0}
+        self._known = {"": 0}
 
-    def add(self, name: bytes) -> int:
+    def add(self, name: str) -> int:
         if name not in self._known:
             self._known[name] = len(self.data)
-            self.data += name + b"\0"
+            self.data += name.encode("utf-8", "surrogateescape") + b"\0"
         return self._known[name]
 
 
@@ -178,8 +178,7 @@ def _sections(side: Atoms, ranges: _Ranges, text: _Text) -> Column:
     align = np.maximum(side.obj.sections["align"][homes].astype("i8"), 1)
     made["align"][1 : count + 1] = np.where(inside > 0, np.minimum(inside & -inside, align), align)
     made["size"][1 : count + 1] = np.bincount(ranges.section, ranges.high - ranges.low, count + 1)[1:]
-    ids = side.section_ids[homes].tolist()
-    made["name"][1 : count + 1] = [text.add(side.names.name(each)) for each in ids]
+    made["name"][1 : count + 1] = [text.add(side.obj.section_name(each)) for each in homes.tolist()]
     return made
 
 
@@ -198,8 +197,7 @@ def _symbols(
     made["section"][1 : count + 1] = np.arange(1, count + 1)
     made["type"][1 : count + 1] = STT_SECTION
     made[count + 1 :] = side.obj.symbols[chosen]
-    names = side.symbol_ids[chosen].tolist()
-    made["name"][count + 1 :] = [text.add(side.names.name(each)) for each in names]
+    made["name"][count + 1 :] = [text.add(side.obj.symbol_name(each)) for each in chosen.tolist()]
     inside = np.flatnonzero(side.home[chosen] > 0)
     where = ranges.of(side.position[chosen[inside]])
     made["section"][count + 1 + inside] = ranges.section[where]

@@ -81,10 +81,10 @@ class _Kept:
                 *(self._targets(n, part) | alone[n] for n, part in enumerate(self.kept))
             )
             guessed = self._guessed()
+            self.unsure = [old | new for old, new in zip(self.unsure, guessed, strict=True)]
             if not any((new & ~old).any() for new, old in zip(guessed, dirty, strict=True)):
                 break
             dirty = (dirty[0] | guessed[0], dirty[1] | guessed[1])
-            self.unsure = [old | new for old, new in zip(self.unsure, guessed, strict=True)]
 
     def _different(self) -> Both:
         same = self.matched.same | self.whole[0]

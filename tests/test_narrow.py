@@ -32,7 +32,7 @@ Special = Mapping[str, SpecialSection]
 
 @pytest.fixture(autouse=True)
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every object counts as a large one."""
+    """Let every object count as a large one."""
     monkeypatch.setattr(narrowing, "LARGE", 0)
 
 

@@ -53,12 +53,13 @@ def _disjoint(stored: Column, path: str) -> None:
 
 def check_relocations(relocations: Column, sections: Column, symbols: int, path: str) -> None:
     """Check all records, which are sorted by section and offset."""
-    changed = sections[relocations["section"]]
-    packed = changed["flags"] & SHF_COMPRESSED != 0
-    outside = (relocations["offset"] >= changed["size"]) & ~packed
+    changed = relocations["section"]
+    packed = sections["flags"] & SHF_COMPRESSED != 0
+    most = np.where(packed, np.iinfo("u8").max, sections["size"])
+    outside = relocations["offset"] >= most[changed]
     if np.any(relocations["symbol"] >= symbols) or np.any(outside):
         raise _wrong("a relocation points outside of the object", path)
-    if np.any(changed["type"] == SHT_NOBITS):
+    if np.any((sections["type"] == SHT_NOBITS)[changed]):
         raise _wrong("a relocation changes a section without contents", path)
     first, last = relocations[:-MOST_AT_ONE_PLACE], relocations[MOST_AT_ONE_PLACE:]
     if np.any((first["section"] == last["section"]) & (first["offset"] == last["offset"])):

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build a pair of whole vmlinux.o files of Linux 7, as klp-build does: the input of `bench_kernel_pair.py`.
+
+The source is Debian's linux-source package of sid, which apt downloads and verifies by package lists of its
+own. Built once, with gcc-12, and kept in the cache: the objects of `DIRECTORIES`, with a section for each
+function and datum, linked with `ld -r` and finished by the objtool of that source. The post object differs in
+the functions of `EDITS`, whose lines do not move; the large one in all units of `REBUILT`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdiff" / "kernel-pair"
+SOURCE, BUILD = CACHE / "source", CACHE / "build"
+PACKAGE = "linux-source-7.2"
+SECTIONS = "-ffunction-sections -fdata-sections"
+DIRECTORIES = (
+    "init", "kernel", "mm", "fs", "ipc", "arch/x86", "security", "block", "io_uring", "crypto",
+)  # fmt: skip
+EDITS = {"kernel/sys.c": "do_sysinfo", "mm/mmap.c": "do_mmap", "fs/proc/meminfo.c": "meminfo_proc_show"}
+INSERTED = ' if (!jiffies) printk("kdiff was here\\n");'
+REBUILT, LARGE_CHANGE = ("kernel", "mm"), "-fno-schedule-insns2"
+CONFIG = """
+# CONFIG_LOCALVERSION_AUTO is not set
+# CONFIG_MODULE_SIG is not set
+# CONFIG_WERROR is not set
+# CONFIG_DEBUG_INFO_BTF is not set
+# CONFIG_SYSTEM_TRUSTED_KEYRING is not set
+CONFIG_DEBUG_INFO_NONE=y
+CONFIG_FTRACE=y
+CONFIG_FUNCTION_TRACER=y
+CONFIG_DYNAMIC_FTRACE=y
+CONFIG_FTRACE_SYSCALLS=y
+CONFIG_KALLSYMS_ALL=y
+CONFIG_LIVEPATCH=y
+CONFIG_XFS_FS=y
+CONFIG_BTRFS_FS=y
+"""
+OBJTOOL = BUILD / "tools/objtool/objtool"
+
+
+def build() -> tuple[Path, Path]:
+    """Return pre and post object; what is missing is made first."""
+    _prepare()
+    for folder in DIRECTORIES:
+        if not (BUILD / folder / "built-in.a").exists():
+            _say(f"compiling {folder}")
+            _make(f"{folder}/", "-j2", "-k", check=False)
+    pre, post = CACHE / "pre.o", CACHE / "post.o"
+    if not pre.exists():
+        _finish(leaves(), pre)
+    if not post.exists():
+        changed = {BUILD / source.replace(".c", ".o"): edited(source) for source in EDITS}
+        _finish([changed.get(each, each) for each in leaves()], post)
+    return pre, post
+
+
+def large_post() -> Path:
+    """The post object of a change of compiler flags, which reaches nearly every function of `REBUILT`."""
+    build()
+    post = CACHE / "large.o"
+    if not post.exists():
+        made = recompiled([each for each in leaves() if each.relative_to(BUILD).parts[0] in REBUILT])
+        _finish([made.get(each, each) for each in leaves()], post)
+    return post
+
+
+def recompiled(units: list[Path]) -> dict[Path, Path]:
+    """Units compiled with one more flag, of those that are C; each is kept."""
+    outs = {unit: CACHE / "large" / unit.relative_to(BUILD) for unit in units}
+    todo = [unit for unit, out in outs.items() if not out.exists()]
+    if todo:
+        _say(f"compiling {len(todo)} units with {LARGE_CHANGE}")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda unit: _recompile(unit, outs[unit], LARGE_CHANGE), todo))
+    return {unit: out for unit, out in outs.items() if out.exists()}
+
+
+def symids(pre: Path) -> Path:
+    """A folder to run `objtool klp diff` in: it wants a vmlinux with .klp.symid, and Module.symvers."""
+    folder = CACHE / "klp"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "vmlinux").exists():
+        marked = folder / "marked.o"
+        shutil.copy(pre.with_suffix(".raw.o"), marked)
+        _objtool(marked, "--klp-symids")
+        link = ("ld", "-m", "elf_x86_64", "--noinhibit-exec", "--unresolved-symbols=ignore-all")
+        subprocess.run((*link, "-o", folder / "vmlinux", marked), capture_output=True, check=False)
+        marked.unlink()
+        (folder / "Module.symvers").touch()
+    return folder
+
+
+# Making ----------------------------------------------------------------------------------------------
+
+
+def _prepare() -> None:
+    if not (SOURCE / "Makefile").exists():
+        _say(f"getting {PACKAGE}")
+        _unpack(_download())
+    if not OBJTOOL.exists():
+        _say("configuring")
+        BUILD.mkdir(parents=True, exist_ok=True)
+        _make("x86_64_defconfig")
+        with (BUILD / ".config").open("a") as config:
+            config.write(CONFIG)
+        _make("olddefconfig")
+        _make("-j2", "prepare")
+    said = subprocess.run((OBJTOOL, "klp"), capture_output=True, text=True, check=False)
+    if "checksum" not in said.stdout + said.stderr:
+        raise SystemExit("objtool was built without klp: install libxxhash-dev, remove the build, run again")
+
+
+def _download() -> Path:
+    """Let apt fetch the package of sid, by lists beside the system's own."""
+    apt = CACHE / "apt"
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (apt / folder).mkdir(parents=True, exist_ok=True)
+    signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+    (apt / "sources.list").write_text(f"deb {signed} http://deb.debian.org/debian sid main\n")
+    (apt / "options").write_text(
+        f'Dir::Etc::sourcelist "{apt}/sources.list";\nDir::Etc::sourceparts "-";\n'
+        f'Dir::State::lists "{apt}/lists";\nDir::Cache "{apt}/cache";\n'
+        'APT::Sandbox::User "root";\nAcquire::Languages "none";\n'
+    )
+    environment = {**os.environ, "APT_CONFIG": str(apt / "options")}
+    for words in (("update", "-qq"), ("download", "-qq", PACKAGE)):
+        subprocess.run(("apt-get", *words), cwd=apt, env=environment, check=True)
+    return next(apt.glob(f"{PACKAGE}_*.deb"))
+
+
+def _unpack(package: Path) -> None:
+    part = CACHE / "source.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    pipe = (
+        'dpkg-deb --fsys-tarfile "$0" | tar -xO --wildcards "./usr/src/linux-source-*.tar.xz"'
+        ' | xz -dc -T0 | tar -x --strip-components=1 -C "$1"'
+    )
+    subprocess.run(("bash", "-o", "pipefail", "-c", pipe, package, part), check=True)
+    part.rename(SOURCE)
+
+
+def _make(*words: str, check: bool = True) -> None:
+    command = ("make", "-s", "-C", SOURCE, f"O={BUILD}", "CC=gcc-12", "HOSTCC=gcc-12", f"KCFLAGS={SECTIONS}")
+    with (CACHE / "make.log").open("a") as log:
+        subprocess.run((*command, *words), stdout=log, stderr=log, check=check)
+
+
+def leaves() -> list[Path]:
+    """The objects of all directories, in the order in which the kernel links them."""
+    found: dict[Path, None] = {}
+    for folder in DIRECTORIES:
+        listed = subprocess.run(
+            ("ar", "t", BUILD / folder / "built-in.a"), capture_output=True, text=True, check=True
+        )
+        found.update(dict.fromkeys(BUILD / each for each in listed.stdout.split()))
+    return [each for each in found if each.exists()]
+
+
+def edited(source: str) -> Path:
+    """Compile a unit with a statement more at the start of the function that is edited, in the same line."""
+    text = (SOURCE / source).read_text()
+    begin = re.search(rf"^[^\n;#/ \t][^\n;#/]*\b{EDITS[source]}\([^;{{}}]*\)\s*\n\{{", text, re.MULTILINE)
+    if begin is None:
+        raise SystemExit(f"{source} has no {EDITS[source]}")
+    copy = CACHE / "edited" / source
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text(text[: begin.end()] + INSERTED + text[begin.end() :])
+    unit, out = BUILD / source.replace(".c", ".o"), copy.with_suffix(".o")
+    flags = f"-I{(SOURCE / source).parent} -fmacro-prefix-map={copy}={source}"
+    if not _recompile(unit, out, flags, (source, str(copy))):
+        raise SystemExit(f"cannot compile {copy}")
+    return out
+
+
+def _recompile(unit: Path, out: Path, flags: str, instead: tuple[str, str] = ("", "")) -> bool:
+    """Run the command that made a unit again, with more flags; False for what is no C."""
+    note = unit.parent / f".{unit.name}.cmd"
+    if not note.exists():
+        return False
+    command = note.read_text().splitlines()[0].partition(":=")[2].split(" ; ")[0].strip()
+    name = str(unit.relative_to(BUILD))
+    if not command.startswith("gcc-12") or not command.endswith(".c") or f"-c -o {name} " not in command:
+        return False
+    if instead[0]:
+        command = re.sub(rf"\S*{re.escape(instead[0])}$", instead[1], command)
+    command = re.sub(r"-Wp,-MMD,\S+", "", command.replace(f"-c -o {name} ", f"{flags} -c -o {out} "))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return not subprocess.run(command, shell=True, cwd=BUILD, capture_output=True, check=False).returncode
+
+
+def _finish(objects: list[Path], out: Path) -> None:
+    """Link, and let objtool write what it writes into a vmlinux.o (`scripts/Makefile.vmlinux_o`)."""
+    _say(f"linking {out.name}: {len(objects)} objects")
+    raw, listed = out.with_suffix(".raw.o"), out.with_suffix(".list")
+    listed.write_text("\n".join(map(str, objects)))
+    subprocess.run(("ld", "-m", "elf_x86_64", "-z", "noexecstack", "-r", "-o", raw, f"@{listed}"), check=True)
+    part = out.with_suffix(".part")
+    shutil.copy(raw, part)
+    _objtool(part)
+    part.rename(out)
+
+
+def _objtool(file: Path, *more: str) -> None:
+    config = set((BUILD / ".config").read_text().splitlines())
+    words = ["--hacks=jump_label", "--hacks=noinstr", "--ibt", "--orc", "--retpoline", "--rethunk", "--sls"]
+    words += ["--static-call", "--uaccess", "--noinstr"]
+    words += ["--hacks=skylake"] * ("CONFIG_MITIGATION_CALL_DEPTH_TRACKING=y" in config)
+    words += ["--prefix=16"] * ("CONFIG_CALL_PADDING=y" in config)
+    words += ["--unret"] * ("CONFIG_MITIGATION_UNRET_ENTRY=y" in config)
+    subprocess.run((OBJTOOL, *words, *more, "--link", file), cwd=BUILD, capture_output=True, check=True)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
