@@ -79,7 +79,7 @@ def points(runs: int) -> tuple[Point, list[Point], list[Point]]:
             post = linked([changed.get(each, each) for each in units[:count]], folder / "post.o")
             sizes.append(_said("units", measured(count, pre, post, runs)))
         within = [each for each in units if each.parts[len(kernelpair.BUILD.parts)] in kernelpair.REBUILT]
-        made = kernelpair.recompiled(within[:AT])
+        made = kernelpair.recompiled(within[: max(CHANGES)])
         pre = linked(within[:AT], folder / "pre.o")
         for count in CHANGES:
             other = dict(list(made.items())[:count])

@@ -127,8 +127,10 @@ class Atoms:
         self.symbol_ids = names.column("symbol", obj, obj.symbol_names, symbols["name"])
         spaces = np.where(self.loaded, sections["size"].astype("i8") // GAP * GAP + 2 * GAP, 0)
         self.base = np.cumsum(spaces) - spaces + GAP
+        texts = flags & SHF_STRINGS > 0
         self.merged = self.loaded & (flags & SHF_MERGE > 0) & (sections["entsize"] > 0)
-        self.strings = self.merged & (flags & SHF_STRINGS > 0) & (sections["entsize"] == 1)
+        self.merged &= ~texts | (sections["entsize"] == 1)  # wide characters are compared as a whole
+        self.strings = self.merged & texts
         self.code = flags & SHF_EXECINSTR > 0
         home = np.where(symbols["section"] < len(sections), symbols["section"], 0).astype("i8")
         self.home = np.where(self.loaded[home], home, 0)
@@ -159,32 +161,36 @@ class Atoms:
     def _read_records(self) -> None:
         """Columns of all records of loaded sections: where they are and where they point to."""
         every = self.obj.relocations
-        self.records = every[self.loaded[every["section"]]]
-        section, symbol = self.records["section"], self.records["symbol"]
+        chosen = self.loaded[every["section"]]
+        self.records = every if chosen.all() else every[chosen]
+        section = self.into = self.records["section"].astype("i8")
+        symbol = self.symbol = self.records["symbol"].astype("i8")
+        kind, self.addend = np.ascontiguousarray(self.records["type"]), self.records["addend"].astype("i8")
+        self.kind = kind
         self.at = self.base[section] + self.records["offset"].astype("i8")
-        kinds = np.unique(self.records["type"])
-        howtos = {kind: self.arch.howtos.get(kind) for kind in kinds.tolist()}
-        self.relative = np.zeros(int(kinds[-1]) + 1 if len(kinds) else 1, bool)
+        most = int(kind.max(initial=0))
+        howtos = {number: self.arch.howtos.get(number) for number in _numbers(kind, most)}
+        self.relative = np.zeros(most + 1, bool)
         share = np.zeros(len(self.relative), "i8")
-        for kind, howto in howtos.items():
+        for number, howto in howtos.items():
             if howto is not None:
-                self.relative[kind], share[kind] = howto.pc_relative, howto.size * howto.end_relative
+                self.relative[number], share[number] = howto.pc_relative, howto.size * howto.end_relative
         self.defined = self.home[symbol] > 0
         self.whole = self.is_section[symbol]
-        share = np.where(self.code[section], share[self.records["type"]], 0)
-        target = self.position[symbol] + np.where(self.whole, self.records["addend"] + share, 0)
+        share = np.where(self.code[section], share[kind], 0)
+        target = self.position[symbol] + np.where(self.whole, self.addend + share, 0)
         self.target = np.where(self.defined, target, -1)
         self.unsure = self.whole & self.defined & (share > 0)
         """Whose target is up to `OPERAND` bytes further, which only decoding tells."""
 
     def _count_from_starts(self) -> None:
         """Free the targets of the share of tables whose addresses count from the start of an entry."""
-        bounds = np.searchsorted(self.records["section"], np.arange(len(self.loaded) + 1))
+        bounds = np.searchsorted(self.into, np.arange(len(self.loaded) + 1))
         for index, row in self.rows.items():
             if row.from_start and row.entry_size:
                 mine = slice(int(bounds[index]), int(bounds[index + 1]))
                 share = self.records["offset"][mine].astype("i8") % row.entry_size
-                counted = self.defined[mine] & self.relative[self.records["type"][mine]]
+                counted = self.defined[mine] & self.relative[self.kind[mine]]
                 self.target[mine] -= np.where(counted, share, 0)
 
     # Atoms -------------------------------------------------------------------------------------------
@@ -232,11 +238,11 @@ class Atoms:
         """Where table entries, and branches of code, point into sections that hold code for them only."""
         if not self.pieces.any():
             return []
-        chosen = self.defined & self.pieces[self.home[self.records["symbol"]]]
-        chosen &= ~self.pieces[self.records["section"]] & (self.unsure | ~self.code[self.records["section"]])
+        chosen = self.defined & self.pieces[self.home[self.symbol]]
+        chosen &= ~self.pieces[self.into] & (self.unsure | ~self.code[self.into])
         self.unsure &= ~chosen
         found = self.target[chosen]
-        homes = self.home[self.records["symbol"][chosen]]
+        homes = self.home[self.symbol[chosen]]
         sound = found < self.base[homes] + self.obj.sections["size"][homes].astype("i8")
         return [found[sound & (found >= self.base[homes])]]
 
@@ -274,7 +280,7 @@ class Atoms:
     def _tables(self) -> dict[int, Table]:
         found: dict[int, Table] = {}
         leaders: dict[str, Table] = {}
-        bounds = np.searchsorted(self.records["section"], np.arange(len(self.loaded) + 1))
+        bounds = np.searchsorted(self.into, np.arange(len(self.loaded) + 1))
         for index, row in sorted(self.rows.items(), key=lambda each: bool(each[1].parallel)):
             size = int(self.obj.sections["size"][index])
             if not self.is_table[index] or not size:
@@ -317,15 +323,29 @@ class Atoms:
         self.source = self.atom(self.at)
         for table in self.tables.values():
             self.source[table.records] = table.owner[table.entry]
-        self.low = self._reached(self.target)
+        self.low = self._reached(self.target, slice(None))
         self.high = self.low.copy()
         """The atoms that a record may point to."""
-        self.high[self.unsure] = self._reached(self.target + OPERAND)[self.unsure]
+        unsure = np.flatnonzero(self.unsure)
+        self.high[unsure] = self._reached(self.target[unsure] + OPERAND, unsure)
 
-    def _reached(self, target: Column) -> Column:
-        """The atom at a record's target; places in front of the symbol's section are its first one."""
-        homes = self.home[self.records["symbol"]]
-        return np.where(self.defined, self.atom(np.maximum(target, self.base[homes])), -1)
+    def _reached(self, target: Column, records: Column | slice) -> Column:
+        """The atoms at targets; places in front of the symbol's section are its first one."""
+        homes = self.home[self.symbol[records]]
+        counts = np.bincount(self.section, minlength=len(self.loaded))
+        found: Column = np.searchsorted(self.section, np.arange(len(counts)))[homes]
+        several = np.flatnonzero(counts[homes] > 1)
+        found[several] = self.atom(np.maximum(target[several], self.base[homes[several]]))
+        return np.where(self.defined[records], found, -1)
+
+
+def _numbers(column: Column, most: int) -> list[int]:
+    """The numbers that occur."""
+    if most > 1 << 16:
+        found: list[int] = np.unique(column).tolist()
+        return found
+    listed: list[int] = np.flatnonzero(np.bincount(column, minlength=1)).tolist()
+    return listed
 
 
 def _named_like(obj: Object, wanted: Column, names: Iterable[str]) -> dict[int, str]:

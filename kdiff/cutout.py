@@ -94,7 +94,7 @@ class _Text:
 
 def _speaking(side: Atoms, part: Part) -> Column:
     """The records that come along. Entries that are about no code do, always."""
-    homes = side.records["section"]
+    homes = side.into
     ownerless = (side.source < 0) & side.is_table[homes]
     found: Column = ((side.source >= 0) & part.kept[side.source] & ~side.dropped[homes]) | ownerless
     return found
@@ -189,7 +189,7 @@ def _symbols(
     count = int(ranges.section.max(initial=0))
     atoms = side.atom(side.position)
     wanted = (side.home > 0) & (atoms >= 0) & part.atoms[atoms] & (side.section[atoms] == side.home)
-    named = side.records["symbol"][speaking]
+    named = side.symbol[speaking]
     wanted[named[~side.whole[speaking]]] = True
     wanted &= ~side.is_section & (np.arange(len(wanted)) > 0)
     chosen = np.flatnonzero(wanted)

@@ -102,7 +102,7 @@ class _Match:
         self.to_post[pieces[0]] = -1
         if not pieces[0].any():
             return
-        one, other, atoms = self._plain_records(self.to_post >= 0)[1:]
+        one, other, atoms = self._plain_records(self.to_post >= 0, pieces)[1:]
         beside = ~self._apart(atoms, self.pre.at[one], self.post.at[other])
         found = [(one[beside], other[beside])]
         for number, table in self.pre.tables.items():
@@ -206,9 +206,16 @@ class _Match:
         equal, one, other, atoms = rows(groups[0], groups[1], self.to_post, self.to_post >= 0)
         return equal, orders[0][one], orders[1][other], atoms
 
-    def _plain_records(self, wanted: Column) -> tuple[Column, Column, Column, Column]:
-        """`rows` for the records of all atoms."""
-        plain = [np.flatnonzero(~side.is_table[side.records["section"]]) for side in (self.pre, self.post)]
+    def _plain_records(
+        self, wanted: Column, reached: list[Column] | None = None
+    ) -> tuple[Column, Column, Column, Column]:
+        """`rows` for the records of all atoms, or for those that may reach certain atoms of either object."""
+        plain = [np.flatnonzero(~side.is_table[side.into]) for side in (self.pre, self.post)]
+        if reached is not None:
+            plain = [
+                each[(side.low[each] >= 0) & part[side.low[each]]]
+                for side, each, part in zip((self.pre, self.post), plain, reached, strict=True)
+            ]
         groups = [side.source[each] for side, each in zip((self.pre, self.post), plain, strict=True)]
         equal, one, other, atoms = rows(groups[0], groups[1], self.to_post, wanted)
         return equal, plain[0][one], plain[1][other], atoms
@@ -224,15 +231,17 @@ class _Match:
     def _mean_the_same(self, one: Column, other: Column) -> Column:
         """Whether records `one` of the pre and `other` of the post object mean the same."""
         pre, post = self.pre, self.post
-        ours, theirs = pre.records[one], post.records[other]
-        mine, yours = pre.obj.symbols[ours["symbol"]], post.obj.symbols[theirs["symbol"]]
-        same: Column = (ours["type"] == theirs["type"]) & (pre.whole[one] == post.whole[other])
-        same &= mine["other"] == yours["other"]
+        mine, yours = pre.symbol[one], post.symbol[other]
+        whole = pre.whole[one]
+        same: Column = (pre.kind[one] == post.kind[other]) & (whole == post.whole[other])
+        ways, there = (np.ascontiguousarray(side.obj.symbols["other"]) for side in (pre, post))
+        same &= ways[mine] == there[yours]
         inside = pre.defined[one] & post.defined[other]
-        named = ~pre.whole[one]
-        same &= ~named | (ours["addend"] == theirs["addend"])
-        outside = (pre.symbol_ids[ours["symbol"]] == post.symbol_ids[theirs["symbol"]]) & named
-        outside &= (mine["section"] == yours["section"]) & ~pre.defined[one] & ~post.defined[other]
+        same &= whole | (pre.addend[one] == post.addend[other])
+        outside = np.flatnonzero(~pre.defined[one] & ~post.defined[other] & ~whole)
+        ours, theirs = mine[outside], yours[outside]
+        equal = pre.symbol_ids[ours] == post.symbol_ids[theirs]
+        equal &= pre.obj.symbols["section"][ours] == post.obj.symbols["section"][theirs]
         reached = self._same_place(pre.low[one], post.low[other], pre.target[one], post.target[other])
         again = np.flatnonzero(pre.unsure[one] & inside)
         i, j = one[again], other[again]
@@ -244,7 +253,9 @@ class _Match:
         reached[merged] = self._same_text(one[merged], other[merged])
         tables = np.flatnonzero(inside & pre.is_table[pre.section[low]])
         reached[tables] = self._same_entry(one[tables], other[tables])
-        same &= outside | (inside & reached)
+        reached &= inside
+        reached[outside] = equal
+        same &= reached
         return same
 
     def _same_place(self, ours: Column, theirs: Column, here: Column, there: Column) -> Column:
@@ -296,9 +307,14 @@ class _Match:
         pre, post = (
             np.frombuffer(s.obj.contents(h), "u1") for s, h in zip((self.pre, self.post), home, strict=True)
         )
+        step = int(self.pre.obj.sections["entsize"][home[0]])
+        furthest = begin + np.where(unsure, OPERAND, 0)
+        begin = begin - begin % step
+        if apart % step:
+            return np.zeros(len(begin), bool)
         low, high = int(begin[0]), min(len(pre), len(post) - apart)
         ours, theirs = pre[low:high], post[low + apart : high + apart]
-        furthest = begin - low + np.where(unsure, OPERAND, 0)
+        furthest = furthest - low
         if self.pre.strings[home[0]]:
             ends = np.flatnonzero(ours[: int(furthest.max()) + 1] == 0)
             rest = np.flatnonzero(ours[int(furthest.max()) :][:4096] == 0)
@@ -311,7 +327,7 @@ class _Match:
                 + 1
             )
         else:
-            stop = furthest + int(self.pre.obj.sections["entsize"][home[0]])
+            stop = furthest // step * step + step
         most = min(int(stop.max()), len(ours))
         different = np.flatnonzero(ours[:most] != theirs[:most])
         whole: Column = (np.searchsorted(different, begin - low) == np.searchsorted(different, stop)) & (

@@ -214,7 +214,7 @@ class _Kept:
 def _ownerless(side: Atoms) -> Column:
     """What entries that are about no code refer to."""
     found = np.zeros(len(side.start), bool)
-    alone = side.is_table[side.records["section"]] & (side.source < 0) & side.defined
+    alone = side.is_table[side.into] & (side.source < 0) & side.defined
     found[side.low[alone]] = True
     return found
 
@@ -224,7 +224,7 @@ def _edges(side: Atoms) -> tuple[Column, Column]:
     two = side.high != side.low
     source = np.concatenate((side.source, side.source[two]))
     target = np.concatenate((side.low, side.high[two]))
-    section = side.records["section"]
+    section = side.into
     unread = side.dropped[section]
     unread = np.concatenate((unread, unread[two]))
     sound = (source >= 0) & (target >= 0) & ~unread

@@ -16,7 +16,7 @@ from kdiff_arch_x86_64 import ARCHITECTURE
 from linkoracle import EDITS, Cross
 from linkoracle import compiled as cross_compiled
 from strategies import pairs
-from test_alike import BUGS, ENTRIES, NUMBERED, RELRO, REPLACED, outcome
+from test_alike import BUGS, ENTRIES, NUMBERED, RELRO, REPLACED, function, outcome
 from test_linenumbers import AARCH64, LOONGARCH64, PPC64LE, RISCV64, S390X
 
 from kdiff import narrow as narrowing
@@ -102,6 +102,32 @@ def test_the_plan_is_that_of_whole_graphs_for_odd_ones(
 ) -> None:
     found = both(*(compiled(text.format(*each), ASSEMBLY) for each in (before, after)), special=special)
     assert replaced(found) == expected
+
+
+MERGED = (
+    '.section .rodata.{0},"aM{1}",@progbits,{2}\n.balign {2}\n{3}\n{4}\n'
+    + function("f", "mov $.rodata.{0}+{2}*2,%rax")
+    + function("g", "mov $.rodata.{0},%rax")
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "size", "first", "second"),
+    [
+        ("wide", "S", 2, ".short 0x41, 0", ".short 0x42, {}, 0"),
+        ("cst8", "", 8, ".quad 1, 2", ".quad {}"),
+        ("cst16", "", 16, ".quad 1, 2, 3, 4", ".quad 5, {}"),
+    ],
+)
+def test_all_of_a_merged_constant_is_compared(
+    name: str, flags: str, size: int, first: str, second: str
+) -> None:
+    """A string of wide characters differs in its second one, a constant in its last bytes."""
+    before, after = (
+        compiled(MERGED.format(name, flags, size, first, second.format(each)), ASSEMBLY) for each in (7, 8)
+    )
+    assert replaced(both(before, before)) == []
+    assert "f" in replaced(both(before, after))
 
 
 # Linked objects --------------------------------------------------------------------------------------
