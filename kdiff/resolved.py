@@ -8,6 +8,7 @@ whose neighbour grew would look changed.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -37,9 +38,11 @@ def resolved(
     `relocated`: the offsets of fields with relocations. `around`: where the section begins and ends.
     """
     low, high = around
+    fields = sorted(relocated)
     for each in decoded:
         stop = each.offset + each.size
-        if any(each.offset <= offset < stop for offset in relocated):
+        at = bisect_left(fields, each.offset)
+        if at < len(fields) and fields[at] < stop:
             continue
         raw = code[each.offset : stop]
         branch = arch.branch(raw)
