@@ -219,10 +219,13 @@ def _places(one: Node, other: Node, before: SourceLines, after: SourceLines) -> 
 
 # Names of places -------------------------------------------------------------------------------------
 
-_PLACE = re.compile(rb"([\w./-]+\.[ch]):[0-9]+\0?")
+_PLACE = re.compile(rb"((?:[^\0]*[^\w./-])?[\w./-]+\.[ch]):[0-9]+\0?")
 
 
 def same_but_line(one: bytes, other: bytes) -> bool:
-    """Whether two strings name a line of one source file each: `__FILE__ ":" __stringify(__LINE__)`."""
+    """Whether two strings end in a line of one source file each: `__FILE__ ":" __stringify(__LINE__)`.
+
+    Text may stand in front: `field "a" at file.c:12` (include/linux/fortify-string.h).
+    """
     ours, theirs = _PLACE.fullmatch(one), _PLACE.fullmatch(other)
     return ours is not None and theirs is not None and ours[1] == theirs[1]

@@ -104,3 +104,19 @@ def test_why_names_the_lines_that_moved() -> None:
     (answer,) = why(planned(graph(unit()), graph(unit(7))), "f", NONE, NONE)
     assert answer.fate == "same"
     assert any("its source line, which was 5, is 12" in step.text for step in answer.steps)
+
+
+FORTIFIED = """
+void warn(const char *, int);
+{blank}
+#define TEXT(line) TEXT_(line)
+#define TEXT_(line) "field \\"{field}\\" at x.c:" #line
+int f(int a) {{ warn(TEXT(__LINE__), a); return a; }}
+"""
+
+
+def test_a_line_at_the_end_of_a_text_is_no_change_and_the_text_before_it_is_one() -> None:
+    """As in include/linux/fortify-string.h: `field "a" at FILE:LINE`."""
+    one = graph(FORTIFIED.format(blank="", field="a"))
+    assert changes(one, graph(FORTIFIED.format(blank=BLANK, field="a"))) == {}
+    assert set(changes(one, graph(FORTIFIED.format(blank=BLANK, field="b")))) == {"f"}

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objects of one kernel against the image of another: what differs is refused, and the rest is matched?
+
+The objects that bench_coverage.py has built for the newest kernel are matched against images of other point
+releases of the same series. Who is right is decided without kdiff's matcher: capstone disassembles the
+function in both images, addresses become names (of kallsyms, or the text they point to), and both texts are
+compared. A function that matches although the texts differ is a wrong accept; one that does not although
+they are equal is a wrong refusal. A few units are also compiled with other options and matched against their
+own kernel; there judges.py says which functions are the same.
+
+    python benchmarks/bench_wrong_kernels.py [--kernel 6.1.0-47-amd64 ...] [--sample 150] [--seed 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import sys
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import capstone
+import judges
+from kdiff_distro_debian import apt, layout
+
+from kdiff import registry, setup
+from kdiff.buildtree import KERNEL, BuiltUnit, built_units
+from kdiff.confdir import read_config
+from kdiff.distribution import KernelSetup
+from kdiff.elf.read import Object, read
+from kdiff.graph import Node, SectionGraph
+from kdiff.kbuild import pristine_units
+from kdiff.kernel import AddressBook
+from kdiff.matchable import graph_to_match
+from kdiff.memory import MemorySource
+from kdiff.running import find_memory
+from kdiff.sites import sites
+from kdiff.solve import RunMatch, solve
+from kdiff.split import Kind
+from kdiff.verdict import Match
+
+_ADDRESS = re.compile(
+    r"(?P<cpu>[fg]s:)?\[rip (?P<sign>[+-]) (?P<distance>0x[0-9a-f]+|\d+)\]"
+    r"|-\s?(?P<below>0x[0-9a-f]{6,8})\b"
+    r"|(?<![\w.])(?P<plain>0x[0-9a-f]{5,16})\b"
+)
+"""Addresses as capstone writes them: from the next instruction, plain, or as a negative displacement."""
+WORD = (1 << 64) - 1
+KERNEL_MAP = 0xFFFF_FFFF_8000_0000
+"""__START_KERNEL_map of arch/x86/include/asm/page_64_types.h."""
+Words = tuple[frozenset[str], int]
+"""What an address is: names, or what lies there, and a distance."""
+
+
+class Image:
+    """One kernel, and its functions in words."""
+
+    def __init__(self, memory: MemorySource) -> None:
+        self.memory = memory
+        self.book: AddressBook = memory.address_book()
+        self.engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        self.engine.skipdata = True
+        kept = [each for each in self.book.entries if each.kind in "TtWwDdRrBbVvAa"]
+        self.listed = sorted({each.address for each in kept})
+        self.names = {address: sorted(each.name for each in self.book.at(address)) for address in self.listed}
+        self.rodata = self.book.address("__start_rodata") or 0, self.book.address("__end_rodata") or 0
+
+    def words(self, address: int, size: int, exact: bool = False) -> list[tuple[str, list[Words]]]:
+        """A function as instructions, each with the addresses in it as what is there."""
+        found = []
+        for at, length, name, operands in self.engine.disasm_lite(
+            self.memory.read(address, size) or b"", address
+        ):
+            addresses: list[Words] = []
+
+            def there(
+                match: re.Match[str], after: int = at + length, addresses: list[Words] = addresses
+            ) -> str:
+                if match["distance"]:
+                    place = after + int(match["distance"], 0) * (1 if match["sign"] == "+" else -1)
+                else:
+                    place = int(match["plain"], 16) if match["plain"] else -int(match["below"], 16)
+                place &= WORD
+                inside = address <= place < address + size
+                addresses.append(
+                    (frozenset(("here",)), place - address) if inside else self.what(place, exact)
+                )
+                return f"{match['cpu'] or ''}@"
+
+            found.append((f"{name} {_ADDRESS.sub(there, operands)}", addresses))
+        return found
+
+    def what(self, place: int, exact: bool = False) -> Words:
+        """An address in words: the text that lies there, or all names of a symbol, and a distance.
+
+        `exact`: numbers in names count.
+        """
+        at = bisect_right(self.listed, place) - 1
+        start = self.listed[max(at, 0)]
+        names = self.names[start]
+        if not exact:
+            names = sorted({re.sub(r"\.\d+|(?<=ddebug)\d+|(?<=__)\d+$", "", name) for name in names})
+        if self.rodata[0] <= place < self.rodata[1] and place != start:
+            named = [f"{name}+{place - start:#x}" for name in names]
+            return frozenset(
+                named if exact and place - start < 1 << 12 else (self._constant(place), *named)
+            ), 0
+        if (
+            place < 1 << 30
+        ):  # an offset into per-cpu areas, a physical address of the kernel, or a mere number
+            linked, distance = self.what(place + KERNEL_MAP, exact)
+            physical = (f"physical {name}+{distance:#x}" for name in linked)
+            return frozenset((hex(place), *physical, *(f"{name}+{place - start:#x}" for name in names))), 0
+        if at < 0 or place - start > 1 << 22 or "_einittext" in names:
+            return frozenset(("a place without a name",)), 0
+        return frozenset(names), place - start
+
+    def _constant(self, place: int) -> str:
+        """What lies at a place of read-only data that has no name: text, pointers, or something else."""
+        data = self.memory.read(place, min(256, self.rodata[1] - place)) or b""
+        text = data.partition(b"\0")[0]
+        if text.isascii():
+            return repr(text)
+        pointers = [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data) - 7, 8)]
+        inside = takewhile(lambda each: each >> 31 == WORD >> 31, pointers)
+        return "; ".join("/".join(sorted(self.what(each)[0])) for each in inside)
+
+
+def same(one: list[tuple[str, list[Words]]], other: list[tuple[str, list[Words]]]) -> bool:
+    """Whether two functions read alike: equal distances from symbols that share a name."""
+    return len(one) == len(other) and all(
+        mine == theirs
+        and len(ours) == len(others)
+        and all(a[0] & b[0] and a[1] == b[1] for a, b in zip(ours, others, strict=True))
+        for (mine, ours), (theirs, others) in zip(one, other, strict=True)
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kernel", action="append", help="ABI of another kernel (repeatable)")
+    parser.add_argument("--flags", action="append", help="another option for the compiler (repeatable)")
+    parser.add_argument("--built", type=int, default=12, help="how many units are compiled otherwise")
+    parser.add_argument("--sample", type=int, default=150, help="how many units")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
+    given = parser.parse_args()
+    plugins = registry.load()
+    abi = setup.distribution(plugins).newest()
+    made = setup.make(plugins, setup.choose(plugins, abi, None), say)
+    ours = Image(plugins.open_memory(find_memory(read_config(made.config))))
+    units = [u for u in built_units(setup.cache() / "coverage" / abi) if u.part_of == KERNEL and u.source]
+    units = random.Random(given.seed).sample(units, min(given.sample, len(units)))
+    facts = ours.memory.facts()
+    special, habits = plugins.special_sections(facts), plugins.habits(facts)
+
+    def made_of(obj: Object) -> SectionGraph:
+        arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
+        return graph_to_match(obj, arch, special, habits)
+
+    results = []
+    for other in given.kernel or ("6.1.0-47-amd64", "6.1.0-50-amd64", "6.1.0-54-amd64"):
+        theirs = Image(plugins.open_memory(f"image:{image_of(other)}"))
+        version = theirs.memory.facts().version.rpartition("Debian ")[2].partition(" ")[0]
+        title = f"objects of {abi} against {other} ({version})"
+        graphs = ((unit.source, made_of(read(unit.path))) for unit in units)
+        verdicts = ((source, judged(graph, ours, theirs)) for source, graph in graphs)
+        results.append(told(title, len(units), verdicts))
+    for flags in given.flags if given.flags is not None else ("-O1", "-fno-stack-protector"):
+        few = units[: given.built]
+        built = otherwise(made, flags, [source_of(unit) for unit in few])
+        pairs = [(unit.path, built[source_of(unit)]) for unit in few if source_of(unit) in built]
+        verdicts = (
+            (str(path), compiled_otherwise(path, other, made_of(read(other)), ours)) for path, other in pairs
+        )
+        results.append(told(f"objects compiled with {flags} against their own kernel", len(built), verdicts))
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=1))
+    return 1 if any(each["wrong"] for each in results) else 0
+
+
+Verdict = tuple[str, str, str]
+"""(verdict, function, reason)"""
+
+
+def told(title: str, units: int, verdicts: Iterable[tuple[str, Iterable[Verdict]]]) -> dict[str, Any]:
+    """Print what became of all functions; the same for programs."""
+    counts: Counter[str] = Counter()
+    wrong = []
+    start = time.process_time()
+    for source, found in verdicts:
+        for verdict, name, why in found:
+            counts[verdict] += 1
+            if verdict.startswith("WRONG"):
+                wrong.append(f"{source}: {name}: {verdict[7:]}{why}")
+    print(f"{title}, {units} units, {time.process_time() - start:.1f} s CPU:")
+    for verdict, number in sorted(counts.items()):
+        print(f"  {number:>6} {verdict}")
+    for line in wrong[:40]:
+        print(f"    {line}")
+    return {"title": title, "units": units, "counts": dict(counts), "wrong": wrong}
+
+
+def source_of(unit: BuiltUnit) -> str:
+    return f"{unit.name.removesuffix('.o')}.c"
+
+
+def otherwise(made: KernelSetup, flags: str, sources: list[str]) -> dict[str, Path]:
+    """Units compiled with other options, by source."""
+    folder = setup.cache() / "other-flags" / flags.strip("-")
+    confdir = folder / "config"
+    confdir.mkdir(parents=True, exist_ok=True)
+    for each in made.config.iterdir():
+        if each.name != "flags" and not (confdir / each.name).exists():
+            (confdir / each.name).symlink_to(each)
+    (confdir / "flags").write_text(f"KCFLAGS='{flags}'\n")
+    found = {}
+    for unit in pristine_units(read_config(confdir), made.source, sources, say=say):
+        path = folder / unit.source.replace("/", "!").replace(".c", ".o")
+        path.write_bytes(unit.pre)
+        found[unit.source] = path
+    return found
+
+
+def compiled_otherwise(own: Path, other: Path, graph: SectionGraph, ours: Image) -> Iterator[Verdict]:
+    """Hold what matches against which functions of the two objects are the same (judges.py)."""
+    differing, equal = judges.objects(own, other)
+    run = solve(graph, sites(graph), ours.memory, ours.book)
+    parts: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.kind is Kind.FUNCTION and not graph.is_piece(node) and not node.weak:
+            parts.setdefault(judges.canonical(node.name), []).append(node)
+    for name, nodes in parts.items():
+        if name not in differing | equal:
+            continue
+        matches = [run.matches.get(node.id) for node in nodes]
+        accepted = all(found is not None and not is_unsure(run, found) for found in matches)
+        if name in differing:
+            yield ("WRONG: matched, and not the same" if accepted else "refused, and not the same"), name, ""
+        else:
+            why = "; ".join(
+                f"{run.open[n.id].key} {run.open[n.id].reason}" for n in nodes if n.id in run.open
+            )
+            yield ("matched, and the same" if accepted else "WRONG: refused, and the same"), name, f": {why}"
+
+
+def is_unsure(run: RunMatch, match: Match) -> bool:
+    """Whether something that a function refers to is confirmed by nothing else, so that no update is made."""
+    return any(fact.node in run.unverified for fact in match.facts if fact.node is not None)
+
+
+def judged(graph: SectionGraph, ours: Image, theirs: Image) -> Iterator[Verdict]:
+    """(verdict, function, reason) for each function that the objects' own kernel has."""
+    here = solve(graph, sites(graph), ours.memory, ours.book)
+    there = solve(graph, sites(graph), theirs.memory, theirs.book)
+    for index, match in sorted(here.matches.items()):
+        node = graph.nodes[index]
+        if node.kind is not Kind.FUNCTION or graph.is_piece(node):
+            continue
+        places = {e.address for name in node.names for e in theirs.book.named(name)}
+        found = there.matches.get(index)
+        unsure = found is not None and any(
+            f.node in there.unverified for f in found.facts if f.node is not None
+        )
+        exact = found is None or unsure
+        mine = ours.words(match.address, match.size, exact)
+        equal = {at for at in places if same(mine, theirs.words(at, match.size, exact))}
+        if found is not None and not unsure:
+            if found.address not in equal and node.is_fragment and there.refusals:
+                yield "matched, the unlikely part of a function that is refused", node.label, ""
+            elif found.address in equal:
+                yield "matched, and the same", node.label, ""
+            else:
+                yield "WRONG: matched, and not the same", node.label, f" at {found.address:#x}"
+        elif not equal:
+            yield "refused, and not the same", node.label, ""
+        elif len(places) > 1:
+            yield "refused, several of this name", node.label, ""
+        else:
+            open_ = there.open.get(index)
+            why = f": {open_.key} {open_.reason}" if open_ else ""
+            if there.refusals and not open_:
+                yield (
+                    "refused, since what it refers to is confirmed by refused functions only",
+                    node.label,
+                    "",
+                )
+            else:
+                yield "WRONG: refused, and the same", node.label, why
+
+
+@cache
+def image_of(abi: str) -> Path:
+    """The image of a kernel, from its package; kept in the cache."""
+    folder = setup.cache() / "other-kernels" / abi
+    image = folder / "root/boot" / f"vmlinuz-{abi}"
+    if not image.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file = apt.download(apt.candidate(f"linux-image-{abi}"), folder, say)
+        layout.unpack((file,), folder, say)
+    return image
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
