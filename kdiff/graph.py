@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
 
-import networkx as nx
 import numpy as np
 
 from kdiff.alike import Scope
@@ -149,23 +148,22 @@ class SectionGraph:
         """The instructions of a function node."""
         return _decoded(self.arch, self.contents(node))
 
-    def topology(self) -> nx.DiGraph[int]:
-        """The graph of node ids for networkx: references, and owner -> entries that travel with it."""
-        graph: nx.DiGraph[int] = nx.DiGraph()
-        graph.add_nodes_from(range(len(self.nodes)))
-        for source, references in enumerate(self.references):
-            graph.add_edges_from((source, reference.target) for reference in references)
-            graph.add_edges_from((source, each.minus[0]) for each in references if each.minus is not None)
-        for owner, entries in self.entries.items():
-            graph.add_edges_from((owner, entry) for entry in entries if follows(self.nodes[entry]))
-        return graph
+    def leads_to(self, source: int) -> Iterator[int]:
+        """The nodes that a node refers to, and its entries that travel with it."""
+        for reference in self.references[source]:
+            yield reference.target
+            if reference.minus is not None:
+                yield reference.minus[0]
+        yield from (entry for entry in self.entries.get(source, ()) if follows(self.nodes[entry]))
 
     def closure(self, sources: Iterable[int], within: set[int]) -> set[int]:
         """All nodes that `sources` reach through nodes of `within` only, the sources included."""
-        reachable = nx.subgraph_view(self.topology(), filter_node=within.__contains__)
         found = set(sources)
-        for layer in nx.bfs_layers(reachable, sorted(found)) if found else ():
-            found.update(layer)
+        waiting = list(found)
+        while waiting:
+            new = within.intersection(self.leads_to(waiting.pop())) - found
+            found |= new
+            waiting += new
         return found
 
 

@@ -17,6 +17,7 @@ from kdiff.diff import string
 from kdiff.graph import Node
 from kdiff.plan import Plan
 from kdiff.split import Kind
+from kdiff.topology import topology
 
 LIMIT = 100
 """Nodes that are drawn by themselves; beyond that, borrowed ones of one referrer are drawn as one."""
@@ -68,7 +69,7 @@ def _picture(plan: Plan) -> Picture:
     picture = Picture()
     for box in names.values():
         picture.boxes.setdefault(box.key, box)
-    for source, target in plan.post.topology().subgraph(names).edges():
+    for source, target in topology(plan.post).subgraph(names).edges():
         one, other = names[source], names[target]
         if one.key != other.key and one.kind != "borrowed" and plan.post.owners.get(source) != target:
             picture.edges.add((one.key, other.key))

@@ -111,7 +111,8 @@ def is_package_format(importer: str, imported: str) -> bool:
 DOORS = {
     "lief": {"kdiff/elf/image.py"},
     "capstone": {"kdiff/insn.py"},
-    "networkx": {"kdiff/graph.py"},
+    "networkx": {"kdiff/topology.py"},
+    "elftools": {"kdiff/dwarflines.py"},
     "pluggy": {"kdiff/hookspecs.py", "kdiff/registry.py"},
 }
 

@@ -13,6 +13,7 @@ from kdiff.errors import KdiffError
 from kdiff.graph import Node, SectionGraph
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.split import Kind
+from kdiff.topology import topology
 
 PC32, PLT32, ABS64, ABS32S = 2, 4, 1, 11
 
@@ -264,12 +265,12 @@ def test_an_entry_without_an_owner_field_belongs_to_nobody() -> None:
 
 def test_the_topology_has_an_edge_for_each_reference_and_each_owned_entry() -> None:
     found = graph_of(compiled(TABLE, ASSEMBLY), ROWS)
-    topology = found.topology()
-    assert sorted(topology.nodes) == list(range(len(found.nodes)))
+    edges = topology(found)
+    assert sorted(edges.nodes) == list(range(len(found.nodes)))
     f, entry = named(found, "f").id, named_entry(found, "__sites+0x8").id
-    assert topology.has_edge(f, entry)
-    assert topology.has_edge(entry, f)
-    assert not topology.has_edge(f, named(found, "g").id)
+    assert edges.has_edge(f, entry)
+    assert edges.has_edge(entry, f)
+    assert not edges.has_edge(f, named(found, "g").id)
 
 
 def test_code_that_only_entries_use_is_known_as_such() -> None:
