@@ -32,6 +32,7 @@ PASSES = {
     "content": "both have these contents",
     "section": "both are all that their section holds",
     "pinned": "the author says so",
+    "unit and name": "both have this name and come from the same source file",
     "section alike": "both stand at this place of a section that is alike in both",
     "row": "both stand at this place of their table",
     "reference": "the same place of a function that was paired before refers to both",
