@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast are ordinary objects compared? `kdiff diff` in one process beside kpatch's create-diff-object.
+
+The pairs are those of bench_pairs.py for Linux 6.1 on x86-64 (build them with its --build). The peer is
+Debian's package kpatch-build from trixie, run from where it is unpacked, with the C library of trixie. Both
+look at each pair in turn, several times; medians count. The peer is measured as kpatch-build runs it, a
+process for each object that reads a list of the kernel's symbols, and once more with a list of the object's
+own symbols only, which is as good as none.
+
+kdiff pairs, compares and plans; the peer also writes its output object, and knows less: no layouts of
+structures, no alternatives to unsure pairs, no reason for what it says.
+
+    python benchmarks/bench_objects.py [--runs 3] [--only REGEX] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pairlab
+
+from kdiff import registry
+from kdiff.compare import comparer
+from kdiff.elf.read import read
+from kdiff.setup import cache
+
+PACKAGES = ("kpatch-build", "libc6", "libelf1t64", "zlib1g", "libzstd1")
+SUITE = "deb [trusted=yes] http://deb.debian.org/debian trixie main\n"
+SIZES = {
+    "ALT_STRUCT_SIZE": "12", "BUG_STRUCT_SIZE": "12", "EX_STRUCT_SIZE": "12", "ORC_STRUCT_SIZE": "6",
+    "JUMP_STRUCT_SIZE": "16", "PARA_STRUCT_SIZE": "16", "STATIC_CALL_STRUCT_SIZE": "8",
+    "PRINTK_INDEX_STRUCT_SIZE": "8",
+}  # fmt: skip
+"""Entries of special sections in Linux 6.1 for x86-64, which the peer is told."""
+KERNEL_SYMBOLS = 170_000
+"""Lines of a symbol table as readelf prints it for a vmlinux."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One pair: bytes of the pre object, and medians of CPU seconds."""
+
+    name: str
+    size: int
+    kdiff: float
+    peer: float
+    peer_with_symbols: float
+    status: int
+    """The peer's exit status: 0 written, 3 nothing changed, else it refuses or fails."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", default="", metavar="REGEX", help="only patches whose name matches")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
+    given = parser.parse_args()
+    (build,) = (each for each in pairlab.builds() if (each.release, each.name) == ("6.1", "x86"))
+    cases = [c for c in pairlab.cases(given.only) if c.pre(build).exists() and c.post(build).exists()]
+    if not cases:
+        raise SystemExit("no pairs are built: python benchmarks/bench_pairs.py --build --where '^6.1/x86$'")
+    peer = Peer(cache() / "peers" / "kpatch")
+    compare = comparer(registry.load())
+    rows = []
+    for case in cases:
+        pre, post = case.pre(build), case.post(build)
+        ours = []
+        for _ in range(given.runs + 1):
+            start = time.process_time()
+            compare(read(pre), read(post), False, None)
+            ours.append(time.process_time() - start)
+        few, status = peer.seconds(pre, post, peer.own_symbols(pre), given.runs)
+        many, _ = peer.seconds(pre, post, peer.kernel_symbols(pre), given.runs)
+        rows.append(Row(case.name, pre.stat().st_size, statistics.median(ours[1:]), few, many, status))
+        print(
+            f"{rows[-1].name:<44} {rows[-1].size >> 10:>5} KB  kdiff {1e3 * rows[-1].kdiff:6.1f} ms"
+            f"  peer {1e3 * few:6.1f} ms, with the kernel's symbols {1e3 * many:6.1f} ms  ({status})"
+        )
+    report(rows, given.runs)
+    if given.json:
+        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    return 0
+
+
+def report(rows: list[Row], runs: int) -> None:
+    """Totals, medians and ratios."""
+    ours, few, many = (
+        [getattr(row, name) for row in rows] for name in ("kdiff", "peer", "peer_with_symbols")
+    )
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    print(f"{len(rows)} pairs, medians of {runs} runs, {platform.machine()}, {os.cpu_count()} processors:")
+    print(
+        f"  kdiff                     {sum(ours):6.2f} s CPU, median {1e3 * statistics.median(ours):5.1f} ms"
+    )
+    print(f"  peer, no kernel's symbols {sum(few):6.2f} s CPU, median {1e3 * statistics.median(few):5.1f} ms")
+    print(
+        f"  peer, as kpatch runs it   {sum(many):6.2f} s CPU, median {1e3 * statistics.median(many):5.1f} ms"
+    )
+    print(f"  ratio of totals           {sum(ours) / sum(few):.2f} and {sum(ours) / sum(many):.3f}")
+    slower = (
+        sum(a > b for a, b in zip(ours, few, strict=True)),
+        sum(a > b for a, b in zip(ours, many, strict=True)),
+    )
+    print(f"  pairs for which kdiff is slower: {slower[0]} and {slower[1]}")
+    print(f"  most memory of kdiff, all pairs in one process: {own} MiB")
+
+
+class Peer:
+    """create-diff-object, unpacked once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "root"
+        if not (folder / "ready").exists():
+            self._unpack()
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir(exist_ok=True)
+        (self.scratch / "Module.symvers").touch()
+
+    def _unpack(self) -> None:
+        apt = self.folder / "apt"
+        for each in ("lists/partial", "cache/archives/partial"):
+            (apt / each).mkdir(parents=True, exist_ok=True)
+        (apt / "sources.list").write_text(SUITE)
+        options = [
+            word
+            for name, value in (
+                ("Dir::Etc::sourcelist", apt / "sources.list"),
+                ("Dir::Etc::sourceparts", "/dev/null"),
+                ("Dir::State::lists", apt / "lists"),
+                ("Dir::Cache", apt / "cache"),
+                ("APT::Sandbox::User", "root"),
+            )  # fmt: skip
+            for word in ("-o", f"{name}={value}")
+        ]
+        print("downloading kpatch-build and its libraries", file=sys.stderr)
+        subprocess.run(("apt-get", "-qq", *options, "update"), check=True)
+        subprocess.run(("apt-get", "-qq", *options, "download", *PACKAGES), cwd=self.folder, check=True)
+        for package in self.folder.glob("*.deb"):
+            subprocess.run(("dpkg-deb", "-x", package, self.root), check=True)
+        (self.folder / "ready").touch()
+
+    def seconds(self, pre: Path, post: Path, symbols: Path, runs: int) -> tuple[float, int]:
+        """Median CPU seconds of a process, and its exit status."""
+        command = (
+            self.root / "usr/lib64/ld-linux-x86-64.so.2",
+            *("--library-path", self.root / "usr/lib/x86_64-linux-gnu"),
+            self.root / "usr/lib/kpatch/create-diff-object", pre, post, "vmlinux", symbols,
+            self.scratch / "Module.symvers", "patch", self.scratch / "out.o",
+        )  # fmt: skip
+        taken = []
+        for _ in range(runs):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            done = subprocess.run(command, capture_output=True, env={**os.environ, **SIZES}, cwd=self.scratch)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return statistics.median(taken), done.returncode
+
+    def own_symbols(self, pre: Path) -> Path:
+        """The object's own symbols, as readelf prints them."""
+        found = self.scratch / "own"
+        found.write_bytes(subprocess.run(("readelf", "-sW", pre), capture_output=True, check=True).stdout)
+        return found
+
+    def kernel_symbols(self, pre: Path) -> Path:
+        """The object's symbols among as many others as a kernel has."""
+        found = self.scratch / "kernel"
+        own = self.own_symbols(pre).read_text()
+        others = "".join(
+            f"{number:6d}: ffffffff{0x81000000 + 16 * number:08x} 16 FUNC GLOBAL DEFAULT 1 other_{number}\n"
+            for number in range(KERNEL_SYMBOLS)
+        )
+        found.write_text(own + others)
+        return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
