@@ -142,7 +142,7 @@ class Peer:
                 ("Dir::State::lists", apt / "lists"),
                 ("Dir::Cache", apt / "cache"),
                 ("APT::Sandbox::User", "root"),
-            )  # fmt: skip
+            )
             for word in ("-o", f"{name}={value}")
         ]
         print("downloading kpatch-build and its libraries", file=sys.stderr)
