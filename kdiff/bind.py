@@ -17,6 +17,7 @@ from kdiff.exports import Export
 from kdiff.graph import Node, Reference
 from kdiff.kernel import KERNEL, AddressBook, BookEntry, Literal
 from kdiff.loaded import LoadedModule
+from kdiff.naming import is_numbered
 from kdiff.plan import Plan, keeps_identity, new_globals
 from kdiff.solve import RunMatch
 from kdiff.split import Kind
@@ -177,7 +178,8 @@ class _Binder:
         node = unit.plan.pre.nodes[pre]
         address = unit.run.addresses.get(pre)
         listed = [entry for name in node.names for entry in unit.book.named(name, unit.plan.target)]
-        if address is None and node.kind is Kind.DATA and len(listed) == 1:
+        sure = node.kind is Kind.DATA and not is_numbered(node.name) and len(listed) == 1
+        if address is None and sure:  # no code refers to it, only tables do: a key of jump labels
             return self._borrow(unit, listed[0], "kallsyms: only symbol of this name")
         if address is None:
             self.refusals.append(

@@ -302,3 +302,15 @@ def test_what_must_be_written_in_place_is_refused_by_name() -> None:
 def test_a_weak_definition_that_lost_cannot_be_replaced() -> None:
     after = UNIT.replace("return a ^ 0x55", "return a ^ 0x57")
     assert refused(UNIT, after, REST) == {"solve.overridden"}
+
+
+def test_a_variable_that_only_the_patch_uses_is_found_by_a_name_that_occurs_once() -> None:
+    """As the keys of jump labels, which only tables name; a number from the compiler makes no name."""
+    unit = "static int spare __attribute__((used)) = 2; int f(int a) { return a + 1; }"
+    made, *_ = update(unit, unit.replace("+ 1", "+ spare"))
+    (borrowed,) = (each for each in made.borrowed if each.name == "spare")
+    assert borrowed.learned == "kallsyms: only symbol of this name"
+    twice = "static int spare __attribute__((used)) = 3;"
+    assert refused(unit, unit.replace("+ 1", "+ spare"), twice) == {"bind.unresolved"}
+    local = "int f(int a) { static int spare __attribute__((used)) = 2; return a + 1; }"
+    assert refused(local, local.replace("+ 1", "+ spare")) == {"bind.unresolved"}
