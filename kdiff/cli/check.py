@@ -25,6 +25,7 @@ from kdiff.errors import (
     Refused,
     json_of,
 )
+from kdiff.kernel import KERNEL
 from kdiff.pipeline import Checked, check
 from kdiff.registry import Registry
 from kdiff.split import Kind
@@ -134,8 +135,7 @@ def lines(verdict: Verdict) -> Iterator[str]:
 def _applies(verdict: Verdict, found: Checked) -> Iterator[str]:
     yield f"{verdict.patch}: APPLIES to {found.facts.release} ({found.memory.name})"
     for each in found.update.replacements:
-        whose = "" if each.target == "vmlinux" else f" of module {each.target}"
-        yield f"  replaces  {each.name}{whose}, {each.size} bytes at {each.address:#x}"
+        yield f"  replaces  {each.name}{_where(each.target, each.address)}, {each.size} bytes"
     for kind, name, size in carried(found):
         yield f"  carries   {kind} {name}, {size} bytes"
     for change in found.types.accepted(found.request.accept_layouts):
@@ -144,7 +144,7 @@ def _applies(verdict: Verdict, found: Checked) -> Iterator[str]:
         yield f"  note      {note}"
     for borrowed in found.update.borrowed:
         yield (
-            f"  borrows   {borrowed.name} at {borrowed.address:#x}, by {borrowed.how.value};"
+            f"  borrows   {borrowed.name}{_where(borrowed.owner, borrowed.address)}, by {borrowed.how.value};"
             f" proved by {borrowed.learned}"
         )
     for unit in proved(found):
@@ -152,6 +152,11 @@ def _applies(verdict: Verdict, found: Checked) -> Iterator[str]:
             f"  matched   {unit['matched']} of {unit['functions']} functions of {unit['unit']},"
             f" {unit['bytes']} bytes of code, {unit['data']} constants and strings"
         )
+
+
+def _where(owner: str, address: int) -> str:
+    """Where something of the kernel is; of a module that is known when it is loaded."""
+    return f" at {address:#x}" if owner == KERNEL else f" of module {owner}"
 
 
 def carried(found: Checked) -> Iterator[tuple[str, str, int]]:
@@ -208,7 +213,7 @@ def as_json(verdict: Verdict) -> dict[str, object]:
                 "name": each.name,
                 "position": each.position,
                 "target": each.target,
-                "address": each.address,
+                "address": each.address if each.target == KERNEL else None,
                 "size": each.size,
             }
             for each in found.update.replacements
