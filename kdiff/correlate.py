@@ -174,16 +174,18 @@ class _Work:
                 self.add(nodes[0].id, partners[0].id, how)
 
     def pair_kept(self) -> None:
-        """Pair what macros declare and nothing refers to, such as the pointers that keep functions alive.
+        """Pair statics that nothing refers to, such as pointers that macros declare to keep functions alive.
 
         No code can tell such variables apart, so a wrong pair would do no harm.
         """
         used = {id(g): {each.target for found in g.references for each in found} for g, _ in self._sides()}
 
         def key(graph: SectionGraph, node: Node) -> Hashable | None:
-            if not is_made_unique(node.name) or node.table is not None or node.id in used[id(graph)]:
+            if node.table is not None or node.id in used[id(graph)]:
                 return None
-            return node.kind, stem(node.name)
+            if is_made_unique(node.name):
+                return node.kind, stem(node.name)
+            return (node.kind, stem(node.name), graph.contents(node)) if is_static_local(node) else None
 
         self.pair_in_order("name without its number", key)
 

@@ -38,7 +38,7 @@ PASSES = {
     "reference": "the same place of a function that was paired before refers to both",
     "uses side by side": "functions that were paired before use both, in code that is alike",
     "order of use": "functions that were paired before use both, in this order",
-    "name without its number": "both are declared by the same macro, and nothing refers to them",
+    "name without its number": "but for a number both have this name, and nothing refers to them",
     "moved": "it went along with code that moved between functions",
     "owner": "both belong to functions that were paired before, in this order",
 }

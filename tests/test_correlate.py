@@ -399,3 +399,15 @@ def test_what_macros_declare_and_nothing_refers_to_pairs_without_its_number() ->
     assert found["__UNIQUE_ID_addressable_begin7"] == "__UNIQUE_ID_addressable_begin9"
     assert found["__UNIQUE_ID_addressable_end8"] == "__UNIQUE_ID_addressable_end10"
     assert changes(graph(unit % (7, 8)), graph(unit % (9, 10))) == {}
+
+
+def test_a_static_local_that_nothing_refers_to_pairs_if_its_contents_are_the_same() -> None:
+    text = """
+    int f(int a) {{ {more} static int kept __attribute__((used)) = {value}; return a; }}
+    """
+    one = graph(text.format(more="", value=7))
+    other = graph(text.format(more="static int first __attribute__((used)) = 1;", value=7))
+    changed = graph(text.format(more="", value=8))
+    kept = next(label for label in paired(one, one) if label.startswith("kept"))
+    assert paired(one, other)[kept].startswith("kept")
+    assert kept not in paired(one, changed)
