@@ -287,6 +287,8 @@ def test_a_signal_during_the_transition_takes_the_update_back(
 ) -> None:
     fake.steps = None  # type: ignore[assignment]  # never
     fake.on_sleep = lambda count: os.kill(os.getpid(), number) if count == 4 else None
+    if signal.getsignal(number) is signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(number, signal.SIG_DFL)
     handler = signal.getsignal(number)
     assert f"stopped by {number.name}; the update was taken back\n" in fails(fake, capsys)
     assert fake.inserted == 1
