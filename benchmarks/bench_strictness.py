@@ -20,23 +20,23 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import capstone
+from memorychanges import KINDS, changes
 from rich.progress import Progress
 
 from kdiff import registry, setup
 from kdiff.bind import Bound
-from kdiff.buildtree import KERNEL, BuiltUnit, built_units
+from kdiff.buildtree import BuiltUnit, built_units
 from kdiff.confdir import read_config
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.elf.read import read
-from kdiff.kernel import KernelFacts
+from kdiff.kernel import KERNEL, KernelFacts
 from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource
 from kdiff.plan import plan
@@ -51,9 +51,8 @@ from kdiff.target.match import Run, difference
 from kdiff.target.proof import Node as Proved
 from kdiff.target.proof import Site
 from kdiff.update import Replacement
-from kdiff.verdict import Fact, Match
+from kdiff.verdict import Match
 
-KINDS = ("bit", "byte", "instruction", "operand", "reference", "swap")
 Counts = Counter[tuple[str, str]]
 """(kind of change, what became of it)."""
 
@@ -168,120 +167,6 @@ def taught(match: Match) -> set[tuple[int | None, str, int, int]]:
 
 def len_of(part: Any) -> int:
     return len(part.data) if hasattr(part, "data") else int(getattr(part, "size", 0) or part.howto.size)
-
-
-# Changes ---------------------------------------------------------------------------------------------
-
-
-def changes(
-    subject: Subject, index: int, rng: random.Random, engine: Any
-) -> Iterator[tuple[str, int, bytes]]:
-    """Endless (kind, address, bytes that differ from what is there)."""
-    match = subject.run.matches[index]
-    code = subject.memory.read(match.address, match.size) or b""
-    instructions = list(engine.disasm_lite(code, match.address))
-    makers = {
-        "bit": lambda: bit(code, match.address, rng),
-        "byte": lambda: byte(code, match.address, rng),
-        "instruction": lambda: instruction(code, match.address, instructions, rng),
-        "operand": lambda: operand(code, match.address, instructions, rng, engine),
-        "reference": lambda: reference(subject, match, rng),
-        "swap": lambda: swap(subject, index, rng),
-    }
-    while True:
-        for kind in KINDS:
-            made = makers[kind]()
-            if made is not None:
-                yield (kind, *made)
-
-
-def bit(code: bytes, start: int, rng: random.Random) -> tuple[int, bytes]:
-    at = rng.randrange(len(code))
-    return start + at, bytes([code[at] ^ 1 << rng.randrange(8)])
-
-
-def byte(code: bytes, start: int, rng: random.Random) -> tuple[int, bytes]:
-    at = rng.randrange(len(code))
-    return start + at, bytes([(code[at] + rng.randrange(1, 256)) & 0xFF])
-
-
-def instruction(
-    code: bytes, start: int, instructions: list[Any], rng: random.Random
-) -> tuple[int, bytes] | None:
-    """Another instruction of the function of the same length, or no-ops, in place of one."""
-    address, size, _, _ = rng.choice(instructions)
-    here = code[address - start : address - start + size]
-    others = {code[a - start : a - start + s] for a, s, _, _ in instructions if s == size} | {b"\x90" * size}
-    others.discard(here)
-    return (address, rng.choice(sorted(others))) if others else None
-
-
-def operand(
-    code: bytes, start: int, instructions: list[Any], rng: random.Random, engine: Any
-) -> tuple[int, bytes] | None:
-    """One instruction that stays as long and of the same name, with another operand."""
-    address, size, mnemonic, operands = rng.choice(instructions)
-    here = code[address - start : address - start + size]
-    for _ in range(20):
-        at = rng.randrange(size)
-        changed = here[:at] + bytes([here[at] ^ 1 << rng.randrange(8)]) + here[at + 1 :]
-        found = next(engine.disasm_lite(changed, address), None)
-        if found and found[1:3] == (size, mnemonic) and found[3] != operands:
-            return address, changed
-    return None
-
-
-def reference(subject: Subject, match: Match, rng: random.Random) -> tuple[int, bytes] | None:
-    """A field that leads to another thing of the same kind: function for function, string for string."""
-    facts = [fact for fact in match.facts if fact.node is not None]
-    if not facts:
-        return None
-    fact: Fact = rng.choice(facts)
-    nodes = subject.graph.nodes
-    kind = nodes[fact.node or 0].kind
-    others = sorted({a for i, a in subject.run.addresses.items() if nodes[i].kind is kind} - {fact.address})
-    if not others:
-        return None
-    moved = rng.choice(others) - fact.address
-    field = next(
-        (
-            r
-            for r in subject.graph.references[match.node]
-            if match.run_offset(r.offset) == fact.place - match.address
-        ),
-        None,
-    )
-    if field is None:
-        return None
-    here = subject.memory.read(fact.place, field.howto.size) or b""
-    order = subject.graph.arch.byte_order
-    try:
-        return fact.place, field.howto.insert(here, field.howto.extract(here, order) + moved, order)
-    except OverflowError:
-        return None
-
-
-def swap(subject: Subject, index: int, rng: random.Random) -> tuple[int, bytes] | None:
-    """The code of another function, as it would be if it had been linked here."""
-    others = [each for each in subject.functions if each != index]
-    if not others:
-        return None
-    here, there = subject.run.matches[index], subject.run.matches[rng.choice(others)]
-    size = min(here.size, there.size)
-    data = bytearray(subject.memory.read(there.address, size) or b"")
-    order = subject.graph.arch.byte_order
-    for field in subject.graph.references[there.node]:
-        at, howto = there.run_offset(field.offset), field.howto
-        if at is not None and howto.pc_relative and at + howto.size <= size:
-            old = bytes(data[at : at + howto.size])
-            try:
-                value = howto.extract(old, order) + there.address - here.address
-                data[at : at + howto.size] = howto.insert(old, value, order)
-            except OverflowError:
-                continue
-    if bytes(data) == subject.memory.read(here.address, size):
-        return None
-    return here.address, bytes(data)
 
 
 # Judging ---------------------------------------------------------------------------------------------

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from kdiff.buildtree import KERNEL, BuiltUnit
+from kdiff.buildtree import BuiltUnit
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
 from kdiff.kbuild import pristine_units
+from kdiff.kernel import KERNEL
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from bench_strictness import KINDS, judged
+from bench_strictness import judged
+from memorychanges import KINDS
 
 pytestmark = pytest.mark.kernel
 
