@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdiff.errors import KdiffError
+from kdiff.kernel import KERNEL
 
-KERNEL = "vmlinux"
 ELSEWHERE = ""
 """Neither the kernel nor a module: the boot code in front of it, a vDSO, a program of the build."""
 _THIN, _FULL = b"!<thin>\n", b"!<arch>\n"

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from kdiff.buildtree import KERNEL, BuiltUnit
+from kdiff.buildtree import BuiltUnit
 from kdiff.elf.read import Object, read_bytes
 from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.exports import read_symvers
 from kdiff.graph import Node
 from kdiff.habits import Habits
-from kdiff.kernel import AddressBook, SpecialSection
+from kdiff.kernel import KERNEL, AddressBook, SpecialSection
 from kdiff.loaded import load as lay_out
 from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource

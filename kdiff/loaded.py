@@ -33,7 +33,7 @@ from kdiff.elf.read import (
 )
 from kdiff.errors import KdiffError
 from kdiff.exports import Export
-from kdiff.kernel import AddressBook, KernelFacts, ModuleIdentity
+from kdiff.kernel import KERNEL, AddressBook, KernelFacts, ModuleIdentity
 from kdiff.memory import Extent, MemorySource
 
 _PAGE = 1 << 12
@@ -283,7 +283,7 @@ class _Imports:
 
     def _found(self, name: str, weak: bool, path: str) -> int:
         export = self.exports.get(name)
-        if export is not None and export.owner not in ("vmlinux", self.importer):
+        if export is not None and export.owner not in (KERNEL, self.importer):
             return self._elsewhere(name, export.owner)
         if export is not None:
             entries = [each for each in self.book.named(name) if each.kind.isupper()]

@@ -17,7 +17,7 @@ from kdiff.elf.image import ImageSection, image_sections, open_image
 from kdiff.elf.read import STB_LOCAL, STT_FILE, STT_SECTION
 from kdiff.errors import KdiffError
 from kdiff.kallsyms import parse_text
-from kdiff.kernel import AddressBook
+from kdiff.kernel import KERNEL, AddressBook
 
 ANCHOR = "_text"
 _SYMBOL = {
@@ -75,7 +75,7 @@ def read_truth(path: Path, book: AddressBook) -> Truth:
 
 def _text(data: bytes, place: str) -> Iterable[tuple[str, int, str]]:
     for entry in parse_text(data, place).entries:
-        if entry.owner == "vmlinux":
+        if entry.owner == KERNEL:
             yield entry.name, entry.address, ""
 
 
