@@ -49,6 +49,12 @@ class AddressBook:
             entries.append(BookEntry(name, address, kind, owner, position))
         self.entries = tuple(entries)
 
+    def only(self, owner: str) -> AddressBook:
+        """The part of one owner."""
+        book = AddressBook(())
+        book.entries = tuple(entry for entry in self.entries if entry.owner == owner)
+        return book
+
     def joined(self, lines: Iterable[tuple[str, int, str, str]]) -> AddressBook:
         """This book with the lines of further owners behind it."""
         book = AddressBook(lines)

@@ -226,7 +226,7 @@ def load(
             place=path,
             remedy="use the modules of the kernel's own package",
         )
-    book = kernel.address_book()
+    book = kernel.address_book().only(KERNEL)  # a live kernel may have the module already
     start = _behind(book)
     sections = _lay_out(obj, start)
     end = max((at + int(obj.sections["size"][i]) for i, at in sections.items() if at >= start), default=start)
