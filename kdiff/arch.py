@@ -35,6 +35,8 @@ class Overflow(Enum):
 
     SIGNED = "signed"
     UNSIGNED = "unsigned"
+    EITHER = "either"
+    """From -2**(n-1) up to 2**n - 1: what is stored does not tell which of two values was meant."""
     WRAP = "wrap"
     """The field takes the value modulo its width (full-width words)."""
 
@@ -103,9 +105,9 @@ class Howto:
     complete: bool = field(init=False, repr=False, compare=False)
     """Whether the field and its place determine the destination, and not only some of its bits.
 
-    False for high parts, for low parts that wrap, for slots, for values that count from a symbol, and
-    where nothing is stored. Such a field can be checked against a destination that is known, but none can
-    be learned from it.
+    False for high parts, for low parts that wrap, where two values store alike, for slots, for values that
+    count from a symbol, and where nothing is stored. Such a field can be checked against a destination that
+    is known, but none can be learned from it.
     """
 
     invertible: bool = field(init=False, repr=False, compare=False)
@@ -118,7 +120,8 @@ class Howto:
             mask |= bits.mask
         span = max((bits.value_lsb + bits.width for bits in self.fields), default=0)
         single = self.fields == (BitField(0, 0, 8 * self.size),)
-        whole = self.overflow is not Overflow.WRAP or (span == 8 * self.size and self.size >= 4)
+        whole = self.overflow in (Overflow.SIGNED, Overflow.UNSIGNED)
+        whole = whole or (self.overflow is Overflow.WRAP and span == 8 * self.size >= 32)
         known = bool(self.fields) and not self.drops and not self.slot and not self.base
         object.__setattr__(self, "mask", mask)
         object.__setattr__(self, "span", span)
@@ -136,14 +139,15 @@ class Howto:
     def value(self, destination: int, place: int, bits: int) -> int:
         """What a field at `place` stores to reach `destination` (S + A, instruction's share included).
 
-        Computed modulo the size of a pointer in `bits`, and signed where the field is.
+        Computed modulo the size of a pointer in `bits`, and signed where the field is or may be.
         """
         destination += self.adjust
         low = (1 << self.drops) - 1
         if self.pc_relative:
             destination -= place & ~low if self.paged else place
         value = destination & ~low & ((1 << bits) - 1)
-        return value - (1 << bits) if self.overflow is Overflow.SIGNED and value >> (bits - 1) else value
+        negative = self.overflow in (Overflow.SIGNED, Overflow.EITHER) and value >> (bits - 1)
+        return value - (1 << bits) if negative else value
 
     def addend(self, container: bytes, order: ByteOrder) -> int:
         """The addend that a REL record leaves in the field: unscaled where the field drops low bits."""
@@ -182,10 +186,12 @@ class Howto:
         return word.to_bytes(self.size, order)
 
     def _canonical(self, value: int) -> int:
+        """The value as `extract` reads it, where the field can hold it."""
+        top = 1 << self.span
         if self.overflow is Overflow.WRAP:
-            value &= (1 << self.span) - 1
-            if value >> (self.span - 1) & 1:
-                value -= 1 << self.span
+            value &= top - 1
+        if self.overflow in (Overflow.WRAP, Overflow.EITHER) and top >> 1 <= value < top:
+            value -= top
         return value
 
 

@@ -22,7 +22,8 @@ Power10 code reaches everything relative to itself by prefixed instructions, eig
 18 bits in the first word and 16 in the second (PCREL34); GOT_PCREL34 reaches a pointer the linker makes.
 The kernel's module loader applies what gcc and clang emit for it (arch/powerpc/kernel/module_64.c); its
 assembly adds the quarters of absolute addresses. Thread-local storage, PLT sequences and the types that ask
-the linker to predict a branch have no row.
+the linker to predict a branch have no row, nor has TOC, the base as a word, which function descriptors of the
+first ABI have.
 """
 
 from __future__ import annotations
