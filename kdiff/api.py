@@ -29,7 +29,16 @@ from kdiff.elf.write import write as write_object
 from kdiff.emit import EmittedModule, Emitter, Workshop
 from kdiff.errors import KdiffError, Refusal
 from kdiff.exports import Export, read_symvers
-from kdiff.habits import CodeAhead, ConstantSection, Habit, LineTaker, RemadeData, SectionClass, Standing
+from kdiff.habits import (
+    CodeAhead,
+    ConstantSection,
+    Habit,
+    Intrusion,
+    LineTaker,
+    RemadeData,
+    SectionClass,
+    Standing,
+)
 from kdiff.hookspecs import hookimpl
 from kdiff.kallsyms import decode as decode_kallsyms
 from kdiff.kallsyms import parse_text as parse_kallsyms
@@ -95,6 +104,7 @@ __all__ = [
     "Habit",
     "How",
     "Howto",
+    "Intrusion",
     "KdiffError",
     "Keep",
     "KernelFacts",
