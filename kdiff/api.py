@@ -6,7 +6,20 @@ What is imported for type checking only are values of stages: a plugin is handed
 
 from typing import TYPE_CHECKING
 
-from kdiff.arch import Architecture, Argument, BitField, Branch, ByteOrder, ConstantLoad, Howto, Overflow
+from kdiff.arch import (
+    Architecture,
+    Architectures,
+    Argument,
+    BitField,
+    Branch,
+    ByteOrder,
+    ConstantLoad,
+    Howto,
+    Overflow,
+    PageTables,
+    Root,
+    architecture_of,
+)
 from kdiff.btf import structures as btf_structures
 from kdiff.distribution import Distribution, KernelSetup, Say
 from kdiff.elf.image import (
@@ -68,8 +81,7 @@ from kdiff.live import LiveKernel
 from kdiff.make import failure, run_make
 from kdiff.memory import Extent, MemoryScheme, MemorySource, merged
 from kdiff.observe import observe
-from kdiff.paging import TABLES as PAGE_TABLES
-from kdiff.paging import PageTables, Root, Run, Translation, find_kernel, x86_roots
+from kdiff.paging import Run, Translation, find_kernel
 from kdiff.target.layout import module_file, module_name
 from kdiff.update import Borrowed, How, Replacement, Update
 
@@ -80,9 +92,9 @@ if TYPE_CHECKING:
 __all__ = [
     "KERNEL",
     "NO_SYMBOL",
-    "PAGE_TABLES",
     "AddressBook",
     "Architecture",
+    "Architectures",
     "Argument",
     "BitField",
     "BookEntry",
@@ -146,6 +158,7 @@ __all__ = [
     "Translation",
     "Update",
     "Workshop",
+    "architecture_of",
     "btf_structures",
     "decode_kallsyms",
     "describe_module",
@@ -169,5 +182,4 @@ __all__ = [
     "run_make",
     "segment_at",
     "write_object",
-    "x86_roots",
 ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 ByteOrder = Literal["little", "big"]
 
@@ -242,6 +242,49 @@ class Argument:
     names: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The physical address of the top one of `levels` page tables.
+
+    `encrypted`: bits of an entry that belong to memory encryption and not to the address.
+    """
+
+    address: int
+    levels: int
+    encrypted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PageTables:
+    """A radix tree of 64-bit little-endian entries.
+
+    `image` is where the kernel's own code and data may lie, from the first address up to the one behind;
+    `modules` where those of modules may. `roots` tells where the kernel's tables may be while a processor has
+    these values in `registers`, in their order; nowhere if they are not in use. QEMU's note of a processor in
+    a dump has them at the offsets `noted`, eight bytes each. `told` is the same by VMCOREINFO, whose lines it
+    asks for by name and numerical base.
+    """
+
+    bits: int
+    """Address bits that one table resolves."""
+    page: int
+    """Address bits within a page."""
+    present: int
+    """Bits of an entry that must all be set."""
+    large: int
+    """Bits that make an entry of a level above 0 a page."""
+    large_levels: int
+    """The highest level at which an entry can be a page; the lowest level is 0."""
+    address: int
+    """Bits of an entry that are a physical address."""
+    image: tuple[int, int]
+    modules: tuple[int, int]
+    registers: tuple[str, ...]
+    roots: Callable[..., tuple[Root, ...]]
+    noted: tuple[int, ...]
+    told: Callable[[Callable[[str, int], int | None]], tuple[Root, ...]]
+
+
 class Architecture(Protocol):
     """One instruction set and its psABI. Satisfied structurally; frozen, compared by identity."""
 
@@ -306,5 +349,18 @@ class Architecture(Protocol):
     def arguments(self) -> tuple[Argument, ...]:
         """The registers for the first arguments of a call, in order."""
 
+    @property
+    def page_tables(self) -> PageTables | None:
+        """How the kernel's page tables lie; None where memory is never seen through them."""
+
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""
+
+
+Architectures: TypeAlias = tuple[Architecture, ...]
+"""Those of all plugins."""
+
+
+def architecture_of(known: Architectures, machine: int, order: ByteOrder) -> Architecture | None:
+    """The one of an ELF machine and byte order; None if no plugin has it."""
+    return next((each for each in known if (each.elf_machine, each.byte_order) == (machine, order)), None)

@@ -54,7 +54,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def scheme(name: str) -> MemoryScheme:
-    return MemoryScheme(name, "for tests", lambda text: SimpleNamespace(name=f"{name}:{text}"))
+    return MemoryScheme(
+        name, "for tests", lambda text, known: SimpleNamespace(name=f"{name}:{text}", known=known)
+    )
 
 
 def test_what_plugins_return_is_found_under_its_key(install: Callable[..., None]) -> None:
@@ -66,6 +68,7 @@ def test_what_plugins_return_is_found_under_its_key(install: Callable[..., None]
     assert found.architecture(62, "little", "a.o") is ARCHITECTURE
     assert sorted(found.memory_schemes) == ["one", "two"]
     assert found.open_memory("two:rest").name == "two:rest"
+    assert found.open_memory("two:rest").known == tuple(found.architectures.values())
 
 
 def test_a_registry_cannot_be_changed(install: Callable[..., None]) -> None:

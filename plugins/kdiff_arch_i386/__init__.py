@@ -25,7 +25,17 @@ from typing import Literal
 
 from kdiff_x86.branches import branch
 
-from kdiff.api import Architecture, Argument, BitField, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import (
+    Architecture,
+    Argument,
+    BitField,
+    Branch,
+    ByteOrder,
+    ConstantLoad,
+    Howto,
+    PageTables,
+    hookimpl,
+)
 from kdiff_arch_i386.nops import NOPS
 from kdiff_arch_i386.relocations import HOWTOS, R_386_32
 
@@ -55,6 +65,7 @@ class I386:
         Argument(1, frozenset(("ecx", "cx", "cl", "ch"))),
     )
     """The kernel is built with -mregparm=3: eax, edx, ecx."""
+    page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

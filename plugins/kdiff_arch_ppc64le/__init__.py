@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, PageTables, hookimpl
 from kdiff_arch_ppc64le.branches import branch
 from kdiff_arch_ppc64le.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_ppc64le.relocations import HOWTOS, R_PPC64_ADDR64
@@ -67,6 +67,7 @@ class Ppc64le:
     """REL24 and REL14."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

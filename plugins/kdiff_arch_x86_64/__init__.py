@@ -27,8 +27,9 @@ from typing import Literal
 from kdiff_x86.branches import branch
 from kdiff_x86.nops import nops
 
-from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, PageTables, hookimpl
 from kdiff_arch_x86_64.constants import ARGUMENTS, CONSTANTS
+from kdiff_arch_x86_64.paging import PAGE_TABLES
 from kdiff_arch_x86_64.relocations import HOWTOS, R_X86_64_64
 
 
@@ -52,6 +53,7 @@ class X86_64:
     """PLT32 and PC8."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    page_tables: PageTables | None = PAGE_TABLES
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

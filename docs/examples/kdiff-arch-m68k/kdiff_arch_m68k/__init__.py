@@ -30,6 +30,7 @@ from kdiff.api import (
     ConstantLoad,
     Howto,
     Overflow,
+    PageTables,
     hookimpl,
 )
 from kdiff_arch_m68k.branches import branch
@@ -76,6 +77,7 @@ class M68k:
     constants: tuple[ConstantLoad, ...] = ()
     """Arguments go to the stack."""
     arguments: tuple[Argument, ...] = ()
+    page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""
