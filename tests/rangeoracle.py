@@ -169,6 +169,7 @@ def _linked(cross: Cross, texts: Mapping[str, str], start: int, around: frozense
     for number, case in cases.items():
         node = nodes[f".text.c{number}"]
         fields = found.references[node.id]
+        assert any(each.howto.name == case.row.name for each in fields), case.row.name
         value = pointers[case.symbol] - case.place if case.row.slot else case.value
         ours = _stored(found, case, node.section, fields, symbols, pointers)
         stored = contents.get(f".o{number}")

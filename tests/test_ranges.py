@@ -64,8 +64,8 @@ X86_64_ROWS = Rows(
     (0xFFFFFFFF81000000, 0x400000),
     {
         "64": ".quad {}",
-        "PC32": "lea {}(%rip), %rax",
-        "PLT32": "call {}",
+        "PC32": ".long {} - .",
+        "PLT32": ".reloc ., R_X86_64_PLT32, {}\n.long 0",
         "32": "mov ${}, %eax",
         "32S": "mov ${}, %rax",
         "16": ".short {}",
@@ -85,7 +85,7 @@ I386_ROWS = Rows(
     {
         "32": ".long {}",
         "PC32": ".long {} - .",
-        "PLT32": "call {}",
+        "PLT32": ".reloc ., R_386_PLT32, {}\n.long 0",
         "16": ".short {}",
         "PC16": ".short {} - .",
         "8": ".byte {}",
@@ -284,7 +284,7 @@ RISCV64_ROWS = Rows(
     {
         "32": ".word {}",
         "64": ".dword {}",
-        "BRANCH": ".option norvc\nbeq a0, a1, {}",
+        "BRANCH": ".reloc ., R_RISCV_BRANCH, {}\n.4byte 0x00b50063",
         "JAL": ".option norvc\nj {}",
         "CALL": ".reloc ., R_RISCV_CALL, {}\nauipc ra, 0\njalr ra, 0(ra)",
         "CALL_PLT": ".reloc ., R_RISCV_CALL_PLT, {}\nauipc ra, 0\njalr ra, 0(ra)",
@@ -340,7 +340,7 @@ LOONGARCH64_ROWS = Rows(
         "ABS64_HI12": "lu52i.d $a0, $a0, %abs64_hi12({})",
         "PCALA_HI20": "pcalau12i $a0, %pc_hi20({})",
         "PCALA_LO12": "addi.d $a0, $a0, %pc_lo12({})",
-        "32_PCREL": ".4byte {} - .",
+        "32_PCREL": ".reloc ., R_LARCH_32_PCREL, {}\n.4byte 0",
         "PCREL20_S2": ".reloc ., R_LARCH_PCREL20_S2, {}\npcaddi $a0, 0",
         "64_PCREL": ".reloc ., R_LARCH_64_PCREL, {}\n.8byte 0",
         "CALL36": ".reloc ., R_LARCH_CALL36, {}\npcaddu18i $ra, 0\njirl $ra, $ra, 0",
