@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many real fixes become updates: a corpus of patches out of two of Debian's point releases.
 
-    python benchmarks/bench_corpus.py split units create [--limit 400]
+    python benchmarks/bench_corpus.py split units create guest report [--limit 400]
 
 Phases may be given one at a time; what is done is kept below $XDG_CACHE_HOME/kdiff/corpus and not done again.
 docs/corpus.md says which patches are counted, and what came out.
@@ -10,16 +10,17 @@ docs/corpus.md says which patches are counted, and what came out.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from corpus import built, changelog, creating, hunks, manifest, outcomes, split, trees
+from corpus import built, changelog, creating, guests, hunks, manifest, outcomes, page, report, split, trees
 from releaselab import say
 
-PHASES = ("split", "units", "create")
+PHASES = ("split", "units", "create", "guest", "report")
 MANIFESTS = Path(__file__).parent / "corpus"
 
 
@@ -43,6 +44,9 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", metavar="REGEX", help="take ids, kinds or paths that match")
     parser.add_argument("--again", default="", metavar="REGEX", help="forget outcomes and keys that match")
+    parser.add_argument(
+        "--out", type=Path, default=Path("corpus"), metavar="DIR", help="where the report goes"
+    )
     parser.add_argument("phases", nargs="+", choices=PHASES, metavar="PHASE", help=", ".join(PHASES))
     asked = parser.parse_args()
     both = trees.trees(asked.before, asked.after)
@@ -54,7 +58,25 @@ def main() -> int:
     if "create" in asked.phases:
         done = outcomes.created(both.store / "created")
         creating.create_all(both, [row for row in rows if wanting(done.get(row.id), asked.again)], asked.jobs)
+    if "guest" in asked.phases:
+        made, tried = outcomes.created(both.store / "created"), outcomes.tried(both.store / "tried")
+        updates = [made[row.id] for row in rows if row.id in made and made[row.id].result == "update"]
+        guests.try_all(both, [each for each in updates if wanting(tried.get(each.id), asked.again)])
+    if "report" in asked.phases:
+        made, tried = outcomes.created(both.store / "created"), outcomes.tried(both.store / "tried")
+        write_report(both, report.cases(rows, made, tried), asked.out)
     return 0
+
+
+def write_report(both: trees.Trees, found: tuple[report.Case, ...], folder: Path) -> None:
+    """Write corpus.md, corpus.json and corpus.html, and print the first."""
+    title = f"Fixes of linux {both.after} as updates of {both.before} ({both.kernel.abi})"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = report.markdown(found, title)
+    (folder / "corpus.md").write_text(text)
+    (folder / "corpus.json").write_text(json.dumps(report.as_json(found), indent=1) + "\n")
+    (folder / "corpus.html").write_text(page.page(found, title))
+    print(text)
 
 
 def listing(both: trees.Trees) -> Path:
@@ -70,11 +92,12 @@ def chosen(rows: Sequence[manifest.Row], seed: int, limit: int, only: str) -> li
     return fitting[: limit or None]
 
 
-def wanting(outcome: outcomes.Created | None, again: str) -> bool:
+def wanting(outcome: outcomes.Created | outcomes.Tried | None, again: str) -> bool:
     """Whether a candidate is still to be done, or done again."""
     if outcome is None:
         return True
-    return bool(again) and any(re.search(again, each) for each in (outcome.id, outcome.result, *outcome.keys))
+    keys = outcome.keys if isinstance(outcome, outcomes.Created) else ()
+    return bool(again) and any(re.search(again, each) for each in (outcome.id, outcome.result, *keys))
 
 
 def cut(both: trees.Trees, jobs: int) -> None:

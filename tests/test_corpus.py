@@ -87,6 +87,27 @@ def test_a_function_that_takes_another_argument_changes_with_its_callers(cut: Cu
     assert [each.paths for each in found] == [("a.c", "b.c")]
 
 
+def test_a_parameter_on_a_line_of_its_own_is_one_too(cut: Cut) -> None:
+    head = "static int\nfar(int a,\n    int b)\n{\n\treturn a;\n}\n"
+    caller = "int third(void)\n{\n\treturn far(3, 4);\n}\n"
+    for wider in (head.replace("int b)", "int b, int c)"), head.replace("int a,\n", "int a,\n    int c,\n")):
+        found = cut(
+            {"a.c": head + PAD + caller, "b.c": caller},
+            {"a.c": wider + PAD + caller.replace("4", "4, 5"), "b.c": caller.replace("3", "7")},
+        )
+        assert [(each.paths, len(each.hunks)) for each in found] == [(("a.c",), 2), (("b.c",), 1)]
+
+
+def test_a_macro_at_the_margin_declares_nothing(cut: Cut) -> None:
+    texts = {"a.c": f"{FIRST}module_init(first);\n", "b.c": f"{SECOND}module_init(second);\n"}
+    found = cut(texts, {name: text.replace("init(", "init( ") for name, text in texts.items()})
+    assert [each.paths for each in found] == [("a.c",), ("b.c",)]
+
+
+def test_comments_and_blank_lines_are_no_candidate(cut: Cut) -> None:
+    assert cut({"a.c": FIRST + PAD}, {"a.c": FIRST + "\n/* more */\n" + PAD}) == ()
+
+
 def test_static_functions_of_one_name_do_not_join_files(cut: Cut) -> None:
     after = SECOND.replace("second(int a)", "second(long a)")
     found = cut({"a.c": SECOND, "b.c": SECOND}, {"a.c": after, "b.c": after})
@@ -118,10 +139,8 @@ def test_labels_and_closed_functions_own_nothing() -> None:
 def test_all_candidates_together_are_the_whole_difference(cut: Cut, tmp_path: Path) -> None:
     before = {"d/a.c": FIRST + PAD + SECOND + PAD + FIRST.replace("first", "last")}
     after = {
-        "d/a.c": before["d/a.c"]
-        .replace("return b;", "return b;\n\t/* more */")
-        .replace("int first", "long first")
-        + "/* end */\n"
+        "d/a.c": before["d/a.c"].replace("return b;", "return b;\n\tb++;").replace("int first", "long first")
+        + "int end;\n"
     }
     candidates = cut(before, after)
     assert len(candidates) == 3

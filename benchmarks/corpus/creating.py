@@ -23,9 +23,14 @@ from corpus.manifest import Row
 from corpus.outcomes import Created, Reason, counted, save
 from corpus.trees import Trees
 from kdiff import package, pipeline, registry
+from kdiff.compare import comparer
 from kdiff.confdir import read_config
+from kdiff.elf.read import read_bytes
 from kdiff.errors import KdiffError, NothingChanged, Refused
-from kdiff.kbuild import pristine_units
+from kdiff.habits import Standing
+from kdiff.kbuild import build, pristine_units
+from kdiff.kernel import KERNEL
+from kdiff.patch import read_patch
 from kdiff.pipeline import Request
 from kdiff.registry import Registry
 
@@ -67,13 +72,17 @@ def create(both: Trees, row: Row, plugins: Registry, jobs: int) -> Created:
         jobs=jobs,
     )
     began, own, children = time.monotonic(), _cpu(resource.RUSAGE_SELF), _cpu(resource.RUSAGE_CHILDREN)
-    outcome = _guarded(row.id, lambda: _made(asked, plugins, both.store / "updates"))
-    return replace(
+    outcome = guarded(row.id, lambda: _made(asked, plugins, both.store / "updates"))
+    measured = replace(
         outcome,
         wall=round(time.monotonic() - began, 2),
         own=round(_cpu(resource.RUSAGE_SELF) - own, 2),
         compilers=round(_cpu(resource.RUSAGE_CHILDREN) - children, 2),
     )
+    if measured.result == "refused":
+        told = guarded(row.id, lambda: _would_replace(asked, plugins))
+        return replace(measured, units=told.units, targets=told.targets, functions=told.functions)
+    return measured
 
 
 def _made(asked: Request, plugins: Registry, folder: Path) -> Created:
@@ -90,7 +99,29 @@ def _made(asked: Request, plugins: Registry, folder: Path) -> Created:
     )
 
 
-def _guarded(id: str, make: Callable[[], Created]) -> Created:
+def _would_replace(asked: Request, plugins: Registry) -> Created:
+    """What a refused update would have replaced, as `Created` lists it; boot code is not among it."""
+    config, patch = read_config(asked.config), read_patch(asked.patch)
+    built = build(config, asked.source, patch, say=_quiet, jobs=asked.jobs)
+    compare = comparer(plugins)
+    found = set()
+    for unit in built.units:
+        plan = compare(read_bytes(unit.pre, unit.name), read_bytes(unit.post, unit.name), True, None)
+        for pre, _ in plan.replaced:
+            node = plan.pre.nodes[pre]
+            gone = (Standing.BOOT, Standing.EXIT) if unit.target == KERNEL else (Standing.BOOT,)
+            if node.standing not in gone:
+                found.add(f"{unit.target}:{node.label}")
+    return Created(
+        asked.id,
+        "refused",
+        units=tuple(unit.source for unit in built.units),
+        targets=tuple(sorted({unit.target for unit in built.units})),
+        functions=tuple(sorted(found)),
+    )
+
+
+def guarded(id: str, make: Callable[[], Created]) -> Created:
     """What `make` returns, or in which way it ended."""
     before = signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(LONGEST)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 LEFT_OUT = ("Documentation", "tools", "samples")
@@ -21,7 +21,7 @@ _RANGE = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _TOP = re.compile(r"[A-Za-z_]|#\s*define\b")
 _LABEL = re.compile(r"\w+:\s*($|/\*|//)")
 _WORD = re.compile(r"[A-Za-z_]\w{2,}")
-_DECLARED = re.compile(r"(static\s)?(?:[A-Za-z_][\w\s]*[\s*])?(?!int\b|void\b|if\b|return\b)([a-z_]\w+)\s*\(")
+_DECLARED = re.compile(r"([A-Za-z_][\w\s]*[\s*])?(?!int\b|void\b|if\b|return\b)([a-z_]\w+)\s*\(")
 _MEMBER = re.compile(r"\b([\w-]+)\.o\b")
 
 
@@ -39,6 +39,11 @@ class Hunk:
     """First lines, in the older file, of the functions and macros whose lines it changes."""
     declares: tuple[str, ...] = ()
     """Those lines' own text, for a look at `__init`."""
+    redeclared: frozenset[str] = frozenset()
+    """Functions that stay and of whose head or prototype it changes a line: callers may have to change too.
+
+    A static one is `PATH:NAME`, for nobody else can mean it.
+    """
 
     def changed(self, sign: str) -> Iterator[str]:
         """The lines that it adds (`+`) or removes (`-`), without the sign."""
@@ -52,17 +57,11 @@ class Hunk:
             return frozenset(f"{folder}/{name}.c" for name in _MEMBER.findall(text))
         return frozenset(_WORD.findall(text))
 
-    def redeclared(self) -> frozenset[str]:
-        """Functions whose first line is removed and added: whoever calls them may have to change too.
-
-        A static one is `PATH:NAME`, for nobody else can mean it.
-        """
-        found = []
-        for sign in "-+":
-            lines = [match for line in self.changed(sign) if (match := _DECLARED.match(line))]
-            local = f"{self.path}:" if self.path.endswith(".c") else ""
-            found.append({(local if match[1] else "") + match[2] for match in lines})
-        return frozenset(found[0] & found[1])
+    @property
+    def says_nothing(self) -> bool:
+        """Whether only blank lines and comments change."""
+        lines = (line.strip() for sign in "+-" for line in self.changed(sign))
+        return all(not line or line.startswith(("/*", "*", "//")) for line in lines)
 
     @property
     def length(self) -> int:
@@ -115,26 +114,60 @@ def parse(text: str, before: Path, after: Path) -> Iterator[Hunk]:
 
 
 def owned(hunk: Hunk, before: Path) -> Hunk:
-    """The same hunk with the functions that own its lines."""
+    """The same hunk with what the older file says of its lines."""
     if hunk.state != "changed":
         return hunk
     text = (before / hunk.path).read_text("utf-8", "surrogateescape").split("\n")
-    starts = {owner(text, line) for line in touched(hunk)} - {NOBODY}
-    return Hunk(
-        hunk.path, hunk.state, hunk.start, hunk.lines, frozenset(starts),
-        tuple(text[start - 1] for start in sorted(starts)),
-    )  # fmt: skip
+    lines = tuple(touched(hunk))
+    starts = sorted({owner(text, line) for line, _ in lines} - {NOBODY})
+    gone = {line for line, goes in lines if goes}
+    heads = {
+        name
+        for line in _changed_or_split(text, lines)
+        if (name := declaration(text, line, hunk.path))
+        and (owner(text, line) not in gone or name.rpartition(":")[2] in hunk.words("+"))
+    }
+    return replace(
+        hunk,
+        owners=frozenset(starts),
+        declares=tuple(text[start - 1] for start in starts),
+        redeclared=frozenset(heads),
+    )
 
 
-def touched(hunk: Hunk) -> Iterator[int]:
-    """Lines of the older file that go, or after which something comes."""
+def declaration(text: Sequence[str], line: int, path: str) -> str:
+    """The function whose head or prototype `line` is a part of, as `Hunk.redeclared` has it, or nothing."""
+    start = owner(text, line)
+    if start == NOBODY:
+        return ""
+    head = text[start - 1 : line]
+    found = _DECLARED.match(head[0])
+    if found is None or any(re.search(r"[{;]", before) for before in head[:-1]):
+        return ""
+    kind = found[1] or (text[start - 2] if start > 1 else "")
+    if not re.match(r"[A-Za-z_][^;:]*$", kind):
+        return ""
+    return f"{path}:{found[2]}" if kind.startswith("static") and path.endswith(".c") else found[2]
+
+
+def _changed_or_split(text: Sequence[str], lines: Iterable[tuple[int, bool]]) -> Iterator[int]:
+    """Lines that go, and of those between which something comes the second, if both have one owner."""
+    for line, goes in lines:
+        if goes:
+            yield line
+        elif owner(text, line) == owner(text, line + 1):
+            yield line + 1
+
+
+def touched(hunk: Hunk) -> Iterator[tuple[int, bool]]:
+    """Lines of the older file that go (True), or after which something comes (False)."""
     number = hunk.start
     for line in hunk.lines:
         if line[0] == "+":
-            yield number - 1
+            yield number - 1, False
         elif line[0] in " -":
             if line[0] == "-":
-                yield number
+                yield number, True
             number += 1
 
 

@@ -40,7 +40,7 @@ class Created:
     targets: tuple[str, ...] = ()
     """What the update changes: `vmlinux` and modules."""
     functions: tuple[str, ...] = ()
-    """The functions it replaces, each `TARGET:NAME`."""
+    """The functions it replaces, or would had it not been refused, each `TARGET:NAME`; no boot code."""
     wall: float = 0
     own: float = 0
     compilers: float = 0

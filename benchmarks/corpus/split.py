@@ -75,7 +75,10 @@ class Candidate:
 
 
 def split(hunks: Sequence[Hunk], before: frozenset[str], after: frozenset[str]) -> tuple[Candidate, ...]:
-    """Cut `hunks` into candidates; `before` and `after` are which of their words each tree has."""
+    """Cut `hunks` into candidates; `before` and `after` are which of their words each tree has.
+
+    What changes blank lines and comments only is none.
+    """
     groups = _joined(hunks, _bonds(hunks))
     group_of = {number: group for group, members in groups.items() for number in members}
     makes = _needs(hunks, group_of, "+", before)
@@ -84,7 +87,9 @@ def split(hunks: Sequence[Hunk], before: frozenset[str], after: frozenset[str]) 
     taken = {part for group, parts in makes.items() for part in parts if whole[part] != whole[group]}
     wanted = dict.fromkeys(whole[group] for group in groups if group not in taken)
     return tuple(
-        Candidate(tuple(hunks[each] for part in sorted(parts) for each in groups[part])) for parts in wanted
+        Candidate(tuple(hunks[each] for part in sorted(parts) for each in groups[part]))
+        for parts in wanted
+        if not all(hunks[each].says_nothing for part in parts for each in groups[part])
     )
 
 
@@ -92,12 +97,12 @@ def _bonds(hunks: Sequence[Hunk]) -> Mapping[object, list[int]]:
     """What holds hunks together, and which: a function, a declaration, a file that comes or goes."""
     bonds: dict[object, list[int]] = defaultdict(list)
     moving = {hunk.path for hunk in hunks if hunk.state != "changed"}
-    again = frozenset[str]().union(*(hunk.redeclared() for hunk in hunks))
+    again = frozenset[str]().union(*(hunk.redeclared for hunk in hunks))
     for number, hunk in enumerate(hunks):
         for start in hunk.owners:
             bonds[hunk.path, start].append(number)
         words = hunk.words("+") | hunk.words("-")
-        for word in again & {*words, *(f"{hunk.path}:{word}" for word in words)}:
+        for word in hunk.redeclared | again & {*words, *(f"{hunk.path}:{word}" for word in words)}:
             bonds["declared", word].append(number)
         for path in moving & {hunk.path, *words}:
             bonds["file", path].append(number)
