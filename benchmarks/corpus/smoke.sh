@@ -65,12 +65,11 @@ kill -TERM $!
 wait $! 2>/dev/null && fail "signal"
 
 # /proc and /sys, whatever may be read; errors of single files are theirs.
-for file in /proc/[a-z]*[a-z] /proc/self/* /proc/1/* /proc/net/*; do
-	case $file in
-	*/kmsg | */kcore | */pagemap | */mem | */kpage* | */environ | */sysrq-trigger | */clear_refs) continue ;;
-	esac
-	[ -f "$file" ] && [ -r "$file" ] && timeout 5 head -c 65536 "$file" >/dev/null 2>&1 || :
-done
-find /proc/sys -type f -perm -400 -exec head -qc 4096 {} + >/dev/null 2>&1 || :
-find /sys/class /sys/bus /sys/module /sys/kernel -maxdepth 3 >/dev/null 2>&1 || :
-find /sys/devices/system /sys/class/net/lo/ /sys/fs /sys/kernel/mm -type f -perm -400 -exec head -qc 4096 {} + >/dev/null 2>&1 || :
+walk() { # walk FIND_ARGUMENTS: read the start of each file that is found
+	find "$@" -type f -perm -400 -exec head -qc 16384 {} + >/dev/null 2>&1 || :
+}
+walk /proc -maxdepth 1 ! -name kmsg ! -name kcore ! -name 'kpage*' ! -name kallsyms
+walk /proc/self/ /proc/1/ /proc/self/net/ -maxdepth 1 ! -name mem ! -name pagemap
+walk /proc/sys
+walk /sys/class/net/lo/ /sys/fs /sys/kernel/mm /sys/devices/system/cpu/cpu0
+find /sys/class /sys/bus /sys/module /sys/kernel -maxdepth 2 >/dev/null 2>&1 || :
