@@ -10,26 +10,24 @@ relocations that mean the same, and table entries that say the same. Where any o
 is not alike, and the later stages look at it node by node; so it is with everything that depends on
 what is not alike, and with static data whose number in the name proves nothing, unless code that is alike
 refers to it. Payload of table entries is compared, but which piece is which only the entries tell.
+
+Who only calls a function that differs depends on nothing of it, if its name tells which function it is. What
+nobody reads, neither the kernel nor its module loader, is left out altogether.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from kdiff.arch import Architecture
-from kdiff.elf.read import (
-    SHT_NOBITS,
-    STT_FILE,
-    STT_SECTION,
-    Column,
-    Object,
-)
+from kdiff.elf.read import SHT_NOBITS, STT_SECTION, Column, Object
 from kdiff.habits import Habits
-from kdiff.kernel import SpecialSection
-from kdiff.sides import Side, Table
+from kdiff.kernel import Keep, SpecialSection
+from kdiff.sides import Names, Side, Table, paired
+from kdiff.starts import Starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +57,29 @@ def alike(
     pre: Object, post: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits
 ) -> Alike:
     """Compare two objects by columns."""
-    names: dict[bytes, int] = {}
-    one, other = (Side(obj, arch, special, habits, names) for obj in (pre, post))
-    work = _Comparison(one, other)
-    return work.result()
+    names = Names(habits)
+    return _Comparison(*(Side(obj, arch, special, habits, names) for obj in (pre, post))).result()
 
 
 _NONE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of integers in columns; `section`: of the pre object, to which each row belongs."""
+
+    section: Column
+    columns: tuple[Column, ...]
+
+    def of(self, chosen: Column) -> _Rows:
+        return _Rows(self.section[chosen], tuple(each[chosen] for each in self.columns))
+
+    def by_section(self) -> _Rows:
+        """In the order of sections, those of one section as they are; without those of none."""
+        if np.all(self.section[1:] >= self.section[:-1]):
+            return self if not len(self.section) or self.section[0] >= 0 else self.of(self.section >= 0)
+        order = np.argsort(self.section, kind="stable")
+        return self.of(order[self.section[order] >= 0])
 
 
 class _Comparison:
@@ -73,24 +87,25 @@ class _Comparison:
 
     def __init__(self, pre: Side, post: Side) -> None:
         self.pre, self.post = pre, post
-        self.to_post, self.to_pre = _pairs(pre, post)
-        self.same_bytes = self._same_headers()
-        self.same_bytes[self.same_bytes] = list(self._same_contents(np.flatnonzero(self.same_bytes)))
-        self.same_symbols = self._same_symbols()
-        self.strings: dict[bytes, int] = {}
-        self.meaning = self._meaning(pre, np.arange(len(pre.obj.sections))), self._meaning(post, self.to_pre)
+        self.count = len(pre.obj.sections)
+        self.identity = np.arange(self.count)
+        self.to_post, self.to_pre = paired(pre, post)
+        self.same_bytes = self._same_contents(self._same_headers())
+        self.same_names, self.same_symbols = self._same_symbols()
+        self.starts = Starts(pre, post, self.to_post, self.to_pre, self.same_names)
+        self.texts: dict[bytes, int] = {}
+        self.meaning = self._meaning(pre, self.identity), self._meaning(post, self.to_pre)
+        self.numbered: Column = pre.numbered | post.numbered[self.to_post]
 
     def result(self) -> Alike:
         found: Column = self.same_bytes & self.same_symbols & self._same_relocations()
         found = self._same_entries(found)
         used = self._used(found)
-        found &= used | ~self._numbered()
+        found &= used | ~self.numbered
         kept = self._kept(~found & self.pre.loaded, ~self._in_post(found) & self.post.loaded)
         paired = np.flatnonzero((found | used) & (self.to_post > 0) & ~self.pre.pieces)
         anchors = dict(zip(paired.tolist(), self.to_post[paired].tolist(), strict=True))
-        reached = self._shared(
-            *(self._reached(*each) for each in zip((self.pre, self.post), kept, strict=True))
-        )
+        reached = self._shared(*(_reached(*each) for each in zip((self.pre, self.post), kept, strict=True)))
         return Alike(
             self._scope(self.pre, kept[0], reached[0]), self._scope(self.post, kept[1], reached[1]), anchors
         )
@@ -98,103 +113,109 @@ class _Comparison:
     # Sections ----------------------------------------------------------------------------------------
 
     def _same_headers(self) -> Column:
-        ours, theirs = self.pre.obj.sections, self.post.obj.sections[self.to_post]
+        ours, theirs = self.pre.obj.sections, self.post.obj.sections
         same = (self.to_post > 0) & ~self.pre.is_table
         for column in ("type", "flags", "size", "align", "entsize"):
-            same &= ours[column] == theirs[column]
+            same &= ours[column] == theirs[column][self.to_post]
         return same
 
-    def _same_contents(self, sections: Column) -> Iterator[bool]:
-        for index in sections.tolist():
-            ours, theirs = self.pre.obj, self.post.obj
-            if ours.sections["type"][index] == SHT_NOBITS:
-                yield True
-            else:
-                yield bytes(ours.contents(index)) == bytes(theirs.contents(int(self.to_post[index])))
-
-    def _same_symbols(self) -> Column:
-        """Whether equal symbols stand at equal places; strings have none that mean anything."""
-        ours = self._symbol_rows(self.pre, np.arange(len(self.pre.obj.sections)))
-        theirs = self._symbol_rows(self.post, self.to_pre)
-        same: Column = _aligned(ours, theirs, len(self.pre.obj.sections)) | self.pre.strings
+    def _same_contents(self, same: Column) -> Column:
+        """Those of the sections with equal headers whose bytes are equal, too."""
+        ours, theirs = self.pre.obj, self.post.obj
+        chosen = np.flatnonzero(same & (ours.sections["type"] != SHT_NOBITS))
+        spans = zip(
+            ours.sections["offset"][chosen].tolist(),
+            theirs.sections["offset"][self.to_post[chosen]].tolist(),
+            ours.sections["size"][chosen].tolist(),
+            strict=True,
+        )
+        one, other = bytes(ours.data), bytes(theirs.data)
+        same[chosen] = [one[at : at + size] == other[to : to + size] for at, to, size in spans]
         return same
 
-    def _symbol_rows(self, side: Side, own: Column) -> tuple[Column, Column]:
-        symbols = side.obj.symbols
-        wanted = side.defined & ~np.isin(symbols["type"], (STT_SECTION, STT_FILE)) & ~side.strings[side.home]
-        wanted &= ~side.label
-        wanted &= own[side.home] >= 0
-        rows = np.stack(
-            [own[side.home], symbols["value"].astype("i8"), symbols["size"].astype("i8"),
-             symbols["type"].astype("i8") << 16 | symbols["binding"].astype("i8") << 8 | symbols["other"],
-             side.symbol_ids],
-            axis=1,
-        )[wanted]  # fmt: skip
-        rows = rows[np.lexsort(rows.T[::-1])]
-        return rows[:, 0], rows
+    def _same_symbols(self) -> tuple[Column, Column]:
+        """Whether equal names stand at equal places, and have equal sizes; those of strings mean nothing."""
+        ours, theirs = self._symbols(self.pre, self.identity), self._symbols(self.post, self.to_pre)
+        if len(ours.section) == len(theirs.section):
+            moved = ours.section != theirs.section
+            for mine, yours in zip(ours.columns[:-1], theirs.columns[:-1], strict=True):
+                moved |= mine != yours
+            if np.count_nonzero(moved) <= len(moved) >> 3:  # the same symbols in the same order
+                sized = moved | (ours.columns[-1] != theirs.columns[-1])
+                return self._without(ours, theirs, moved), self._without(ours, theirs, sized)
+        ours, theirs = _sorted(ours), _sorted(theirs)
+        before, after = (_Rows(each.section, each.columns[:-1]) for each in (ours, theirs))
+        names, symbols = _aligned(before, after, self.count), _aligned(ours, theirs, self.count)
+        return names | self.pre.strings, symbols | self.pre.strings
+
+    def _without(self, ours: _Rows, theirs: _Rows, differ: Column) -> Column:
+        """All sections but those of rows that differ."""
+        same: Column = np.ones(self.count, bool)
+        same[ours.section[differ]] = False
+        same[theirs.section[differ]] = False
+        same |= self.pre.strings
+        return same
+
+    def _symbols(self, side: Side, own: Column) -> _Rows:
+        symbols, section = side.obj.symbols, own[side.home]
+        wanted = side.defined & side.named & ~side.label & ~side.strings[side.home] & (section >= 0)
+        kind = symbols["type"].astype("i8") << 16 | symbols["binding"].astype("i8") << 8 | symbols["other"]
+        columns = symbols["value"].astype("i8"), kind, side.symbol_ids, symbols["size"].astype("i8")
+        return _Rows(section, columns).of(wanted)
 
     # Relocations -------------------------------------------------------------------------------------
 
-    def _meaning(self, side: Side, own: Column) -> Column:
-        """What each record says, without how its object happens to number things."""
-        records, symbol = side.records, side.obj.symbols[side.records["symbol"]]
-        inside = side.defined[records["symbol"]]
-        home = own[side.target]
-        at = symbol["value"].astype("i8") + records["addend"]
-        whole = symbol["type"] == STT_SECTION
-        what = np.where(inside, home, -2 - side.symbol_ids[records["symbol"]])
-        where = at.copy()
-        way = np.where(inside, whole.astype("i8") | symbol["other"].astype("i8") << 8, symbol["section"])
-        doubt = inside & ((home < 0) | ~self.same_symbols[np.maximum(home, 0)])
-        for index in np.flatnonzero(inside & side.strings[side.target]).tolist():
-            section, offset = int(side.target[index]), int(at[index])
-            if self._is_same_string_section(side, section):
-                doubt[index] = False
-                continue
-            howto = side.arch.howtos.get(int(records["type"][index]))
-            exact = howto is not None and not howto.end_relative and not howto.bias and not howto.labelled
-            data = side.obj.contents(section)
-            if exact and not records["implicit"][index] and 0 <= offset < len(data):
-                text = bytes(data[offset : offset + 4096]).partition(b"\0")
-                doubt[index] = not text[1]
-                what[index], where[index] = -1, self.strings.setdefault(text[0], len(self.strings))
-                way[index] = 0
-            else:
-                doubt[index] = True
+    def _meaning(self, side: Side, own: Column) -> tuple[Column, ...]:
+        """What each record says, without how its object happens to number things: type, what, where, way."""
+        symbols, records, index = side.obj.symbols, side.records, side.records.symbol
+        home, inside = own[side.home], side.defined
+        text = inside & side.strings[side.home]
+        doubtful = inside & ((home < 0) | ~self.same_symbols[home])
+        doubtful &= ~text
+        text &= (home < 0) | ~self.same_bytes[home]
+        whole = (symbols["type"] == STT_SECTION) | symbols["other"].astype("i8") << 8
+        what = np.where(inside, home, -2 - side.symbol_ids)[index]
+        where = symbols["value"].astype("i8")[index] + records.addend
+        way = np.where(inside, whole, symbols["section"])[index]
+        doubt = doubtful[index]
+        for number in np.flatnonzero(text[index]).tolist():
+            string = self._string(side, number, int(where[number]))
+            doubt[number] = string < 0
+            what[number], where[number], way[number] = _NONE, string, 0
+        if doubt.any():
+            doubt[self.starts.among(side, np.flatnonzero(doubt))] = False
         what[doubt] = _NONE
         where[doubt] = -1 if side is self.pre else -2
-        columns: Column = np.stack([records["type"].astype("i8"), what, where, way, doubt], axis=1)
-        return columns
+        return records.type, what, where, way
 
-    def _is_same_string_section(self, side: Side, section: int) -> bool:
-        own = section if side is self.pre else int(self.to_pre[section])
-        return own >= 0 and bool(self.same_bytes[own])
+    def _string(self, side: Side, number: int, offset: int) -> int:
+        """A number for the string that a record reaches, equal for equal ones; -1 where that is in doubt."""
+        howto = side.arch.howtos.get(int(side.records.type[number]))
+        if howto is None or howto.end_relative or howto.bias or howto.labelled:
+            return _NONE
+        data = side.obj.contents(int(side.target[number]))
+        if side.records.implicit[number] or not 0 <= offset < len(data):
+            return _NONE
+        text, end, _ = bytes(data[offset : offset + 4096]).partition(b"\0")
+        return self.texts.setdefault(text, len(self.texts)) if end else _NONE
 
     def _same_relocations(self) -> Column:
-        ours, theirs = (
-            (own, np.column_stack([own, side.records["offset"].astype("i8"), meaning]))
-            for side, own, meaning in (
-                (self.pre, self.pre.records["section"].astype("i8"), self.meaning[0]),
-                (self.post, self.to_pre[self.post.records["section"]], self.meaning[1]),
-            )
-        )
-        order = np.argsort(theirs[0], kind="stable")
-        found = theirs[0][order], theirs[1][order]
-        paired = found[0] >= 0
-        return _aligned(ours, (found[0][paired], found[1][paired]), len(self.pre.obj.sections))
-
-    def _numbered(self) -> Column:
-        numbers: Column = self.pre.numbered | self.post.numbered[self.to_post]
-        return numbers
+        ours = _Rows(self.pre.records.section, (self.pre.records.offset, *self.meaning[0]))
+        theirs = _Rows(self.to_pre[self.post.records.section], (self.post.records.offset, *self.meaning[1]))
+        return _aligned(ours, theirs.by_section(), self.count)
 
     def _used(self, found: Column) -> Column:
         """Numbered sections that code which is alike refers to, whose pair is therefore no guess."""
-        numbered, used = self._numbered(), np.zeros(len(found), bool)
+        used = np.zeros(self.count, bool)
+        fitting = self.numbered & self.same_symbols & (self.to_post > 0)
+        if not fitting.any():
+            return used
+        chosen = fitting[self.pre.target] & found[self.pre.records.section]
+        sources, targets = self.pre.records.section[chosen], self.pre.target[chosen]
         while True:
-            firm = found & (used | ~numbered)
+            firm = used | ~self.numbered
             grown = used.copy()
-            grown[self.pre.target[firm[self.pre.records["section"]]]] = True
-            grown &= numbered & self.same_symbols & (self.to_post > 0)
+            grown[targets[firm[sources]]] = True
             if np.array_equal(grown, used):
                 return used
             used = grown
@@ -210,47 +231,21 @@ class _Comparison:
             if len(mine) == len(yours) == 1 and mine[0].step == yours[0].step:
                 same &= self._same_rows(mine[0], yours[0], same)
             else:
-                same &= ~self._owners(mine, np.arange(len(found))) & ~self._owners(yours, self.to_pre)
+                same &= ~self._owners(mine, self.identity) & ~self._owners(yours, self.to_pre)
         return same
 
     def _same_rows(self, before: Table, after: Table, found: Column) -> Column:
-        identity = np.arange(len(found))
-        ours = self._entry_rows(self.pre, before, identity, self.meaning[0], found)
-        theirs = self._entry_rows(self.post, after, self.to_pre, self.meaning[1], found)
-        return _aligned(ours[0], theirs[0], len(found)) & _aligned(ours[1], theirs[1], len(found))
+        ours = _entry_rows(self.pre, before, self.identity, self.meaning[0], found)
+        theirs = _entry_rows(self.post, after, self.to_pre, self.meaning[1], found)
+        return _aligned(ours[0], theirs[0], self.count) & _aligned(ours[1], theirs[1], self.count)
 
     def _owners(self, tables: Iterable[Table], own: Column) -> Column:
         """The sections that entries of these tables are about."""
-        marked = np.zeros(len(self.pre.obj.sections), bool)
+        marked = np.zeros(self.count, bool)
         for table in tables:
             homes = own[table.owners]
             marked[homes[homes > 0]] = True
         return marked
-
-    def _entry_rows(
-        self, side: Side, table: Table, own: Column, meaning: Column, found: Column
-    ) -> tuple[tuple[Column, Column], tuple[Column, Column]]:
-        """Per owner that is alike so far: (owner, bytes of each entry), (owner, records of each entry)."""
-        owner = own[table.owners]
-        wanted = (owner > 0) & found[np.maximum(owner, 0)]
-        order = np.flatnonzero(wanted)[np.argsort(owner[wanted], kind="stable")]
-        data = np.frombuffer(
-            bytes(side.obj.contents(table.section)).ljust(table.step * len(owner), b"\0"), "u1"
-        )
-        rows = data[: table.step * len(owner)].reshape(len(owner), table.step)[order].copy()
-        for at, size in table.row.ignored:
-            rows[:, at : at + size] = 0
-        records = np.flatnonzero(side.records["section"] == table.section)
-        offsets = side.records["offset"][records].astype("i8")
-        index = offsets // table.step
-        rank = np.full(len(owner), -1, "i8")
-        rank[order] = np.arange(len(order))
-        chosen = rank[index] >= 0
-        records, index, offsets = records[chosen], index[chosen], offsets[chosen]
-        by_entry = np.lexsort((offsets, rank[index]))
-        records, index, offsets = records[by_entry], index[by_entry], offsets[by_entry]
-        said = np.column_stack([owner[index], offsets % table.step, meaning[records]])
-        return (owner[order], rows), (owner[index], said)
 
     # What depends on the rest ------------------------------------------------------------------------
 
@@ -261,14 +256,14 @@ class _Comparison:
         return found_there
 
     def _kept(self, pre: Column, post: Column) -> tuple[Column, Column]:
-        """What must become nodes with references: all that differs, who refers to it, what goes along."""
-        both = self._shared(pre & ~self.pre.is_table, post & ~self.post.is_table)
-        dirty = self._grown(both, lambda side, part: self._referring(side, part) & side.follows)
-        referrers = (
-            part | self._referring(side, part)
+        """What must become nodes with references: all that differs, who depends on it, what goes along."""
+        both = self._shared(pre & ~_left_out(self.pre), post & ~_left_out(self.post))
+        dirty = self._grown(both, lambda side, part: self._depending(side, part) & side.follows)
+        depending = (
+            part | self._depending(side, part)
             for side, part in zip((self.pre, self.post), dirty, strict=True)
         )
-        return self._grown(self._shared(*referrers), self._followed)
+        return self._grown(self._shared(*depending), _followed)
 
     def _grown(
         self, both: tuple[Column, Column], grow: Callable[[Side, Column], Column]
@@ -288,43 +283,23 @@ class _Comparison:
         return ours, theirs
 
     def _in_pre(self, kept: Column) -> Column:
-        marked = np.zeros(len(self.pre.obj.sections), bool)
+        marked = np.zeros(self.count, bool)
         homes = self.to_pre[kept]
         marked[homes[homes > 0]] = True
         return marked
 
-    def _referring(self, side: Side, targets: Column) -> Column:
-        """Who refers to these sections, by itself or by entries; strings are compared by what they say."""
+    def _depending(self, side: Side, targets: Column) -> Column:
+        """Who refers to these sections, but for calls of functions; strings are compared by what they say."""
         marked = np.zeros(len(targets), bool)
-        chosen = (targets & ~side.strings)[side.target] & (side.target > 0)
-        marked[side.records["section"][chosen]] = True
-        for table in side.tables.values():
-            if marked[table.section]:
-                entries = side.records["offset"][chosen & (side.records["section"] == table.section)]
-                marked[table.owners[entries.astype("i8") // table.step]] = True
+        chosen = np.flatnonzero((targets & ~side.strings)[side.target])
+        calls = self.starts.among(side, chosen)
+        if len(calls):
+            harmless = np.zeros(len(side.target), bool)
+            harmless[calls] = True
+            chosen = chosen[~harmless[chosen]]
+        marked[side.source[chosen]] = True
         marked[0] = False
         marked &= ~side.is_table
-        return marked
-
-    def _followed(self, side: Side, kept: Column) -> Column:
-        """What goes along with these sections, or with the entries that they own."""
-        return self._reached(side, kept) & side.follows
-
-    def _speaking(self, side: Side, kept: Column) -> Column:
-        """The records of these sections, and of the entries that they own."""
-        chosen: Column = kept[side.records["section"]]
-        for table in side.tables.values():
-            if table.step:
-                records = np.flatnonzero(side.records["section"] == table.section)
-                entry = side.records["offset"][records].astype("i8") // table.step
-                chosen[records] = kept[table.owners[entry]]
-        return chosen
-
-    def _reached(self, side: Side, kept: Column) -> Column:
-        """What these sections, or the entries that they own, refer to."""
-        marked = np.zeros(len(kept), bool)
-        marked[side.target[self._speaking(side, kept)]] = True
-        marked &= side.loaded & ~side.is_table
         return marked
 
     def _scope(self, side: Side, kept: Column, reached: Column) -> Scope:
@@ -337,39 +312,71 @@ class _Comparison:
         return Scope(references | reached, references, entries, side.rows)
 
 
-def _by_name(side: Side) -> dict[bytes, list[Table]]:
+def _reached(side: Side, kept: Column) -> Column:
+    """What these sections, or the entries that they own, refer to."""
+    marked = np.zeros(len(kept), bool)
+    marked[side.target[kept[side.source]]] = True
+    marked &= side.loaded & ~side.is_table
+    return marked
+
+
+def _followed(side: Side, kept: Column) -> Column:
+    """What goes along with these sections, or with the entries that they own."""
+    return _reached(side, kept) & side.follows
+
+
+def _left_out(side: Side) -> Column:
+    """Tables, whose entries follow their owners, and what nobody reads."""
+    left: Column = side.is_table.copy()
+    left[[index for index, row in side.rows.items() if row.keep is Keep.NEVER and not row.compared]] = True
+    return left
+
+
+def _entry_rows(
+    side: Side, table: Table, own: Column, meaning: tuple[Column, ...], found: Column
+) -> tuple[_Rows, _Rows]:
+    """Of those owners that are alike so far: the bytes of each entry, and the records of each entry."""
+    owner = own[table.owners]
+    order = np.flatnonzero((owner > 0) & found[np.maximum(owner, 0)])
+    if np.any(owner[order[1:]] < owner[order[:-1]]):
+        order = order[np.argsort(owner[order], kind="stable")]
+    data = bytes(side.obj.contents(table.section)).ljust(table.step * len(owner), b"\0")
+    rows = np.frombuffer(data, "u1", table.step * len(owner)).reshape(len(owner), table.step)[order]
+    for at, size in table.row.ignored:
+        rows[:, at : at + size] = 0
+    rank = np.full(len(owner), -1, "i8")
+    rank[order] = np.arange(len(order))
+    chosen = np.flatnonzero(rank[table.entries] >= 0)
+    ranks = rank[table.entries[chosen]]
+    if np.any(ranks[1:] < ranks[:-1]):
+        chosen = chosen[np.argsort(ranks, kind="stable")]
+    entries = table.entries[chosen]
+    offsets = side.records.offset[table.records][chosen] - entries * table.step
+    said = (offsets, *(each[table.records][chosen] for each in meaning))
+    return _Rows(owner[order], (rows.view(f"V{table.step}").ravel(),)), _Rows(owner[entries], said)
+
+
+def _by_name(side: Side) -> dict[str, list[Table]]:
     """The tables whose entries are compared."""
-    found: dict[bytes, list[Table]] = {}
+    found: dict[str, list[Table]] = {}
     for table in side.tables.values():
         if table.row.compared:
             found.setdefault(side.names[table.section], []).append(table)
     return found
 
 
-def _pairs(pre: Side, post: Side) -> tuple[Column, Column]:
-    """Post section of each pre section and the other way; 0 and -1 where a name is missing or not unique."""
-    to_post = np.zeros(len(pre.obj.sections), "i8")
-    to_pre = np.full(len(post.obj.sections), _NONE, "i8")
-    ours, theirs = _unique(pre), _unique(post)
-    for name, section in ours.items():
-        other = theirs.get(name)
-        if other is not None:
-            to_post[section], to_pre[other] = other, section
-    return to_post, to_pre
+def _sorted(rows: _Rows) -> _Rows:
+    return rows.of(np.lexsort((*rows.columns[::-1], rows.section)))
 
 
-def _unique(side: Side) -> dict[int, int]:
-    loaded = np.flatnonzero(side.loaded)
-    names, first, counts = np.unique(side.section_ids[loaded], return_index=True, return_counts=True)
-    once = counts == 1
-    return dict(zip(names[once].tolist(), loaded[first[once]].tolist(), strict=True))
-
-
-def _aligned(ours: tuple[Column, Column], theirs: tuple[Column, Column], count: int) -> Column:
+def _aligned(ours: _Rows, theirs: _Rows, count: int) -> Column:
     """For each of `count` sections whether its rows are equal; rows are grouped by section, in order."""
-    before, after = (np.bincount(each[0], minlength=count) for each in (ours, theirs))
+    before, after = (np.bincount(each.section, minlength=count) for each in (ours, theirs))
     same: Column = before == after
-    mine, yours = ours[1][same[ours[0]]], theirs[1][same[theirs[0]]]
-    different = ours[0][same[ours[0]]][np.any(mine != yours, axis=1)]
-    same[different] = False
+    if not same.all():
+        ours, theirs = ours.of(same[ours.section]), theirs.of(same[theirs.section])
+    different = np.zeros(len(ours.section), bool)
+    for mine, yours in zip(ours.columns, theirs.columns, strict=True):
+        different |= mine != yours
+    same[ours.section[different]] = False
     return same

@@ -6,20 +6,7 @@ What is imported for type checking only are values of stages: a plugin is handed
 
 from typing import TYPE_CHECKING
 
-from kdiff.arch import (
-    Architecture,
-    Architectures,
-    Argument,
-    BitField,
-    Branch,
-    ByteOrder,
-    ConstantLoad,
-    Howto,
-    Overflow,
-    PageTables,
-    Root,
-    architecture_of,
-)
+from kdiff.arch import Architecture, Argument, BitField, Branch, ByteOrder, ConstantLoad, Howto, Overflow
 from kdiff.btf import structures as btf_structures
 from kdiff.distribution import Distribution, KernelSetup, Say
 from kdiff.elf.image import (
@@ -42,16 +29,7 @@ from kdiff.elf.write import write as write_object
 from kdiff.emit import EmittedModule, Emitter, Workshop
 from kdiff.errors import KdiffError, Refusal
 from kdiff.exports import Export, read_symvers
-from kdiff.habits import (
-    CodeAhead,
-    ConstantSection,
-    Habit,
-    Intrusion,
-    LineTaker,
-    RemadeData,
-    SectionClass,
-    Standing,
-)
+from kdiff.habits import CodeAhead, ConstantSection, Habit, LineTaker, RemadeData, SectionClass, Standing
 from kdiff.hookspecs import hookimpl
 from kdiff.kallsyms import decode as decode_kallsyms
 from kdiff.kallsyms import parse_text as parse_kallsyms
@@ -81,7 +59,8 @@ from kdiff.live import LiveKernel
 from kdiff.make import failure, run_make
 from kdiff.memory import Extent, MemoryScheme, MemorySource, merged
 from kdiff.observe import observe
-from kdiff.paging import Run, Translation, find_kernel
+from kdiff.paging import TABLES as PAGE_TABLES
+from kdiff.paging import PageTables, Root, Run, Translation, find_kernel, x86_roots
 from kdiff.target.layout import module_file, module_name
 from kdiff.update import Borrowed, How, Replacement, Update
 
@@ -92,9 +71,9 @@ if TYPE_CHECKING:
 __all__ = [
     "KERNEL",
     "NO_SYMBOL",
+    "PAGE_TABLES",
     "AddressBook",
     "Architecture",
-    "Architectures",
     "Argument",
     "BitField",
     "BookEntry",
@@ -116,7 +95,6 @@ __all__ = [
     "Habit",
     "How",
     "Howto",
-    "Intrusion",
     "KdiffError",
     "Keep",
     "KernelFacts",
@@ -158,7 +136,6 @@ __all__ = [
     "Translation",
     "Update",
     "Workshop",
-    "architecture_of",
     "btf_structures",
     "decode_kallsyms",
     "describe_module",
@@ -182,4 +159,5 @@ __all__ = [
     "run_make",
     "segment_at",
     "write_object",
+    "x86_roots",
 ]

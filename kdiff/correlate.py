@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 from kdiff.aligned import told_apart
 from kdiff.graph import Node, Reference, SectionGraph
@@ -26,8 +27,7 @@ from kdiff.split import Kind
 NOTHING: Mapping[int, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """One correlation; `how` is one of the passes below, `sure` false where several nodes would fit.
 
     `alternatives`: the other pre nodes that fit, where it is not sure.
@@ -336,7 +336,7 @@ def _through_pool(graph: SectionGraph, index: int) -> tuple[Reference, ...]:
     if not any(graph.is_pool_word(graph.nodes[each.target]) for each in found):
         return found
     return tuple(
-        replace(each, target=words[0].target, addend=words[0].addend)
+        each._replace(target=words[0].target, addend=words[0].addend)
         if graph.is_pool_word(graph.nodes[each.target]) and len(words := graph.references[each.target]) == 1
         else each
         for each in found

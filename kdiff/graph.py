@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -41,12 +41,11 @@ from kdiff.split import Kind, Piece, is_mapping, split
 from kdiff.tables import counts_nothing, piece_sections
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A node. `names`: the symbols at its start, preferred first; `label` is unique within the graph.
 
     `start` and `size` are bytes in section `section` (index; 0 for externs). `table` and `row` are set for
-    entries of special sections only.
+    entries of special sections only. A tuple, as a reference is, because they are made quickly.
     """
 
     id: int
@@ -77,8 +76,7 @@ class Node:
         return self.kind is Kind.FUNCTION and is_fragment(self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """A relocation seen from the graph: the field at `offset` of its node reaches `target` + `addend`.
 
     The stored value is target + addend + insn_addend + entry (- the field's address, or - `minus`: a node and
@@ -225,7 +223,7 @@ def _unique(nodes: Iterable[Node]) -> list[Node]:
     for node in nodes:
         seen[node.label] = seen.get(node.label, 0) + 1
     return [
-        n if seen[n.label] == 1 else replace(n, label=f"{n.label}@{n.section_name}+{n.start:#x}")
+        n if seen[n.label] == 1 else n._replace(label=f"{n.label}@{n.section_name}+{n.start:#x}")
         for n in nodes
     ]
 

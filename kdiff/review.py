@@ -115,7 +115,7 @@ def _entries_inside(plan: Plan) -> Iterator[Refusal]:
         reference.target
         for source, references in enumerate(plan.pre.references)
         for reference in references
-        if source not in replaced and not plan.pre.nodes[source].is_fragment
+        if source not in replaced and _is_used(plan.pre.nodes[source])
     }
     for source, references in enumerate(plan.pre.references):
         node = plan.pre.nodes[source]
@@ -130,6 +130,12 @@ def _entries_inside(plan: Plan) -> Iterator[Refusal]:
                     "review.entered_inside", plan.pre.where(node, reference.offset),
                     f"{node.label} refers to {name}+{reference.addend:#x}, inside of a replaced function",
                 )  # fmt: skip
+
+
+def _is_used(node: Node) -> bool:
+    """Whether a node is in use by itself: no part of a function, and no entry that nobody reads."""
+    unread = node.table is not None and node.table.keep is Keep.NEVER and not node.table.compared
+    return not node.is_fragment and not unread
 
 
 def _unsure(plan: Plan) -> Iterator[Refusal]:

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """One object's columns for the search of what two objects have in common (`kdiff.alike`).
 
-In: an `Object`, its architecture, rows and habits. Out: a `Side`: names as numbers, the section that each
-symbol and each record reaches, tables with the owners of their entries, and classes of sections by name.
+In: an `Object`, its architecture, rows and habits, and the `Names` of both objects. Out: a `Side`: names as
+numbers, the section that each symbol and each record reaches, tables with the owners of their entries, and
+classes of sections by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +31,7 @@ from kdiff.elf.read import (
 )
 from kdiff.habits import Habits
 from kdiff.kernel import Keep, SpecialSection
-from kdiff.naming import is_fragment, is_numbered, stem
+from kdiff.naming import is_fragment, is_made_unique, is_numbered, stem
 from kdiff.structures import declared_sizes
 from kdiff.tables import piece_sections, rows_in, tables_of
 
@@ -38,16 +40,61 @@ from kdiff.tables import piece_sections, rows_in, tables_of
 class Table:
     """A table whose entries go where the code goes that they are about.
 
-    `owners`: the section of the code of each entry, 0 where it is none of this object's.
+    `owners`: the section of the code of each entry, 0 where it is none of this object's. `records`: those of
+    the table, among the records of its side; `entries`: of which entry each of them is.
     """
 
     section: int
     row: SpecialSection
     owners: Column
+    records: slice
+    entries: Column
 
     @property
     def step(self) -> int:
         return self.row.entry_size
+
+
+class Records(NamedTuple):
+    """The records of loaded sections, by column, in the order of their sections."""
+
+    section: Column
+    offset: Column
+    type: Column
+    symbol: Column
+    addend: Column
+    implicit: Column
+
+
+class Names:
+    """The names of two objects as numbers, and what the names of sections and data mean."""
+
+    def __init__(self, habits: Habits) -> None:
+        self._habits = habits
+        self._known: dict[str, int] = {}
+        self._sections: dict[str, tuple[bool, bool, bool]] = {}
+        self._data: dict[str, tuple[bool, bool]] = {}
+
+    def numbers(self, names: list[str]) -> Column:
+        known = self._known
+        return np.array([known.setdefault(name, len(known)) for name in names], "i8")
+
+    def section(self, name: str) -> tuple[bool, bool, bool]:
+        """Whether what lies in such a section is made anew, is a static with a number, is constant."""
+        found = self._sections.get(name)
+        if found is None:
+            remade = self._habits.remade("", name) is not None
+            found = self._sections[name] = remade, is_numbered(name), self._habits.is_constant(name)
+        return found
+
+    def datum(self, name: str) -> tuple[bool, bool]:
+        """Whether such a local datum is a static with a number, and whether it is made anew."""
+        found = self._data.get(name)
+        if found is None:
+            plain = "." not in name and not is_made_unique(name)
+            remade = self._habits.remade(name if plain else stem(name), "") is not None
+            found = self._data[name] = not plain and is_numbered(name), remade
+        return found
 
 
 class Side:
@@ -55,7 +102,7 @@ class Side:
 
     def __init__(
         self, obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits,
-        names: dict[bytes, int],
+        names: Names,
     ) -> None:  # fmt: skip
         self.obj, self.arch = obj, arch
         count = len(obj.sections)
@@ -65,97 +112,107 @@ class Side:
         self.code = flags & SHF_EXECINSTR > 0
         self.strings = self.loaded & (flags & (SHF_MERGE | SHF_STRINGS) == SHF_MERGE | SHF_STRINGS)
         self.strings &= obj.sections["entsize"] == 1
-        self.names = _names(obj, obj.section_names, obj.sections["name"])
-        self.section_ids = _ids(self.names, names)
-        self.symbol_names = _names(obj, obj.symbol_names, obj.symbols["name"]) if obj.symbol_names else [b""]
-        self.symbol_ids = _ids(self.symbol_names, names)
-        self.label = np.array([name.startswith(b".L") for name in self.symbol_names], bool)
-        symbols = obj.symbols
-        self.home = np.where(symbols["section"] < count, symbols["section"], 0).astype("i8")
-        self.defined = (self.home > 0) & self.loaded[self.home]
+        self.names, self.symbol_names = obj.names_of_sections(), obj.names_of_symbols()
+        self.section_ids, self.symbol_ids = names.numbers(self.names), names.numbers(self.symbol_names)
+        self.label = np.array([name[:2] == ".L" for name in self.symbol_names], bool)
+        kinds, homes = obj.symbols["type"], obj.symbols["section"].astype("i8")
+        self.named = (kinds != STT_SECTION) & (kinds != STT_FILE)
+        self.home = np.where(homes < count, homes, 0)
+        self.defined = self.loaded[self.home]
+        self.records = _records(obj, self.loaded)
+        self.target = self.home[self.records.symbol]
         self.rows = tables_of(obj, arch, special, declared_sizes(obj, arch))
-        self.tables = _tables(obj, self.rows)
+        self.source = self.records.section.copy()
+        """Who says what a record says: its section, or that of the owner of its entry."""
+        self.tables = self._tables()
         self.is_table = np.zeros(count, bool)
         self.is_table[list(self.tables)] = True
-        records = obj.relocations
-        self.records = records[self.loaded[records["section"]]]
-        self.target = self.home[self.records["symbol"]]
+        self.piece_sections = piece_sections(obj, special)
         self.pieces = np.zeros(count, bool)
-        self.pieces[list(piece_sections(obj, special))] = True
-        self.remade, self.numbered, along = self._by_name(habits)
+        self.pieces[list(self.piece_sections)] = True
+        self.fragment = np.zeros(count, bool)
+        self.remade, self.numbered, along = self._by_name(names)
         self.follows = self._followers() | self.remade | along
 
-    def _by_name(self, habits: Habits) -> tuple[Column, Column, Column]:
+    def _by_name(self, names: Names) -> tuple[Column, Column, Column]:
         """Sections of data made anew, of statics with numbers, and of constants and parts of functions."""
-        remade, numbered, constant, fragments = (np.zeros(len(self.obj.sections), bool) for _ in range(4))
+        remade, numbered, constant = (np.zeros(len(self.obj.sections), bool) for _ in range(3))
         for index in np.flatnonzero(self.loaded & ~self.code & ~self.is_table).tolist():
-            section = self.names[index].decode("utf-8", "surrogateescape")
-            remade[index] = habits.remade("", section) is not None
-            constant[index] = habits.is_constant(section)
-            numbered[index] = is_numbered(section)
-        named = self.defined & ~np.isin(self.obj.symbols["type"], (STT_SECTION, STT_FILE))
-        for index in np.flatnonzero(
-            named & ~self.label & (self.obj.symbols["binding"] == STB_LOCAL)
-        ).tolist():
-            name, home = self.symbol_names[index].decode("utf-8", "surrogateescape"), self.home[index]
-            if self.code[home]:
-                fragments[home] |= is_fragment(name)
-            elif not self.is_table[home]:
-                numbered[home] |= is_numbered(name)
-                remade[home] |= habits.remade(stem(name), "") is not None
-        return remade, (numbered | remade) & ~self.strings, constant | fragments
+            remade[index], numbered[index], constant[index] = names.section(self.names[index])
+        local = self.named & self.defined & ~self.label & (self.obj.symbols["binding"] == STB_LOCAL)
+        code, texts = self.code[self.home], self.symbol_names
+        for index in np.flatnonzero(self.named & self.defined & code).tolist():
+            if is_fragment(texts[index]):
+                self.fragment[self.home[index]] = True
+        for index in np.flatnonzero(local & ~code & ~self.is_table[self.home]).tolist():
+            of_number, anew = names.datum(texts[index])
+            if of_number or anew:
+                home = self.home[index]
+                numbered[home] |= of_number
+                remade[home] |= anew
+        return remade, (numbered | remade) & ~self.strings, constant | self.fragment
 
     def _followers(self) -> Column:
         """Sections that go where the code goes that refers to them: constants, payload of entries, pools."""
-        pools = frozenset(name.encode() for name in self.arch.pools)
         follows: Column = self.loaded & ~self.code & (self.obj.sections["flags"] & SHF_WRITE == 0)
-        for index in np.flatnonzero(self.loaded & ~follows).tolist():
-            follows[index] = self.pieces[index] or index in self.rows or self.names[index] in pools
+        follows |= self.pieces & self.loaded
+        follows[list(self.rows)] = self.loaded[list(self.rows)]
+        if self.arch.pools:
+            pools = [index for index, name in enumerate(self.names) if name in self.arch.pools]
+            follows[pools] = self.loaded[pools]
         return follows
 
+    def _tables(self) -> dict[int, Table]:
+        found: dict[int, Table] = {}
+        by_name: dict[str, Column] = {}
+        bounds = np.searchsorted(self.records.section, np.arange(len(self.obj.sections) + 1)).tolist()
+        sizes = self.obj.sections["size"].tolist()
+        for index, row in sorted(self.rows.items(), key=lambda each: bool(each[1].parallel)):
+            if row.keep is not Keep.OWNER or not row.entry_size or not sizes[index]:
+                continue
+            count = rows_in(sizes[index], row.entry_size, row.least)
+            records = slice(bounds[index], bounds[index + 1])
+            offsets = self.records.offset[records]
+            entries = offsets // row.entry_size
+            owners = by_name.get(row.parallel)
+            if owners is None or len(owners) != count:
+                owners = np.zeros(count, "i8")
+                if row.owner is not None:
+                    naming = offsets - entries * row.entry_size == row.owner
+                    # of several records of one place the first adds
+                    owners[entries[naming][::-1]] = self.target[records][naming][::-1]
+            by_name[self.names[index]] = owners
+            self.source[records] = owners[entries]
+            found[index] = Table(index, row, owners, records, entries)
+        return found
 
-def _tables(obj: Object, rows: Mapping[int, SpecialSection]) -> dict[int, Table]:
-    found: dict[int, Table] = {}
-    by_name: dict[str, Column] = {}
-    for index, row in sorted(rows.items(), key=lambda each: bool(each[1].parallel)):
-        if row.keep is not Keep.OWNER or not row.entry_size or not obj.sections["size"][index]:
-            continue
-        count = rows_in(int(obj.sections["size"][index]), row.entry_size, row.least)
-        owners = _owners(obj, index, row, count)
-        beside = by_name.get(row.parallel)
-        if beside is not None and len(beside) == count:
-            owners = beside
-        by_name[obj.section_name(index)] = owners
-        found[index] = Table(index, row, owners)
+
+def paired(pre: Side, post: Side) -> tuple[Column, Column]:
+    """Post section of each pre section and the other way; 0 and -1 where a name is missing or not unique."""
+    names = int(max(pre.section_ids.max(), post.section_ids.max())) + 1
+    ours, theirs = _by_number(pre, names), _by_number(post, names)
+    both = np.flatnonzero((ours > 0) & (theirs > 0))
+    to_post = np.zeros(len(pre.obj.sections), "i8")
+    to_pre = np.full(len(post.obj.sections), -1, "i8")
+    to_post[ours[both]], to_pre[theirs[both]] = theirs[both], ours[both]
+    return to_post, to_pre
+
+
+def _by_number(side: Side, names: int) -> Column:
+    """The loaded section of each name; 0 where there is none, or several."""
+    loaded = np.flatnonzero(side.loaded)
+    found = np.zeros(names, "i8")
+    found[side.section_ids[loaded]] = loaded
+    found[np.bincount(side.section_ids[loaded], minlength=names) > 1] = 0
     return found
 
 
-def _owners(obj: Object, section: int, row: SpecialSection, count: int) -> Column:
-    owners = np.zeros(count, "i8")
-    if row.owner is None:
-        return owners
-    low, high = obj.relocation_bounds[section], obj.relocation_bounds[section + 1]
-    records = obj.relocations[low:high]
-    offsets = records["offset"].astype("i8")
-    naming = offsets % row.entry_size == row.owner
-    homes = obj.symbols["section"][records["symbol"][naming]].astype("i8")
-    homes = np.where(homes < len(obj.sections), homes, 0)
-    owners[offsets[naming][::-1] // row.entry_size] = homes[
-        ::-1
-    ]  # of several records of one place the first adds
-    return owners
-
-
-def _names(obj: Object, table: int, offsets: Column) -> list[bytes]:
-    """The strings at offsets of a string table; b"" for those that are not sound."""
-    section = obj.sections[table]
-    data = bytes(obj.data[int(section["offset"]) : int(section["offset"] + section["size"])])
-    found: list[bytes] = []
-    for start in offsets.tolist():
-        end = data.find(b"\0", start)
-        found.append(data[start:end] if end >= 0 else b"")
-    return found
-
-
-def _ids(names: list[bytes], known: dict[bytes, int]) -> Column:
-    return np.array([known.setdefault(name, len(known)) for name in names], "i8")
+def _records(obj: Object, loaded: Column) -> Records:
+    records = obj.relocations
+    chosen = loaded[records["section"]]
+    if not chosen.all():
+        records = records[chosen]
+    section, offset, kind, symbol, addend = (
+        records[name].astype("i8") for name in ("section", "offset", "type", "symbol", "addend")
+    )
+    return Records(section, offset, kind, symbol, addend, records["implicit"])

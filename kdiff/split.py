@@ -9,9 +9,8 @@ cut into entries, string sections into strings, constant pools into constants.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,8 +55,7 @@ class Kind(Enum):
     """Defined in another unit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """`size` bytes at `start` of a section. `symbols`: indices of those at its start, preferred first."""
 
     section: int

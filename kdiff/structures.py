@@ -71,9 +71,12 @@ class _Names:
     @staticmethod
     def of(obj: Object) -> _Names | None:
         """Of an object with one unit and RELA records; None for others."""
+        sections = obj.names_of_sections()
+        if ".debug_info" not in sections:
+            return None
         found: dict[str, list[int]] = {}
         for index in np.flatnonzero(obj.sections["flags"] & 2 == 0).tolist()[1:]:
-            found.setdefault(obj.section_name(index), []).append(index)
+            found.setdefault(sections[index], []).append(index)
         parts = [found.get(name, []) for name in (".debug_info", ".debug_str", ".debug_abbrev")]
         tables = obj.sections["info"][obj.sections["type"] == SHT_RELA]
         if any(len(each) != 1 for each in parts) or parts[0][0] not in tables:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -48,9 +49,11 @@ def piece_sections(obj: Object, special: Mapping[str, SpecialSection]) -> frozen
     names = {name for row in special.values() for name in row.pieces}
     families = tuple(name[:-1] for name in names if name.endswith("*"))
     return frozenset(
-        index
-        for index in range(1, len(obj.sections))
-        if obj.section_name(index) in names or (families and obj.section_name(index).startswith(families))
+        [
+            index
+            for index, name in enumerate(obj.names_of_sections())
+            if index and (name in names or (families and name.startswith(families)))
+        ]
     )
 
 
@@ -64,15 +67,15 @@ def tables_of(
     """
     families = tuple(name for name, row in special.items() if row.prefix)
     if names is None:
-        loaded = np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()
-        names = {index: obj.section_name(index) for index in loaded}
+        named = obj.names_of_sections()
+        names = {index: named[index] for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()}
     rows = {
         index: row_of(name, special)
         for index, name in names.items()
         if name in special or (families and name.startswith(families))
     }
     found = {index: _settled(obj, arch, index, row, sizes) for index, row in rows.items() if row is not None}
-    by_name = {obj.section_name(index): index for index in found}
+    by_name = {names[index]: index for index in found}
     for index, row in found.items():
         leader = by_name.get(row.parallel)
         if leader is not None and not row.opaque:
@@ -153,7 +156,9 @@ def _checked(
     ignored = row.ignored or (alike[0].ignored if len(alike) == 1 else ())
     counts = row.counts or (alike[0].counts if len(alike) == 1 else ())
     payload = alike[0].payload if row.payload is None and len(alike) == 1 else row.payload
-    found = replace(row, least=least, ignored=ignored, counts=counts, payload=payload)
+    found = row
+    if (least, ignored, counts, payload) != (row.least, row.ignored, row.counts, row.payload):
+        found = replace(row, least=least, ignored=ignored, counts=counts, payload=payload)
     return found if _all_owned(found, total, fields) else _opaque(row, _unowned(name, row.entry_size))
 
 
@@ -214,6 +219,7 @@ def _beside(
     return replace(row, entry_size=total // count)
 
 
+@lru_cache(maxsize=256)
 def _shaped(row: SpecialSection, shape: Shape) -> SpecialSection:
     return replace(
         row,
@@ -239,14 +245,19 @@ def _addresses(obj: Object, arch: Architecture, section: int) -> Fields:
     """The relocated fields, one for each place; where two records make a difference the first one counts."""
     low, high = obj.relocation_bounds[section], obj.relocation_bounds[section + 1]
     records = obj.relocations[low:high]
-    kinds, which = np.unique(records["type"], return_inverse=True)
-    howtos = (arch.howtos.get(kind) for kind in kinds.tolist())
-    sizes = np.array([0 if howto is None else howto.size for howto in howtos], "i8")[which]
-    offsets, symbols = records["offset"].astype("i8"), obj.symbols[records["symbol"]]
-    stored = np.flatnonzero(sizes > 0)
-    stored = stored[np.unique(offsets[stored], return_index=True)[1]]
-    here, named = symbols["section"] > 0, symbols["binding"] != STB_LOCAL
-    return Fields(offsets[stored], sizes[stored], here[stored], named[stored])
+    kinds = records["type"].tolist()
+    howtos = {kind: arch.howtos.get(kind) for kind in set(kinds)}
+    known = {kind: 0 if howto is None else howto.size for kind, howto in howtos.items()}
+    sizes = np.array([known[kind] for kind in kinds], "i8")
+    offsets, symbols = records["offset"].astype("i8"), records["symbol"]
+    if 0 in known.values():
+        offsets, symbols, sizes = offsets[sizes > 0], symbols[sizes > 0], sizes[sizes > 0]
+    again = offsets[1:] == offsets[:-1]
+    if again.any():
+        first = np.append(True, ~again)
+        offsets, symbols, sizes = offsets[first], symbols[first], sizes[first]
+    here, named = obj.symbols["section"][symbols] > 0, obj.symbols["binding"][symbols] != STB_LOCAL
+    return Fields(offsets, sizes, here, named)
 
 
 def _fits(shape: Shape, total: int, fields: Fields) -> bool:
@@ -255,16 +266,28 @@ def _fits(shape: Shape, total: int, fields: Fields) -> bool:
     if not count:
         return False
     at = fields.offset % shape.size
-    sizes = dict(shape.others) | dict(shape.addresses)
-    expected = np.array([sizes.get(each, 0) for each in range(shape.size)], "i8")
+    expected, must, named = _places(shape)
     if np.any(fields.size != expected[at]):
         return False
     if shape.owner is not None and not np.all(fields.here[at == shape.owner]):
         return False
-    if not np.all(fields.named[np.isin(at, shape.named)]):
+    if shape.named and not np.all(fields.named[named[at]]):
         return False
-    must = np.isin(at, [each for each, _ in shape.addresses])
-    return int(np.count_nonzero(must)) == count * len(shape.addresses)
+    return int(np.count_nonzero(must[at])) == count * len(shape.addresses)
+
+
+@lru_cache(maxsize=256)
+def _places(shape: Shape) -> tuple[Column, Column, Column]:
+    """By offset in an entry: bytes of the field there, whether there must be one, and for a global symbol."""
+    expected = np.zeros(shape.size, "i8")
+    must, named = np.zeros(shape.size, bool), np.zeros(shape.size, bool)
+    for offset, size in (*shape.others, *shape.addresses):
+        expected[offset : offset + 1] = size
+    for offset, _ in shape.addresses:
+        must[offset : offset + 1] = True
+    for offset in shape.named:
+        named[offset : offset + 1] = True
+    return expected, must, named
 
 
 def _stride(total: int, fields: Fields) -> int:

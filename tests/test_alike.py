@@ -192,6 +192,53 @@ def test_a_nameless_constant_travels_with_its_references_though_its_section_is_w
     assert len(made.post.references[table.id]) == 2
 
 
+def kept(before: bytes, after: bytes, special: Special = NOTHING) -> set[str]:
+    """The sections of the pre object whose references a graph needs."""
+    pre, post = read_bytes(before, "unit.o"), read_bytes(after, "unit.o")
+    found = alike(pre, post, ARCHITECTURE, special, HABITS)
+    return {pre.section_name(index) for index in found.pre.references.nonzero()[0]}
+
+
+@pytest.mark.parametrize("use", ["call .text.g", "call g", "jne g", "cs call g", "movabs $g,%rax"])
+def test_who_calls_a_function_that_changed_is_left_out(use: str) -> None:
+    text = function("g", "nop; {}") + function("f", use)
+    before, after = (compiled(text.format(each), ASSEMBLY) for each in ("nop", "inc %eax; nop"))
+    assert both(before, after)[0][4] == ["g"]
+    assert kept(before, after) == {".text.g"}
+
+
+@pytest.mark.parametrize("use", ["jmp .text.g+1", "cmpb $1,.text.g+1(%rip)", "cmpb $1,g+1(%rip)"])
+def test_who_reaches_into_a_function_that_changed_is_looked_at(use: str) -> None:
+    """The addend of such a comparison is that of a call: its instruction ends a byte later."""
+    text = function("g", "nop; {}") + function("f", use)
+    before, after = (compiled(text.format(each), ASSEMBLY) for each in ("nop", "inc %eax; nop"))
+    assert both(before, after)[0][4] == ["f", "g"]
+    assert kept(before, after) == {".text.f", ".text.g"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        function("g.cold", "ud2; {}") + function("f", "jmp g.cold"),
+        '.section .text.two,"ax"\n' + "".join(
+            f".type {name},@function\n{name}: nop; {{}}; ret\n.size {name},.-{name}\n" for name in "gh"
+        ) + function("f", "call g"),
+    ],
+)  # fmt: skip
+def test_who_uses_a_part_or_one_of_several_functions_is_looked_at(more: str) -> None:
+    before, after = (compiled(more.format(*[each] * 2), ASSEMBLY) for each in ("nop", "inc %eax; nop"))
+    both(before, after)
+    assert ".text.f" in kept(before, after)
+
+
+def test_what_nobody_reads_is_left_out() -> None:
+    row = SpecialSection(".note_of_tool", 0, Keep.NEVER, compared=False)
+    text = function("g", "nop") + '.section .note_of_tool,"a"\n.quad .text.g, {}\n'
+    before, after = (compiled(text.format(each), ASSEMBLY) for each in (1, 2))
+    assert both(before, after, special={row.name: row})[0] == [[], [], [], [], []]
+    assert kept(before, after, {row.name: row}) == set()
+
+
 def test_a_batch_has_a_line_for_each_pair_and_goes_on_after_a_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,7 +55,8 @@ class DebugSections:
 
 def has_types(obj: Object) -> bool:
     """Whether there is type information to read."""
-    return any(obj.section_name(index) == ".debug_info" for index in _unallocated(obj))
+    names = obj.names_of_sections()
+    return ".debug_info" in names and any(names[index] == ".debug_info" for index in _unallocated(obj))
 
 
 def debug_sections(obj: Object, arch: Architecture) -> DebugSections:

@@ -121,6 +121,24 @@ class Object:
     _section_names: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     _contents: dict[int, memoryview] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Contents that were asked for, by section."""
+    _lists: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def names_of_sections(self) -> list[str]:
+        """The names of all sections, which are read at once."""
+        found = self._lists.get("sections")
+        if found is None:
+            found = self._lists["sections"] = self._strings(self.section_names, self.sections["name"])
+            self._section_names.update(enumerate(found))
+        return found
+
+    def names_of_symbols(self) -> list[str]:
+        """The names of all symbols, which are read at once; section symbols have none of their own."""
+        found = self._lists.get("symbols")
+        if found is None:
+            table, offsets = self.symbol_names, self.symbols["name"]
+            found = self._strings(table, offsets) if table else [""] * len(offsets)
+            self._lists["symbols"] = found
+        return found
 
     def section_name(self, index: int) -> str:
         found = self._section_names.get(index)
@@ -144,6 +162,23 @@ class Object:
             start = int(section["offset"])
             stop = start if section["type"] == SHT_NOBITS else start + int(section["size"])
             found = self._contents[index] = self.data[start:stop]
+        return found
+
+    def _strings(self, table: int, offsets: Column) -> list[str]:
+        """The strings at offsets of a table; KdiffError if one of them is not sound."""
+        data = bytes(self.contents(table)) if table else b""
+        starts = offsets.astype("i8")
+        zeros = np.flatnonzero(np.frombuffer(data, "u1") == 0)
+        which = np.searchsorted(zeros, starts)
+        if not len(zeros) or which.max() == len(zeros):
+            return [self._string(table, each) for each in starts.tolist()]
+        stops = zeros[which]
+        if np.max(stops - starts) > LONGEST_NAME:
+            return [self._string(table, each) for each in starts.tolist()]
+        text = data.decode("ascii" if data.isascii() else "latin-1")
+        found = [text[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        if not data.isascii():
+            found = [each.encode("latin-1").decode("utf-8", "surrogateescape") for each in found]
         return found
 
     def _string(self, table: int, offset: int) -> str:

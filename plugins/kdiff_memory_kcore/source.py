@@ -20,7 +20,6 @@ from types import MappingProxyType
 
 from kdiff.api import (
     AddressBook,
-    Architectures,
     ElfImage,
     Extent,
     KdiffError,
@@ -125,7 +124,7 @@ class KcoreMemory:
         os.close(self._descriptor)
 
 
-def open_memory(directory: str, _: Architectures) -> KcoreMemory:
+def open_memory(directory: str) -> KcoreMemory:
     """Open the running kernel's memory, or that which a directory of copies holds; KdiffError `kcore.*`."""
     files = _copies(Path(directory)) if directory else RUNNING
     try:
