@@ -9,7 +9,7 @@ record's source is the atom it is in; that of a table entry's record is the atom
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +118,7 @@ class Atoms:
         self, obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], names: Names
     ) -> None:
         self.obj, self.arch = obj, arch
-        self._locals: Column | None = None
+        self._locals: tuple[Column, Column] | None = None
         sections, symbols = obj.sections, obj.symbols
         flags = sections["flags"]
         self.loaded = (flags & SHF_ALLOC > 0) & ~np.isin(sections["type"], (SHT_GROUP, SHT_NOTE))
@@ -258,16 +258,17 @@ class Atoms:
         """The atom at each position; that in front of it for places in gaps, -1 for positions below 0."""
         return np.searchsorted(self.start, position, "right") - 1
 
-    def local_names(self, atom: int) -> list[str]:
-        """The names of local symbols in an atom."""
+    def local_names(self, atoms: Column) -> Iterator[list[str]]:
+        """For each atom the names of the local symbols in it."""
         if self._locals is None:
             symbols = np.flatnonzero(self.named & (self.obj.symbols["binding"] == STB_LOCAL))
-            self._locals = symbols[np.argsort(self.position[symbols], kind="stable")]
-        places = self.position[self._locals]
-        low, high = np.searchsorted(places, (self.start[atom], self.start[atom] + 1))
-        if self.end[atom] > self.start[atom]:
-            high = np.searchsorted(places, self.end[atom])
-        return [self.obj.symbol_name(each) for each in self._locals[low:high].tolist()]
+            symbols = symbols[np.argsort(self.position[symbols], kind="stable")]
+            self._locals = symbols, self.position[symbols]
+        symbols, places = self._locals
+        low = np.searchsorted(places, self.start[atoms])
+        high = np.searchsorted(places, np.maximum(self.end[atoms], self.start[atoms] + 1))
+        for first, last in zip(low.tolist(), high.tolist(), strict=True):
+            yield [self.obj.symbol_name(each) for each in symbols[first:last].tolist()]
 
     def in_file(self, position: Column) -> Column:
         """Offsets in the file of positions at which an atom starts."""

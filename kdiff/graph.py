@@ -9,7 +9,7 @@ offset in that node, and what the instruction's encoding adds is kept apart (`in
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -296,16 +296,20 @@ def _references(
     bounds, sizes = obj.relocation_bounds.tolist(), obj.sections["size"].tolist()
     code = (obj.sections["flags"] & SHF_EXECINSTR > 0).tolist()
     silent = () if speaking is None else frozenset(np.flatnonzero(~speaking).tolist())
+    section, rows, places = 0, [], []
     for node in nodes:
-        first, last = bounds[node.section], bounds[node.section + 1]
+        low, high = bounds[node.section], bounds[node.section + 1]
         near = code[node.section] and node.kind is Kind.FUNCTION and lookup.is_shared(node)
-        if node.section in silent or not (near or first < last):
+        if node.section in silent or not (near or low < high):
             result.append(())
             continue
+        if section != node.section:
+            section, rows = node.section, obj.relocations[low:high].tolist()
+            places = [row[1] for row in rows]
+        first, last = 0, len(rows)
         if node.size != sizes[node.section]:
-            within = (node.start, node.start + node.size)
-            first, last = (np.searchsorted(obj.relocations["offset"][first:last], within) + first).tolist()
-        found = records(obj, arch, obj.relocations[first:last].tolist()) if first < last else []
+            first, last = bisect_left(places, node.start), bisect_left(places, node.start + node.size)
+        found = records(obj, arch, rows[first:last]) if first < last else []
         if not found and not near:
             result.append(())
             continue

@@ -70,8 +70,10 @@ class _Kept:
     def __init__(self, pre: Atoms, post: Atoms, matched: Matched, habits: Habits) -> None:
         self.sides, self.matched, self.habits = (pre, post), matched, habits
         self.edges = tuple(_edges(side) for side in self.sides)
+        self.owning = tuple(_entry_edges(side) for side in self.sides)
         self.whole = tuple((side.merged | side.is_table | side.dropped)[side.section] for side in self.sides)
-        self._follows: tuple[dict[int, bool], dict[int, bool]] = ({}, {})
+        self._follows = tuple(np.full(len(side.start), -1, "i1") for side in self.sides)
+        """Whether an atom goes where the code goes that refers to it, -1: not asked yet."""
         self.unsure = [np.zeros(len(side.start), bool) for side in self.sides]
         alone = [_ownerless(side) for side in self.sides]
         dirty = self.different = self._different()
@@ -97,7 +99,9 @@ class _Kept:
         both = self._shared(*dirty)
         both = self._grown(both, lambda n, part: self._only(n, self._sources(n, part)))
         both = self._shared(*(part | self._sources(n, part) for n, part in enumerate(both)))
-        return self._grown(both, lambda n, part: self._only(n, self._targets(n, part)))
+        return self._grown(
+            both, lambda n, part: self._only(n, self._targets(n, part)) | self._owners(n, part)
+        )
 
     def _grown(self, both: Both, grow: Callable[[int, Column], Column]) -> Both:
         while True:
@@ -126,6 +130,13 @@ class _Kept:
         found &= ~self.whole[number]
         return found
 
+    def _owners(self, number: int, part: Column) -> Column:
+        """Whom the entries are about that `part` refers to."""
+        source, owner = self.owning[number]
+        found = np.zeros(len(part), bool)
+        found[owner[part[source]]] = True
+        return found
+
     # What goes along ---------------------------------------------------------------------------------
 
     def _only(self, number: int, part: Column) -> Column:
@@ -136,21 +147,24 @@ class _Kept:
         plain |= side.pieces
         plain[list(side.rows)] = True
         found = part & plain[side.section]
-        for atom in np.flatnonzero(part & ~found).tolist():
-            if atom not in known:
-                known[atom] = self._goes_along(side, atom)
-            found[atom] = known[atom]
+        open_ = np.flatnonzero(part & ~found)
+        asked = open_[known[open_] < 0]
+        known[asked] = [
+            self._goes_along(side, atom, names)
+            for atom, names in zip(asked.tolist(), side.local_names(asked), strict=True)
+        ]
+        found[open_] = known[open_] > 0
         result: Column = found
         return result
 
-    def _goes_along(self, side: Atoms, atom: int) -> bool:
+    def _goes_along(self, side: Atoms, atom: int, names: list[str]) -> bool:
         section = side.obj.section_name(int(side.section[atom]))
         if side.code[side.section[atom]]:
-            return any(map(is_fragment, side.local_names(atom)))
+            return any(map(is_fragment, names))
         if self.habits.is_constant(section) or section in side.arch.pools:
             return True
-        names = ("", *(stem(name) for name in side.local_names(atom)))
-        return any(self.habits.remade(name, "" if name else section) is not None for name in names)
+        stems = ("", *map(stem, names))
+        return any(self.habits.remade(name, "" if name else section) is not None for name in stems)
 
     def _guessed(self) -> Both:
         """Data whose number in the name proves nothing, and to which no code refers that is the same."""
@@ -161,9 +175,9 @@ class _Kept:
             firm[target[~self.kept[number][source] & ~self.whole[number][source]]] = True
             open_ = (self.reached[number] | self.kept[number]) & ~firm & ~side.code[side.section]
             open_ &= ~self.unsure[number]
-            for atom in np.flatnonzero(open_).tolist():
+            asked = np.flatnonzero(open_)
+            for atom, names in zip(asked.tolist(), side.local_names(asked), strict=True):
                 section = side.obj.section_name(int(side.section[atom]))
-                names = side.local_names(atom)
                 open_[atom] = is_numbered(section) or any(map(is_numbered, names)) or (
                     self.habits.remade("", section) is not None
                     or any(self.habits.remade(stem(name), "") is not None for name in names)
@@ -175,8 +189,9 @@ class _Kept:
 
     def parts(self) -> tuple[Part, Part] | None:
         """What of either object is kept; None if something refers to an entry that is not."""
-        if any(_looks_elsewhere(side, kept) for side, kept in zip(self.sides, self.kept, strict=True)):
-            return None
+        for kept, (source, owner) in zip(self.kept, self.owning, strict=True):
+            if not kept[owner[kept[source]]].all():
+                return None
         crowded = self._crowded()
         wider = self._shared(
             *(
@@ -231,13 +246,14 @@ def _edges(side: Atoms) -> tuple[Column, Column]:
     return source[sound], target[sound]
 
 
-def _looks_elsewhere(side: Atoms, kept: Column) -> bool:
-    """Whether something that is kept refers to an entry that is not."""
-    speaking = np.flatnonzero((side.source >= 0) & side.defined)
-    speaking = speaking[kept[side.source[speaking]]]
+def _entry_edges(side: Atoms) -> tuple[Column, Column]:
+    """Sources of the records that reach entries of tables, and the owners of those entries."""
+    speaking = np.flatnonzero((side.source >= 0) & side.defined & ~side.dropped[side.into])
     homes = side.section[side.low[speaking]]
+    sources, owners = [np.zeros(0, "i8")], [np.zeros(0, "i8")]
     for number in np.unique(homes[side.is_table[homes]]).tolist():
-        owner = side.entry_at(side.tables[number], speaking[homes == number])[0]
-        if not np.all((owner < 0) | kept[owner]):
-            return True
-    return False
+        records = speaking[homes == number]
+        owner = side.entry_at(side.tables[number], records)[0]
+        sources.append(side.source[records][owner >= 0])
+        owners.append(owner[owner >= 0])
+    return np.concatenate(sources), np.concatenate(owners)

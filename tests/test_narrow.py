@@ -104,6 +104,20 @@ def test_the_plan_is_that_of_whole_graphs_for_odd_ones(
     assert replaced(found) == expected
 
 
+POINTED = ENTRIES + function("h", "{2}; lea __bugs+12(%rip),%rax")
+
+
+def test_owners_of_entries_that_are_referred_to_stay() -> None:
+    """Whole kernels always have such: code that begins to search a table at its first entry."""
+    before, after = (compiled(POINTED.format(1, 1, code), ASSEMBLY) for code in ("nop", "inc %eax"))
+    found = cut(before, after)
+    assert found is not None
+    assert {".text.g", ".text.h", "__bugs"} <= set(labels(found))
+    assert ".text.f" not in labels(found)
+    plan = planned(*objects(before, after), ARCHITECTURE, BUGS, HABITS)
+    assert [plan.post.nodes[each].label for _, each in plan.replaced] == ["h"]
+
+
 MERGED = (
     '.section .rodata.{0},"aM{1}",@progbits,{2}\n.balign {2}\n{3}\n{4}\n'
     + function("f", "mov $.rodata.{0}+{2}*2,%rax")
