@@ -18,6 +18,7 @@ from kdiff.kernel import (
     BookEntry,
     Field,
     Form,
+    Holds,
     Literal,
     OneOf,
     Pad,
@@ -83,6 +84,8 @@ class Reader:
                 reason = "" if part.data == piece else "bytes differ"
             elif isinstance(part, Pad):
                 reason = "" if is_pad(self.graph.arch.nops, piece) else "no padding"
+            elif isinstance(part, Holds):
+                reason = self._holds(part)
             else:
                 reason = self.learn(spot.plus(position), part, piece, facts)
             if reason:
@@ -132,12 +135,24 @@ class Reader:
         return (value - insn_addend) & WORD
 
     def _through(self, place: Place, destination: int) -> str:
-        size = self.graph.arch.elf_class // 8
-        for entry in self.book.named(place.name):
-            slot = self.memory.read(entry.address + place.offset, size)
-            if slot is not None and int.from_bytes(slot, self._order) == destination:
-                return ""
+        if destination in self._pointers(place):
+            return ""
         return f"goes to {destination:#x}, which {place.name}+{place.offset:#x} does not hold"
+
+    def _holds(self, part: Holds) -> str:
+        allowed = {entry.address for name in part.names if name for entry in self.book.named(name)}
+        if "" in part.names:
+            allowed.add(0)
+        if allowed.intersection(self._pointers(part.place)):
+            return ""
+        names = ", ".join(name or "nothing" for name in part.names)
+        return f"{part.place.name}+{part.place.offset:#x} does not lead to {names}"
+
+    def _pointers(self, place: Place) -> list[int]:
+        """What run memory holds at a place, once for each symbol that may be meant."""
+        size = self.graph.arch.elf_class // 8
+        slots = [self.memory.read(each.address + place.offset, size) for each in self.book.named(place.name)]
+        return [int.from_bytes(slot, self._order) for slot in slots if slot is not None]
 
     def plausible(self, place: Place, address: int) -> bool:
         """Whether kallsyms allows a place's symbol at an address; moved code, unknown names: anywhere."""

@@ -3,7 +3,7 @@
 
 Nothing here names a kernel feature. A plugin turns facts into `SpecialSection` rows; a row says how a
 table is laid out, who owns an entry, and through `sites` what run memory may hold at the place an entry
-names instead of the bytes the compiler wrote. Such a permission is a set of forms made of five parts, so
+names instead of the bytes the compiler wrote. Such a permission is a set of forms made of six parts, so
 that the engine, the proof and the machine that is updated compare without knowing any feature by name.
 """
 
@@ -176,10 +176,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Through:
-    """A field like `Field`, whose destination is the pointer that run memory holds at `place`.
-
-    `forbidden`: symbols the pointer must not name for this form to be allowed.
-    """
+    """A field like `Field`, whose destination is the pointer that run memory holds at `place`."""
 
     howto: Howto
     place: Place
@@ -210,7 +207,22 @@ class Pad:
     size: int
 
 
-Part = Literal | Field | Through | OneOf | Pad
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """No bytes, but a condition: memory's pointer at `place` leads to one of the kernel symbols in `names`.
+
+    The empty name stands for a null pointer.
+    """
+
+    place: Place
+    names: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return 0
+
+
+Part = Literal | Field | Through | OneOf | Pad | Holds
 Form = tuple[Part, ...]
 
 

@@ -23,6 +23,7 @@ from kdiff.kernel import (
     AddressBook,
     BookEntry,
     Form,
+    Holds,
     KernelFacts,
     Literal,
     OneOf,
@@ -37,7 +38,7 @@ from kdiff.split import Kind
 from kdiff.update import Borrowed, Replacement
 from kdiff.verdict import Allowed, Fact
 
-FORMAT = 2
+FORMAT = 3
 Json = dict[str, Any]
 
 
@@ -233,9 +234,11 @@ class _Function:
             return ["lit", part.data.hex()]
         if isinstance(part, Pad):
             return ["pad", part.size]
+        if isinstance(part, Holds):
+            return self.condition(part, at)
         howto = self.writer.howto(part.howto)
         if isinstance(part, OneOf):
-            known = [self.writer.kernel(e) for name in part.names for e in self.writer.book.named(name)]
+            known = self.known(part.names)
             return ["oneof", howto, known, part.insn_addend] if known else None
         found = self.place(part.place, at)
         if found is None:
@@ -244,6 +247,16 @@ class _Function:
         if isinstance(part, Through):
             return ["through", howto, symbol, offset, part.insn_addend]
         return ["field", howto, symbol, offset + part.insn_addend, part.background.hex()]
+
+    def condition(self, part: Holds, at: int) -> list[Any] | None:
+        """What a pointer must lead to; None if that cannot be."""
+        found = self.place(part.place, at)
+        allowed: list[int | None] = [*self.known(part.names), *([None] if "" in part.names else [])]
+        return ["holds", *found, allowed] if found is not None and allowed else None
+
+    def known(self, names: tuple[str, ...]) -> list[int]:
+        """The numbers of all kernel symbols of these names."""
+        return [self.writer.kernel(entry) for name in names for entry in self.writer.book.named(name)]
 
     def place(self, place: Place, at: int) -> tuple[int, int] | None:
         """(symbol number, offset) of what the field at run address `at` refers to."""

@@ -13,12 +13,12 @@ from types import MappingProxyType
 import kdiff_kernel_linux
 import pytest
 from kdiff_arch_x86_64 import ARCHITECTURE
-from kdiff_kernel_linux.x86.forms import RETURN_THUNKS
 
 from kdiff.api import (
     Architecture,
     Field,
     Form,
+    Holds,
     Keep,
     KernelFacts,
     Literal,
@@ -61,6 +61,12 @@ ADDRESSES = {
     "key": 0x3000000,
     "__x86_return_thunk": 0x50000,
     "srso_return_thunk": 0x50100,
+    "retbleed_return_thunk": 0x50200,
+    "__static_call_return": 0x50300,
+    "__static_call_return0": 0x50400,
+    "_paravirt_nop": 0x50500,
+    "x86_return_thunk": 0x2100000,
+    "__SCK__foo": 0x3100000,
     "ftrace_caller": 0x51000,
     "ftrace_regs_caller": 0x51100,
     "paravirt_BUG": 0x52000,
@@ -72,7 +78,14 @@ ADDRESSES = {
 POINTERS = {
     ADDRESSES["pv_ops"] + 0x18: ADDRESSES["native"],
     ADDRESSES["key"]: ADDRESSES["new"],
+    ADDRESSES["__SCK__foo"]: ADDRESSES["new"],
+    ADDRESSES["x86_return_thunk"]: ADDRESSES["srso_return_thunk"],
 }
+
+
+def holding(name: str, leads_to: str, offset: int = 0) -> Mapping[int, int]:
+    """The pointers with another one at a symbol; "" is null."""
+    return POINTERS | {ADDRESSES[name] + offset: ADDRESSES[leads_to] if leads_to else 0}
 
 
 def rows(facts: KernelFacts = FACTS) -> dict[str, SpecialSection]:
@@ -160,6 +173,9 @@ def fits(form: Form, run: bytes, address: int, pointers: Mapping[int, int]) -> b
             good = piece == part.data
         elif isinstance(part, Pad):
             good = is_pad(piece)
+        elif isinstance(part, Holds):
+            wanted = {ADDRESSES[name] if name else 0 for name in part.names if not name or name in ADDRESSES}
+            good = pointers.get(location(part.place)) in wanted
         else:
             value = part.howto.extract(piece, "little")
             reached = value - part.insn_addend + (address + at if part.howto.pc_relative else 0)
@@ -173,9 +189,13 @@ def fits(form: Form, run: bytes, address: int, pointers: Mapping[int, int]) -> b
 def destinations(part: Field | Through | OneOf, pointers: Mapping[int, int]) -> set[int | None]:
     if isinstance(part, OneOf):
         return {ADDRESSES[name] for name in part.names if name in ADDRESSES}
-    base = {0: SITE, 1: OTHER}[part.place.node] if part.place.node is not None else ADDRESSES[part.place.name]
-    address = base + part.place.offset
+    address = location(part.place)
     return {address} if isinstance(part, Field) else {pointers.get(address)}
+
+
+def location(place: Place) -> int:
+    base = {0: SITE, 1: OTHER}[place.node] if place.node is not None else ADDRESSES[place.name]
+    return base + place.offset
 
 
 def is_pad(data: bytes) -> bool:
@@ -336,8 +356,10 @@ def test_a_paravirt_call_inside_an_alternative_joins_its_no_ops() -> None:
     pv = Code(bytes.fromhex("ff1500000000") + b"\x90" * 2, {2: (PC32, "pv_ops", 0x18, -4)})
     site = one(".altinstructions", alternative(pv, Code(bytes.fromhex("9c58"))))
     assert allows(site, near(b"\xe8", "native") + bytes.fromhex("0f1f00"))
-    assert allows(site, near(b"\xe8", "paravirt_BUG") + bytes.fromhex("906690"))
-    assert allows(site, bytes.fromhex("0f1f840000000000"))
+    bug, nothing = holding("pv_ops", "", 0x18), holding("pv_ops", "_paravirt_nop", 0x18)
+    assert allows(site, near(b"\xe8", "paravirt_BUG") + bytes.fromhex("906690"), bug)
+    assert allows(site, bytes.fromhex("0f1f840000000000"), nothing)
+    assert not allows(site, bytes.fromhex("0f1f840000000000"))
     assert allows(site, bytes.fromhex("9c58660f1f440000"))
     assert not allows(site, near(b"\xe8", "new") + bytes.fromhex("0f1f00"))
 
@@ -353,6 +375,7 @@ def test_a_return_inside_an_alternative_may_have_been_rewritten_before() -> None
     site = one(".altinstructions", alternative(code, Code(b"\xcc")))
     assert allows(site, bytes.fromhex("31c0c3cccccccc"))
     assert allows(site, bytes.fromhex("31c0") + near(b"\xe9", "srso_return_thunk", 2))
+    assert not allows(site, bytes.fromhex("31c0") + near(b"\xe9", "retbleed_return_thunk", 2))
 
 
 # Calls -----------------------------------------------------------------------------------------------
@@ -365,11 +388,13 @@ def paravirt(kind: int, size: int) -> Entry:
 
 def test_a_paravirt_call_goes_where_its_slot_points() -> None:
     site = one(".parainstructions", paravirt(3, 6))
-    assert allows(site, near(b"\xe8", "native") + b"\x90")
-    assert allows(site, near(b"\xe8", "paravirt_BUG") + b"\x90")
-    assert allows(site, bytes.fromhex("660f1f440000"))
+    call, bug, nothing = near(b"\xe8", "native"), near(b"\xe8", "paravirt_BUG"), bytes.fromhex("660f1f440000")
+    assert allows(site, call + b"\x90")
     assert not allows(site, near(b"\xe8", "new") + b"\x90")
-    assert not allows(site, near(b"\xe8", "native") + b"\xcc")
+    assert not allows(site, call + b"\xcc")
+    for leads_to, allowed in (("native", call + b"\x90"), ("", bug + b"\x90"), ("_paravirt_nop", nothing)):
+        for run in (call + b"\x90", bug + b"\x90", nothing):
+            assert allows(site, run, holding("pv_ops", leads_to, 0x18)) is (run == allowed)
 
 
 def test_a_paravirt_slot_is_counted_in_pointers() -> None:
@@ -384,9 +409,15 @@ def static_call(code: Code, flags: int = 0) -> Entry:
 def test_a_static_call_goes_where_its_key_points_or_nowhere() -> None:
     code = Code(bytes.fromhex("e800000000"), {1: (PLT32, "__SCT__key", 0, -4)})
     site = one(".static_call_sites", static_call(code))
-    assert allows(site, near(b"\xe8", "new"))
-    assert allows(site, bytes.fromhex("2e2e2e31c0"))
-    assert allows(site, bytes.fromhex("0f1f440000"))
+    call, clear, nothing = near(b"\xe8", "new"), bytes.fromhex("2e2e2e31c0"), bytes.fromhex("0f1f440000")
+    for leads_to, allowed in (
+        ("new", call),
+        ("", nothing),
+        ("__static_call_return0", clear),
+        ("native", b""),
+    ):
+        for run in (call, clear, nothing):
+            assert allows(site, run, holding("key", leads_to)) is (run == allowed)
     assert not allows(site, near(b"\xe8", "native"))
     assert not allows(site, near(b"\xe9", "new"))
 
@@ -395,9 +426,11 @@ def test_a_static_call_goes_where_its_key_points_or_nowhere() -> None:
 def test_flags_in_a_static_call_key_are_no_offset(flags: int) -> None:
     code = Code(bytes.fromhex("e900000000"), {1: (PLT32, "__SCT__key", 0, -4)})
     site = one(".static_call_sites", static_call(code, flags))
+    returns = (bytes.fromhex("c3cccccccc"), near(b"\xe9", "srso_return_thunk"))
     assert allows(site, near(b"\xe9", "new"))
-    assert allows(site, bytes.fromhex("c3cccccccc"))
-    assert allows(site, near(b"\xe9", "srso_return_thunk"))
+    assert not any(allows(site, each) for each in returns)
+    assert all(allows(site, each, holding("key", "")) for each in returns)
+    assert not allows(site, near(b"\xe9", "retbleed_return_thunk"), holding("key", ""))
     assert not allows(site, near(b"\xe8", "new"))
 
 
@@ -405,7 +438,9 @@ def test_a_conditional_static_tail_call_keeps_its_condition() -> None:
     code = Code(bytes.fromhex("0f8400000000"), {2: (PLT32, "__SCT__key", 0, -4)})
     site = one(".static_call_sites", static_call(code, 1))
     assert allows(site, near(b"\x0f\x84", "new"))
-    assert allows(site, near(b"\x0f\x84", "__x86_return_thunk"))
+    for name in ("__static_call_return", "srso_return_thunk"):
+        assert allows(site, near(b"\x0f\x84", name), holding("key", ""))
+        assert not allows(site, near(b"\x0f\x84", name))
     assert not allows(site, near(b"\x0f\x85", "new"))
 
 
@@ -418,9 +453,10 @@ def test_a_trampoline_jumps_where_the_key_of_its_name_points() -> None:
     assert row.code
     data = bytes.fromhex("e9000000000fb9cc")
     site = one(".static_call.text", Entry(data, {}, (), name="__SCT__foo"))
-    (through,) = (part for form in site.forms for part in form if isinstance(part, Through))
-    assert through.place == Place(None, "__SCK__foo", 0)
-    assert allows(site, bytes.fromhex("c3cccccccc"))
+    assert allows(site, near(b"\xe9", "new"))
+    assert not allows(site, near(b"\xe9", "native"))
+    assert not allows(site, bytes.fromhex("c3cccccccc"))
+    assert allows(site, bytes.fromhex("c3cccccccc"), holding("__SCK__foo", ""))
     assert ask(".static_call.text", Entry(data, {}, (), name="other")) == ()
 
 
@@ -563,8 +599,3 @@ def test_a_sealed_entry_is_poisoned() -> None:
 )
 def test_an_entry_without_a_place_has_no_site(table: str) -> None:
     assert ask(table, Entry(bytes.fromhex("00000000000000000000" + "0505" + "00000000"), {}, ())) == ()
-
-
-def test_return_thunks_are_symbols_of_the_kernel_source() -> None:
-    assert "__x86_return_thunk" in RETURN_THUNKS
-    assert len(set(RETURN_THUNKS)) == len(RETURN_THUNKS)

@@ -35,6 +35,7 @@ from kdiff.kernel import (
     EntryView,
     Field,
     Form,
+    Holds,
     Keep,
     KernelFacts,
     Literal,
@@ -263,6 +264,10 @@ old: ret
 slot: .quad old
 .size slot,8
 .type slot,@object
+.globl other
+other: .quad 0
+.size other,8
+.type other,@object
 .section __sites,"a"
 .long 1b - .
 """
@@ -278,6 +283,9 @@ def forms(view: EntryView) -> Iterator[Site]:
         (Literal(b"\x9a"), OneOf(PC32, ("gone", "old", "new"), -4)),
         (Literal(b"\x0f"), Through(PC32, Place(None, "slot"), -4)),
         (Literal(CALL), Field(PC32, Place(None, "gone"), -4, bytes(4))),
+        (Holds(Place(None, "slot"), ("gone", "old")), Literal(b"\x31\xc0\x90\x90\x90")),
+        (Holds(Place(None, "other"), ("", "new")), Literal(b"\x31\xd2\x90\x90\x90")),
+        (Holds(Place(None, "slot"), ("gone",)), Literal(b"\x31\xdb\x90\x90\x90")),
     )
     yield Site(place.offset, 5, "rewrite", listed)
 
@@ -305,6 +313,8 @@ def written(memory: LinkedMemory) -> dict[str, bytes]:
         "one": branch(memory, b"\x9a", "old"),
         "other": branch(memory, b"\x9a", "new"),
         "through": branch(memory, b"\x0f", "old"),
+        "holds": b"\x31\xc0\x90\x90\x90",
+        "null": b"\x31\xd2\x90\x90\x90",
     }
 
 
@@ -314,7 +324,9 @@ def engine_accepts(memory: LinkedMemory) -> bool:
     return match is not None and not run.refusals and not any(f.node in run.unverified for f in match.facts)
 
 
-@pytest.mark.parametrize("case", ["original", "literal", "pad", "field", "one", "other", "through"])
+@pytest.mark.parametrize(
+    "case", ["original", "literal", "pad", "field", "one", "other", "through", "holds", "null"]
+)
 def test_engine_and_machine_allow_the_same_forms_and_refuse_the_same_bits(tmp_path: Path, case: str) -> None:
     here, there = (link(compiled(SITES.format(1), ASSEMBLY), base=base) for base in (BASE, BASE + SLIDE))
     proof = read(proved(sited(1), sited(2), here))
@@ -332,8 +344,8 @@ def test_forms_that_need_a_symbol_the_kernel_does_not_have_are_left_out() -> Non
     memory = link(compiled(SITES.format(1), ASSEMBLY))
     proof = read(proved(sited(1), sited(2), memory))
     (site,) = (part for part in proof.nodes[0].parts if isinstance(part, TargetSite))
-    assert len(site.forms) == 6
-    assert {each.name for each in proof.symbols} == {"_text", "f", "new", "old", "slot"}
+    assert len(site.forms) == 8
+    assert {each.name for each in proof.symbols} == {"_text", "f", "new", "old", "slot", "other"}
 
 
 def test_a_call_through_a_pointer_follows_the_pointer_on_the_machine(tmp_path: Path) -> None:
@@ -345,6 +357,25 @@ def test_a_call_through_a_pointer_follows_the_pointer_on_the_machine(tmp_path: P
     moved = memory.at("new").to_bytes(8, "little")
     old, new = (each.patched(memory.at("slot"), moved) for each in (old, new))
     assert (accepts(proof, old, where), accepts(proof, new, where)) == (False, True)
+
+
+@pytest.mark.parametrize(("case", "pointer"), [("holds", "slot"), ("null", "other")])
+def test_a_form_with_a_condition_is_allowed_only_while_that_holds(
+    tmp_path: Path, case: str, pointer: str
+) -> None:
+    here = link(compiled(SITES.format(1), ASSEMBLY))
+    proof = read(proved(sited(1), sited(2), here))
+    where = addresses(proof, here, tmp_path)
+    memory = at_site(here, written(here)[case])
+    original = at_site(here, written(here)["original"])
+    for value, allowed in (
+        (here.at("old"), case == "holds"), (here.at("new"), case == "null"), (0, case == "null"),
+        (here.at("f"), False), (here.at("old") + 1, False),
+    ):  # fmt: skip
+        held = memory.patched(here.at(pointer), value.to_bytes(8, "little"))
+        assert accepts(proof, held, where) is engine_accepts(held) is allowed, hex(value)
+        untouched = original.patched(here.at(pointer), value.to_bytes(8, "little"))
+        assert accepts(proof, untouched, where) is engine_accepts(untouched) is True
 
 
 def test_a_proof_of_a_kernel_without_version_or_build_id_compares_bytes_only(tmp_path: Path) -> None:

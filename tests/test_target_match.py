@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kdiff.arch import BitField, Overflow
 from kdiff.arch import Howto as EngineHowto
 from kdiff.target.match import Run, difference, expected, is_padding, stored
-from kdiff.target.proof import Howto, Lit, Pad, Part, Plain, Relocated, Site, Through, size
+from kdiff.target.proof import Bytes, Howto, Lit, Pad, Part, Relocated, Site, Through, size
 
 ADDRESS = 0xFFFFFFFF9D001000
 NOPS = (b"\x0f\x1f\x44\0\0", b"\x66\x90", b"\x90")
@@ -45,7 +45,7 @@ def engine(howto: Howto) -> EngineHowto:
     return EngineHowto(1, howto.name, howto.size, fields, Overflow(howto.overflow), howto.pc_relative)
 
 
-def contents(part: Plain, address: int, chance: random.Random) -> bytes | None:
+def contents(part: Bytes, address: int, chance: random.Random) -> bytes | None:
     """Bytes that fulfil a part, made with the engine's howtos; None if nothing can."""
     if isinstance(part, Lit):
         return part.data
@@ -169,7 +169,7 @@ def slowly(part: Part, here: bytes, address: int) -> bool:
     return form_slowly((part,), here, address)
 
 
-def form_slowly(form: tuple[Plain, ...], here: bytes, address: int) -> bool:
+def form_slowly(form: tuple[Bytes, ...], here: bytes, address: int) -> bool:
     offset = 0
     for part in form:
         piece = here[offset : offset + size(part)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kdiff.errors import KdiffError
 from kdiff.target import proof_reader
-from kdiff.target.proof import Lit, Pad, Proof, Relocated, Site, Through, size
+from kdiff.target.proof import Holds, Lit, Pad, Proof, Relocated, Site, Through, size
 
 Json = dict[str, Any]
 
@@ -42,7 +42,7 @@ def test_every_kind_of_part_is_read() -> None:
         ["field", "PC32", 2, -4, "01020304"],
         ["oneof", "PC32", [0, 2], 7],
         ["through", "PC32", 1, 8, -4],
-        ["site", "jump_label", 2, [[["pad", 2]], [["lit", "eb"], ["lit", "02"]]]],
+        ["site", "jump_label", 2, [[["holds", 1, 8, [0, None]], ["pad", 2]], [["lit", "eb"], ["lit", "02"]]]],
         ["pad", 4],
     ]
     node = read(value).nodes[0]
@@ -52,7 +52,7 @@ def test_every_kind_of_part_is_read() -> None:
         Relocated(howto, (2,), -4, b"\1\2\3\4"),
         Relocated(howto, (0, 2), 7, bytes(4)),
         Through(howto, 1, 8, -4),
-        Site("jump_label", 2, ((Pad(2),), (Lit(b"\xeb"), Lit(b"\2")))),
+        Site("jump_label", 2, ((Holds(1, 8, (0, None)), Pad(2)), (Lit(b"\xeb"), Lit(b"\2")))),
         Pad(4),
     )
     assert sum(size(part) for part in node.parts) == node.size == len(code())
@@ -65,7 +65,7 @@ def test_replaced_functions_are_named_with_their_positions() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b"3", b"null", b"[" * 100_000, b"\xff\xfe", b'{"format": 2}']
+    "text", [b"", b"{", b"[]", b"3", b"null", b"[" * 100_000, b"\xff\xfe", b'{"format": 3}']
 )
 def test_text_that_is_no_proof_is_an_error(text: bytes) -> None:
     with pytest.raises(KdiffError) as caught:
@@ -96,7 +96,7 @@ def test_a_missing_or_odd_member_is_an_error_that_names_it(key: str, junk: objec
     assert key in malformed({**value, key: junk})
 
 
-@pytest.mark.parametrize("format", [0, 1, 3, "2", 2.5])
+@pytest.mark.parametrize("format", [0, 1, 2, 4, "3", 3.5])
 def test_another_format_is_an_error(format: object) -> None:
     malformed({**proof(), "format": format})
 
@@ -111,6 +111,11 @@ def test_another_format_is_an_error(format: object) -> None:
     ["field", "PC32", 2, "4", "00000000"], ["field", "PC32", True, 4, "00000000"],
     ["oneof", "PC32", [], 0], ["oneof", "PC32", [9], 0], ["oneof", "PC32", 2, 0],
     ["through", "PC32", 2, 0], ["through", "PC32", 2, None, 0], ["through", "PC32", 7, 0, 0],
+    ["holds", 1, 8, [0]],
+    *(["site", "x", 4, [[each, ["pad", 4]]]] for each in (
+        ["holds", 1, 8, []], ["holds", 9, 8, [0]], ["holds", 1, None, [0]], ["holds", 1, 8, [9]],
+        ["holds", 1, 8, 0], ["holds", 1, 8, ["null"]], ["holds", 1, 8],
+    )),
     ["site", "x", 4, []], ["site", "x", 4, [[]]], ["site", "x", 4, [[["pad", 3]]]],
     ["site", 4, 4, [[["pad", 4]]]],
     ["site", "x", 0, [[]]], ["site", "x", 4, [["pad", 4]]], ["site", "x", 4, "pad"],

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from kdiff.target.proof import Howto, Lit, Pad, Part, Plain, Relocated, Site, Through, size
+from kdiff.target.proof import Bytes, Holds, Howto, Lit, Pad, Part, Relocated, Site, Through, size
 
+Form = tuple[Bytes, ...]
 Read = Callable[[int, int], bytes | None]
 """Return exactly that many bytes at that address, or None."""
 
@@ -42,11 +43,9 @@ def difference(parts: tuple[Part, ...], data: bytes, address: int, run: Run) -> 
     for part in parts:
         width = size(part)
         found = data[offset : offset + width]
-        forms = part.forms if isinstance(part, Site) else ((part,),)
+        forms = _forms(part, run)
         if not any(_equal(form, found, address + offset, run) for form in forms):
-            wanted = max(
-                (_wanted(form, found, address + offset, run) for form in forms), key=_agreement(found)
-            )
+            wanted = _nearest(forms, found, address + offset, run)
             return Difference(offset + min(_agreement(found)(wanted), width - 1), wanted, part)
         offset += width
     return None
@@ -58,8 +57,8 @@ def expected(parts: tuple[Part, ...], data: bytes, address: int, run: Run) -> by
     for part in parts:
         place = address + len(wanted)
         found = data[len(wanted) : len(wanted) + size(part)]
-        forms = part.forms if isinstance(part, Site) else ((part,),)
-        wanted += max((_wanted(form, found, place, run) for form in forms), key=_agreement(found))
+        forms = _forms(part, run)
+        wanted += _nearest(forms, found, place, run)
     return wanted
 
 
@@ -94,7 +93,26 @@ def is_padding(data: bytes, nops: tuple[bytes, ...]) -> bool:
     return bool(reached >> len(data) & 1)
 
 
-def _equal(form: tuple[Plain, ...], found: bytes, address: int, run: Run) -> bool:
+def _forms(part: Part, run: Run) -> list[Form]:
+    """The forms that what pointers hold now leaves, without their conditions; none if no form is left."""
+    found = []
+    for form in part.forms if isinstance(part, Site) else ((part,),):
+        if all(_holds(each, run) for each in form if isinstance(each, Holds)):
+            found.append(tuple(each for each in form if not isinstance(each, Holds)))
+    return found
+
+
+def _holds(part: Holds, run: Run) -> bool:
+    pointer = _pointer(part.symbol, part.slot, run)
+    return pointer in [0 if each is None else run.addresses[each] for each in part.symbols]
+
+
+def _pointer(symbol: int, slot: int, run: Run) -> int | None:
+    found = run.read(run.addresses[symbol] + slot, run.word)
+    return None if found is None else int.from_bytes(found, run.order)
+
+
+def _equal(form: Form, found: bytes, address: int, run: Run) -> bool:
     offset = 0
     for part in form:
         width = size(part)
@@ -104,7 +122,7 @@ def _equal(form: tuple[Plain, ...], found: bytes, address: int, run: Run) -> boo
     return True
 
 
-def _part_equal(part: Plain, found: bytes, address: int, run: Run) -> bool:
+def _part_equal(part: Bytes, found: bytes, address: int, run: Run) -> bool:
     if isinstance(part, Lit):
         return found == part.data
     if isinstance(part, Pad):
@@ -119,15 +137,21 @@ def _choices(part: Relocated | Through, address: int, run: Run) -> list[bytes]:
     if isinstance(part, Relocated):
         destinations = [run.addresses[symbol] for symbol in part.symbols]
     else:
-        slot = run.read(run.addresses[part.symbol] + part.slot, run.word)
-        if slot is not None:
-            destinations = [int.from_bytes(slot, run.order)]
+        pointer = _pointer(part.symbol, part.slot, run)
+        if pointer is not None:
+            destinations = [pointer]
     place = address if part.howto.pc_relative else 0
     values = (stored(part.howto, each + part.addend - place, background, run) for each in destinations)
     return [value for value in values if value is not None]
 
 
-def _wanted(form: tuple[Plain, ...], found: bytes, address: int, run: Run) -> bytes:
+def _nearest(forms: list[Form], found: bytes, address: int, run: Run) -> bytes:
+    """The bytes of the form that agrees longest with `found`; zeros if there is no form."""
+    wanted = [_wanted(form, found, address, run) for form in forms]
+    return max(wanted, key=_agreement(found), default=bytes(len(found)))
+
+
+def _wanted(form: Form, found: bytes, address: int, run: Run) -> bytes:
     """The bytes of a form, for people: what it has no answer for is shown as it was found."""
     wanted = b""
     for part in form:

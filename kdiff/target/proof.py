@@ -74,6 +74,14 @@ class Through(NamedTuple):
     addend: int
 
 
+class Holds(NamedTuple):
+    """No bytes: the pointer at `symbol` + `slot` leads to one of `symbols`; None among them: it is null."""
+
+    symbol: int
+    slot: int
+    symbols: tuple[int | None, ...]
+
+
 class Pad(NamedTuple):
     """`size` bytes of whole no-operations."""
 
@@ -88,7 +96,8 @@ class Site(NamedTuple):
     forms: tuple[tuple[Plain, ...], ...]
 
 
-Plain = Lit | Relocated | Through | Pad
+Bytes = Lit | Relocated | Through | Pad
+Plain = Bytes | Holds
 Part = Plain | Site
 
 
@@ -149,8 +158,10 @@ def symbols_of(nodes: tuple[Node, ...]) -> frozenset[int]:
                 for each in form:
                     if isinstance(each, Relocated):
                         found.update(each.symbols)
-                    elif isinstance(each, Through):
+                    elif isinstance(each, (Through, Holds)):
                         found.add(each.symbol)
+                    if isinstance(each, Holds):
+                        found.update(symbol for symbol in each.symbols if symbol is not None)
     return frozenset(found)
 
 
@@ -158,4 +169,6 @@ def size(part: Part) -> int:
     """The number of bytes a part stands for."""
     if isinstance(part, Lit):
         return len(part.data)
+    if isinstance(part, Holds):
+        return 0
     return part.size if isinstance(part, (Pad, Site)) else part.howto.size

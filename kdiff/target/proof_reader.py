@@ -16,6 +16,7 @@ from kdiff.target.layout import KERNEL, is_target
 from kdiff.target.proof import (
     CONTEXT,
     REPLACED,
+    Holds,
     Howto,
     Lit,
     Module,
@@ -31,7 +32,7 @@ from kdiff.target.proof import (
     size,
 )
 
-FORMAT = 2
+FORMAT = 3
 OVERFLOWS = ("signed", "unsigned", "wrap")
 WORDS = 1 << 64
 
@@ -197,7 +198,10 @@ class _Parts:
             if not forms:
                 raise _malformed(place, "allows nothing")
             return Site(rewrite, size, tuple(self._form(place, form, size) for form in forms))
-        return self.plain(place, value)
+        part = self.plain(place, value)
+        if isinstance(part, Holds):
+            raise _malformed(place, "is a condition outside a form")
+        return part
 
     def plain(self, place: str, value: Any) -> Plain:
         """Read a part that may stand inside a form too."""
@@ -220,6 +224,9 @@ class _Parts:
                 slot, -WORDS, WORDS
             ):
                 return Through(self._whole_container(place, howto), self._index(place, symbol), slot, addend)
+            case ["holds", symbol, slot, [_, *_] as symbols] if _whole(slot, -WORDS, WORDS):
+                allowed = tuple(None if each is None else self._index(place, each) for each in symbols)
+                return Holds(self._index(place, symbol), slot, allowed)
         raise _malformed(place, "is no part")
 
     def _form(self, place: str, value: Any, size: int) -> tuple[Plain, ...]:

@@ -14,20 +14,28 @@ from kdiff_kernel_linux.x86.forms import (
     NEAR,
     NOP5,
     RET,
+    RETURN_THUNK,
     near_one_of,
     near_through,
+    where,
 )
 
 _FLAGS = 3
 """STATIC_CALL_SITE_FLAGS of include/linux/static_call_types.h: the key's low bits."""
 _CLEAR_RAX = bytes.fromhex("2e2e2e31c0")
-"""In place of a call to __static_call_return0."""
+"""In place of a call to _RETURN_0."""
+_RETURN_0 = ("__static_call_return0",)
+_NULL = ("",)
 _TRAMPOLINE, _KEY = "__SCT__", "__SCK__"
 _TRACERS = ("ftrace_caller", "ftrace_regs_caller")
 
 
 def static_call(layout: Layout, entry: EntryView) -> Iterator[Site]:
-    """__static_call_transform() at one site; `layout`: addr and key of the site, func of the key."""
+    """__static_call_transform() at one site; `layout`: addr and key of the site, func of the key.
+
+    What the key's func holds decides (__sc_insn()): a function is called or jumped to, null is a no-op or a
+    return.
+    """
     address, key, func = layout
     place, where = entry.place(address), entry.place(key)
     if place is None or where is None:
@@ -41,13 +49,27 @@ def static_call(layout: Layout, entry: EntryView) -> Iterator[Site]:
 
 def _static_call_forms(entry: EntryView, code: bytes, pointer: Place) -> tuple[Form, ...]:
     if len(code) == NEAR and (code[:1] == CALL or code in (NOP5, _CLEAR_RAX)):
-        return (near_through(entry, CALL, pointer), (Literal(_CLEAR_RAX),), (Literal(NOP5),))
+        return (
+            near_through(entry, CALL, pointer),
+            where(pointer, _RETURN_0, (Literal(_CLEAR_RAX),)),
+            where(pointer, _NULL, (Literal(NOP5),)),
+        )
     if (len(code) == NEAR and code[:1] == JUMP) or code[:1] == RET:
-        return (near_through(entry, JUMP, pointer), *returns(entry))
+        return _jump_or_return(entry, pointer)
     if len(code) == NEAR + 1 and code[0] == 0x0F and code[1] & 0xF0 == 0x80:
-        returning = ("__static_call_return", "__x86_return_thunk")
-        return (near_through(entry, code[:2], pointer), near_one_of(entry, code[:2], returning))
+        returning = (
+            near_one_of(entry, code[:2], ("__static_call_return",)),
+            near_through(entry, code[:2], RETURN_THUNK),
+        )
+        return (
+            near_through(entry, code[:2], pointer),
+            *(where(pointer, _NULL, each) for each in returning),
+        )
     return ()
+
+
+def _jump_or_return(entry: EntryView, pointer: Place) -> tuple[Form, ...]:
+    return (near_through(entry, JUMP, pointer), *(where(pointer, _NULL, each) for each in returns(entry)))
 
 
 def static_call_trampoline(layout: Layout, entry: EntryView) -> Iterator[Site]:
@@ -56,7 +78,7 @@ def static_call_trampoline(layout: Layout, entry: EntryView) -> Iterator[Site]:
     if not entry.name.startswith(_TRAMPOLINE) or entry.data[:1] not in (JUMP, RET):
         return
     pointer = Place(None, _KEY + entry.name.removeprefix(_TRAMPOLINE), func)
-    yield Site(0, NEAR, "static_call", (near_through(entry, JUMP, pointer), *returns(entry)))
+    yield Site(0, NEAR, "static_call", _jump_or_return(entry, pointer))
 
 
 def paravirt(layout: Layout, entry: EntryView) -> Iterator[Site]:

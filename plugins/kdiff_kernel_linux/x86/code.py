@@ -21,16 +21,17 @@ from kdiff_kernel_linux.x86.forms import (
     NEAR,
     NOP1,
     RET,
-    RETURN_THUNKS,
+    RETURN_THUNK,
     joined,
     near_one_of,
     near_target,
     near_through,
     padded,
+    where,
 )
 
-RETURN_THUNK = "__x86_return_thunk"
 PV_OPS = "pv_ops"
+_RETURN = "__x86_return_thunk"
 _INDIRECT_CALLS = (b"\xff\x15", b"\xff\x14\x25")
 """call *disp32(%rip), call *disp32"""
 _THUNK = "__x86_indirect_thunk_"
@@ -79,23 +80,22 @@ def _paravirt_slot(code: bytes, unchanged: Form) -> Place | None:
 
 def paravirt_forms(entry: EntryView, slot: Place, size: int) -> tuple[Form, ...]:
     """paravirt_patch(): a direct call of what the slot holds, nothing for _paravirt_nop, BUG for NULL."""
-    return padded(
-        (near_through(entry, CALL, slot), near_one_of(entry, CALL, ("paravirt_BUG",)), ()),
-        size,
-    )
+    bug = near_one_of(entry, CALL, ("paravirt_BUG",))
+    forms = (near_through(entry, CALL, slot), where(slot, ("",), bug), where(slot, ("_paravirt_nop",), ()))
+    return padded(forms, size)
 
 
 def return_forms(entry: EntryView, code: bytes, unchanged: Form) -> tuple[Form, ...]:
     """patch_return(): the thunk this processor needs, or a plain return."""
     target = near_target(unchanged)
-    if code[:1] != JUMP or len(code) != NEAR or target is None or target.name != RETURN_THUNK:
+    if code[:1] != JUMP or len(code) != NEAR or target is None or target.name != _RETURN:
         return ()
     return returns(entry)
 
 
 def returns(entry: EntryView) -> tuple[Form, ...]:
     """The two ways to return, five bytes each."""
-    return ((Literal(RET + INT3 * (NEAR - len(RET))),), near_one_of(entry, JUMP, RETURN_THUNKS))
+    return ((Literal(RET + INT3 * (NEAR - len(RET))),), near_through(entry, JUMP, RETURN_THUNK))
 
 
 def retpoline_forms(entry: EntryView, code: bytes, unchanged: Form) -> tuple[Form, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kdiff.api import EntryView, Field, Form, Literal, OneOf, Pad, Part, Place, Through
+from kdiff.api import EntryView, Field, Form, Holds, Literal, OneOf, Pad, Part, Place, Through
 
 R_X86_64_PC32 = 2
 R_X86_64_PC8 = 15
@@ -23,15 +23,8 @@ CS_PREFIX = b"\x2e"
 NEAR = 5
 """Bytes of a call or jump with a 4-byte displacement."""
 
-RETURN_THUNKS = (
-    "__x86_return_thunk",
-    "its_return_thunk",
-    "retbleed_return_thunk",
-    "srso_return_thunk",
-    "srso_alias_return_thunk",
-    "call_depth_return_thunk",
-)
-"""What x86_return_thunk may point to (arch/x86/kernel/cpu/bugs.c, set_return_thunk)."""
+RETURN_THUNK = Place(None, "x86_return_thunk")
+"""The pointer to the thunk that this processor needs (arch/x86/kernel/cpu/bugs.c)."""
 
 
 def near(entry: EntryView, opcode: bytes, place: Place) -> Form:
@@ -49,6 +42,11 @@ def near_through(entry: EntryView, opcode: bytes, place: Place) -> Form:
     return (Literal(opcode), Through(entry.architecture.howtos[R_X86_64_PC32], place, -4))
 
 
+def where(pointer: Place, names: tuple[str, ...], form: Form) -> Form:
+    """A form that is allowed only while a pointer leads to one of some symbols; the empty name: to none."""
+    return (Holds(pointer, names), *form)
+
+
 def near_one_of(entry: EntryView, opcode: bytes, names: tuple[str, ...]) -> Form:
     """A near branch to one of some symbols."""
     return (Literal(opcode), OneOf(entry.architecture.howtos[R_X86_64_PC32], names, -4))
@@ -63,9 +61,11 @@ def near_target(form: Form) -> Place | None:
 
 
 def joined(forms: Iterable[Form]) -> Form:
-    """Put forms behind each other; adjacent pads and adjacent literals become one."""
+    """Put forms behind each other, their conditions first; adjacent pads and adjacent literals become one."""
+    together = [each for form in forms for each in form]
+    conditions = dict.fromkeys(each for each in together if isinstance(each, Holds))
     parts: list[Part] = []
-    for part in (each for form in forms for each in form if each.size):
+    for part in (each for each in together if each.size):
         last = parts[-1] if parts else None
         if isinstance(last, Pad) and isinstance(part, Pad):
             parts[-1] = Pad(last.size + part.size)
@@ -73,7 +73,7 @@ def joined(forms: Iterable[Form]) -> Form:
             parts[-1] = Literal(last.data + part.data)
         else:
             parts.append(part)
-    return tuple(parts)
+    return (*conditions, *parts)
 
 
 def length(form: Form) -> int:
