@@ -422,6 +422,15 @@ def test_a_static_call_goes_where_its_key_points_or_nowhere() -> None:
     assert not allows(site, near(b"\xe9", "new"))
 
 
+def test_a_trampoline_may_stand_for_the_key_of_its_name() -> None:
+    code = Code(bytes.fromhex("e800000000"), {1: (PLT32, "__SCT__foo", 0, -4)})
+    entry = Entry(bytes(8), {0: here(), 4: Place(None, "__SCT__foo", 2)}, (code,))
+    site = one(".static_call_sites", entry)
+    assert allows(site, near(b"\xe8", "new"))
+    assert not allows(site, bytes.fromhex("0f1f440000"))
+    assert allows(site, bytes.fromhex("0f1f440000"), holding("__SCK__foo", ""))
+
+
 @pytest.mark.parametrize("flags", [1, 2, 3])
 def test_flags_in_a_static_call_key_are_no_offset(flags: int) -> None:
     code = Code(bytes.fromhex("e900000000"), {1: (PLT32, "__SCT__key", 0, -4)})

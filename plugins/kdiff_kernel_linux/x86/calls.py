@@ -34,13 +34,16 @@ def static_call(layout: Layout, entry: EntryView) -> Iterator[Site]:
     """__static_call_transform() at one site; `layout`: addr and key of the site, func of the key.
 
     What the key's func holds decides (__sc_insn()): a function is called or jumped to, null is a no-op or a
-    return.
+    return. A module may know a key by its trampoline only (EXPORT_STATIC_CALL_TRAMP), which then stands in its
+    place until the module is loaded (static_call_add_module).
     """
     address, key, func = layout
     place, where = entry.place(address), entry.place(key)
     if place is None or where is None:
         return
     pointer = Place(where.node, where.name, (where.offset & ~_FLAGS) + func)
+    if where.name.startswith(_TRAMPOLINE):
+        pointer = _key_of(where.name, func)
     size = entry.next_instruction(place)
     forms = _static_call_forms(entry, entry.code(place, size), pointer)
     if forms:
@@ -77,8 +80,12 @@ def static_call_trampoline(layout: Layout, entry: EntryView) -> Iterator[Site]:
     (func,) = layout
     if not entry.name.startswith(_TRAMPOLINE) or entry.data[:1] not in (JUMP, RET):
         return
-    pointer = Place(None, _KEY + entry.name.removeprefix(_TRAMPOLINE), func)
+    pointer = _key_of(entry.name, func)
     yield Site(0, NEAR, "static_call", _jump_or_return(entry, pointer))
+
+
+def _key_of(trampoline: str, func: int) -> Place:
+    return Place(None, _KEY + trampoline.removeprefix(_TRAMPOLINE), func)
 
 
 def paravirt(layout: Layout, entry: EntryView) -> Iterator[Site]:
