@@ -55,6 +55,7 @@ from kdiff.kernel import (
     SpecialSection,
     Structure,
     Through,
+    Without,
 )
 from kdiff.live import LiveKernel
 from kdiff.make import failure, run_make
@@ -137,6 +138,7 @@ __all__ = [
     "Through",
     "Translation",
     "Update",
+    "Without",
     "Workshop",
     "btf_structures",
     "decode_kallsyms",

@@ -62,6 +62,16 @@ def find_compiler(config: Config, *, allow_mismatch: bool = False) -> Compiler:
     )
 
 
+def find_assembler(compiler: Compiler) -> str:
+    """The program that a compiler hands its assembly to; KdiffError `tool.missing`."""
+    command = [*compiler.command, "-print-prog-name=as"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    found = shutil.which(done.stdout.strip() or "as")
+    if found is None:
+        raise KdiffError("tool.missing", "the assembler is not installed", remedy="install binutils")
+    return found
+
+
 def _candidates(config: Config) -> Iterator[tuple[str, ...]]:
     """What to try; a CC in the flags is the only one."""
     if config.flags.cc:

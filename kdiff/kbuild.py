@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from kdiff.compiler import Compiler, find_compiler
+from kdiff.assembly import from_edited
+from kdiff.compiler import Compiler, find_assembler, find_compiler
 from kdiff.confdir import Config
 from kdiff.distribution import Say
 from kdiff.errors import KdiffError, Refusal, Refused
@@ -184,6 +185,35 @@ def _read(source: Path, path: str, patch: Patch) -> bytes:
         ) from error
 
 
+def reassembled(
+    config: Config,
+    source: Path,
+    patch: Patch,
+    edits: Mapping[str, Callable[[str], str]],
+    *,
+    say: Say,
+    jobs: int = 0,
+    allow_compiler_mismatch: bool = False,
+    cache: Path | None = None,
+) -> Mapping[str, bytes]:
+    """Objects of patched units from edited assembly (`kdiff.assembly`): unit -> object; they are not kept."""
+    compiler = find_compiler(config, allow_mismatch=allow_compiler_mismatch)
+    jobs = jobs or len(os.sched_getaffinity(0))
+    with open_workplace(config, source, compiler, jobs=jobs, say=say, cache=cache) as place:
+        versions = _versions(patch_texts(place.source, patch))
+
+        def compile_units(environment: Mapping[str, str]) -> Mapping[str, bytes]:
+            for files in versions:
+                with replaced(place.source, place.shadow, place.journal, files):
+                    outcome = _make_objects(place, tuple(edits), environment)
+                if not outcome.status:
+                    return {unit: _products(place, unit)[0].read_bytes() for unit in edits}
+            step = _Step("post", "compiling the patched source from edited assembly", say)
+            raise step.failed(place, tuple(edits), outcome)
+
+        return from_edited(compile_units, edits, find_assembler(compiler))
+
+
 # Compiling -------------------------------------------------------------------------------------------
 
 
@@ -208,15 +238,21 @@ def _compile_patched(
 ) -> Mapping[str, _Compiled]:
     """Compile with line numbers pinned; if that fails compile as the patch says, for its true messages."""
     step = _Step("post", "compiling the patched source", say)
-    pinned = {path: encode(pin_lines(text.text, text.origin)) for path, (_, text) in texts.items()}
+    pinned, plain = _versions(texts)
     try:
         return _compile(place, units, pinned, step)
     except KdiffError as error:
         if error.key != "build.post":
             raise
-    made = _compile(place, units, {path: encode(text.text) for path, (_, text) in texts.items()}, step)
+    made = _compile(place, units, plain, step)
     say("line numbers behind the change could not be kept, so more functions may count as changed")
     return made
+
+
+def _versions(texts: Mapping[str, tuple[bytes, Patched]]) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+    """The patched files with line numbers pinned, and as they are."""
+    pinned = {path: encode(pin_lines(text.text, text.origin)) for path, (_, text) in texts.items()}
+    return pinned, {path: encode(text.text) for path, (_, text) in texts.items()}
 
 
 def _compile(
@@ -241,11 +277,13 @@ def _compile(
     }
 
 
-def _make_objects(place: Workplace, units: tuple[str, ...]) -> Outcome:
+def _make_objects(
+    place: Workplace, units: tuple[str, ...], environment: Mapping[str, str] = MappingProxyType({})
+) -> Outcome:
     for unit in units:
         for file in _products(place, unit):
             file.unlink(missing_ok=True)
-    return place.make(*(f"{unit[:-2]}.o" for unit in units))
+    return place.make(*(f"{unit[:-2]}.o" for unit in units), environment=environment)
 
 
 def _products(place: Workplace, unit: str) -> tuple[Path, Path]:

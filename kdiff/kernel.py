@@ -9,7 +9,7 @@ that the engine, the proof and the machine that is updated compare without knowi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -321,6 +321,10 @@ class Shape:
     payload: int | None = None
 
 
+Without = Callable[[str, Mapping[str, Set[str]]], str]
+"""Rewrites the assembly of a unit. The mapping: functions, and what their entries must not name any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpecialSection:
     """A table the kernel reads, one row per entry.
@@ -366,5 +370,9 @@ class SpecialSection:
     """Relative addresses count from the entry's start, not from their own field."""
     ahead: bool = False
     """An address in the no-ops in front of a function is about that function, and they travel with it."""
+    spare: bool = False
+    """An entry may be left out where the kernel could not read it in time: code is right without it."""
+    without: Without | None = None
+    """For entries the kernel could not read in time: makes code do the same without them."""
     opaque: str = ""
     """Set by kdiff: why this object's entries cannot be told apart. The whole table is one node then."""

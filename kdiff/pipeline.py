@@ -8,7 +8,7 @@ anything is emitted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,13 +29,14 @@ from kdiff.exports import read_symvers
 from kdiff.graph import SectionGraph, build
 from kdiff.habits import Habits
 from kdiff.kbuild import Build, Unit
-from kdiff.kernel import KernelFacts, SpecialSection
+from kdiff.kernel import AddressBook, KernelFacts, SpecialSection
+from kdiff.late import check_same_code, edited, late
 from kdiff.manifest import manifest, utsname
 from kdiff.memory import MemorySource
 from kdiff.package import Package
 from kdiff.pairs import PairsFile, check_units, wishes
 from kdiff.patch import Patch, read_patch
-from kdiff.plan import Plan, join, plan
+from kdiff.plan import Plan, join, leave_out, plan
 from kdiff.proof import dump, prove
 from kdiff.registry import Registry
 from kdiff.review import review, review_layouts
@@ -145,7 +146,9 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
     say("comparing before and after")
     if request.pairs is not None:
         check_units(request.pairs, (unit.source for unit in built.units))
-    plans = join(tuple(_planned(unit, plugins, special, habits, request.pairs) for unit in built.units))
+    read = partial(_planned, plugins=plugins, special=special, habits=habits, pairs=request.pairs)
+    plans = join(tuple(read(unit) for unit in built.units))
+    built, plans = _in_time(request, config, patch, built, plans, book, read, say)
     refusals = [
         refusal
         for each in plans
@@ -201,6 +204,44 @@ def _planned(
         wanted = wishes(pairs, chosen, pre, post)
     pairing = correlate(pre, post, wanted)
     return plan(pre, post, pairing, diff(pre, post, pairing), unit.target)
+
+
+def _in_time(
+    request: Request,
+    config: Config,
+    patch: Patch,
+    built: Build,
+    plans: tuple[Plan, ...],
+    book: AddressBook,
+    read: Callable[[Unit], Plan],
+    say: Say,
+) -> tuple[Build, tuple[Plan, ...]]:
+    """See to it that no entry is read before what it names is known, as far as kdiff can (`kdiff.late`)."""
+    found = [late(plan, book, plans) for plan in plans]
+    edits = {
+        unit.source: partial(edited, found=entries)
+        for unit, entries in zip(built.units, found, strict=True)
+        if any(each.table.without is not None for each in entries)
+    }
+    if edits:
+        say(f"compiling {', '.join(edits)} (post, without what the kernel would read too early)")
+        objects = kbuild.reassembled(
+            config,
+            request.source,
+            patch,
+            edits,
+            jobs=request.jobs,
+            allow_compiler_mismatch=request.allow_compiler_mismatch,
+            say=say,
+        )
+        units = tuple(replace(unit, post=objects.get(unit.source, unit.post)) for unit in built.units)
+        again = join(tuple(read(unit) for unit in units))
+        for before, after in zip(plans, again, strict=True):
+            check_same_code(before, after)
+        built, plans = replace(built, units=units), again
+        found = [late(plan, book, plans) for plan in plans]
+    spared = (frozenset(each.entry for each in entries if each.table.spare) for entries in found)
+    return built, tuple(leave_out(plan, left) for plan, left in zip(plans, spared, strict=True))
 
 
 def _retyped(plans: tuple[Plan, ...], accepted: tuple[str, ...], say: Say) -> Retyped:

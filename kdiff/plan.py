@@ -9,6 +9,7 @@ Constants that the kernel goes on using are written to *in place*; what they new
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from kdiff.correlate import Pairing
@@ -96,16 +97,26 @@ def _closed(bare: Plan, changed: set[int], sources: set[int]) -> Plan:
     """The plan that carries `sources` and all that must go along."""
     post = bare.post
     travelling = {node.id for node in post.nodes if travels(post, bare.pairing, changed, node)}
-    written = {
-        write.new.target
-        for item in bare.in_place
-        for write in item.writes
-        if isinstance(write.new, Reference)
-    }
-    sources = sources | (written & travelling)
-    carried = post.closure(sorted(sources), travelling | sources)
-    reached = written | {reference.target for node in carried for reference in post.references[node]}
-    return replace(bare, carried=tuple(sorted(carried)), borrowed=tuple(sorted(reached - carried)))
+    sources = sources | (_written(bare) & travelling)
+    return _carrying(bare, post.closure(sorted(sources), travelling | sources))
+
+
+def _written(plan: Plan) -> set[int]:
+    """Post ids that constants get references to where they lie."""
+    new = (write.new for item in plan.in_place for write in item.writes)
+    return {each.target for each in new if isinstance(each, Reference)}
+
+
+def _carrying(plan: Plan, carried: Iterable[int]) -> Plan:
+    here = set(carried)
+    reached = {reference.target for node in here for reference in plan.post.references[node]}
+    borrowed = (reached | _written(plan)) - here
+    return replace(plan, carried=tuple(sorted(here)), borrowed=tuple(sorted(borrowed)))
+
+
+def leave_out(plan: Plan, entries: Iterable[int]) -> Plan:
+    """The plan without some table entries that it would carry."""
+    return _carrying(plan, set(plan.carried).difference(entries))
 
 
 def _goes_along(node: Node) -> bool:

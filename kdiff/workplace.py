@@ -16,7 +16,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ class Workplace:
         """Names the files that are replaced in the shadow at the moment."""
         return self.root / "replaced"
 
-    def make(self, *goals: str, environment: dict[str, str] | None = None) -> Outcome:
+    def make(self, *goals: str, environment: Mapping[str, str] | None = None) -> Outcome:
         """Run the kernel's make."""
         return run_make([*self.arguments, f"-j{self.jobs}", *goals], lock=self.lock, environment=environment)
 

@@ -101,7 +101,6 @@ REFUSED = {
     "in_place": "emit.in_place",
     "init_code": "review.init_code",
     "layout": "review.layout_changed",
-    "module_table": "bind.module_table",
     "new_export": "review.export_changed",
     "no_fentry": "livepatch.no_fentry",
     "not_built": "patch.not_built",

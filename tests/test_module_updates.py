@@ -18,7 +18,8 @@ from kdiff.rehearse import program
 
 pytestmark = [pytest.mark.kernel, pytest.mark.guest]
 
-NAMES = ("dummy_mtu", "kernel_and_module", "bridge_mtu")
+NAMES = ("dummy_mtu", "kernel_and_module", "bridge_mtu", "ext4_datasync")
+EXT4 = ("crc16", "crc32c_generic", "mbcache", "jbd2", "ext4")
 IP = "busybox ip link"
 
 
@@ -29,7 +30,7 @@ def folder(kernel: KernelSetup, tmp_path_factory: pytest.TempPathFactory) -> Pat
     for name in NAMES:
         save(make(kernel, PATCHES / f"{name}.patch"), made)
     files = module_files(kernel.image / "modules")
-    for name in ("dummy", "llc", "stp", "bridge"):
+    for name in ("dummy", "llc", "stp", "bridge", "brd", *EXT4):
         (made / f"{name}.ko").write_bytes(contents(files[name]))
     return made
 
@@ -150,3 +151,50 @@ def test_a_module_of_other_code_is_kept_out_once_the_update_waits_for_it(guest: 
 
 MULTICAST = bytes.fromhex("80e4ef")
 """`and $~(IFF_MULTICAST >> 8), %ah` in dummy_setup."""
+
+
+EVENTS = "/sys/kernel/tracing/events/ext4/ext4_sync_file_enter/enable"
+
+
+def traced(guest: Guest, folder: Path) -> int:
+    """How many times the tracepoint has been passed while it was on, since the last question."""
+    found = held(guest, folder, "cat /sys/kernel/tracing/trace; echo > /sys/kernel/tracing/trace").output
+    return found.count("ext4_sync_file_enter:")
+
+
+def test_a_tracepoint_of_a_module_works_in_code_that_was_replaced(guest: Guest, folder: Path) -> None:
+    """The module's own jump label and static call: tested in memory and reached by the trampoline."""
+    start = len(guest.records())
+    for name in ("brd.ko rd_nr=1 rd_size=8192", *(f"{each}.ko" for each in EXT4)):
+        held(guest, folder, f"insmod {name}")
+    held(guest, folder, "mkdir -p /mnt /sys/kernel/tracing; mount -t tracefs none /sys/kernel/tracing")
+    held(
+        guest, folder, "mke2fs -F /dev/ram0 >/dev/null && mount -t ext4 /dev/ram0 /mnt && echo a > /mnt/file"
+    )
+
+    def sync(status: int) -> None:
+        held(
+            guest,
+            folder,
+            "dd if=/dev/zero of=/mnt/file bs=512 count=1 conv=fsync 2>/dev/null && sync -d /mnt/file",
+            status,
+        )
+
+    sync(0)
+    held(guest, folder, apply("ext4_datasync", "-v"))
+    sync(1)
+    assert traced(guest, folder) == 0
+    held(guest, folder, f"echo 1 > {EVENTS}")
+    sync(1)
+    assert traced(guest, folder) == 2
+    held(guest, folder, f"echo 0 > {EVENTS}")
+    sync(1)
+    assert traced(guest, folder) == 0
+    held(guest, folder, f"echo 1 > {EVENTS}")
+    held(guest, folder, program("undo", "ext4_datasync"))
+    sync(0)
+    assert traced(guest, folder) == 2
+    held(guest, folder, f"echo 0 > {EVENTS}; umount /mnt; umount /sys/kernel/tracing")
+    for name in reversed(("brd", *EXT4)):
+        held(guest, folder, f"rmmod {name}")
+    assert complaints(guest.records()[start:]) == ()

@@ -20,7 +20,7 @@ from kdiff_kernel_linux import habits, ports, tables, x86
 def kdiff_special_sections(facts: KernelFacts) -> Iterable[SpecialSection]:
     """Provide the special sections of the kernel these facts describe."""
     if facts.machine in ("x86_64", "i386"):
-        return (*tables.rows(facts, x86.rewrites(facts)), *x86.rows(facts))
+        return (*tables.rows(facts, x86.rewrites(facts), x86.without(facts)), *x86.rows(facts))
     return (*tables.rows(facts, {}), *ports.rows(facts))
 
 

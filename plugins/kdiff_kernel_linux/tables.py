@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
-from kdiff.api import EntryView, Keep, KernelFacts, Meaning, Site, SpecialSection
+from kdiff.api import EntryView, Keep, KernelFacts, Meaning, Site, SpecialSection, Without
 from kdiff_kernel_linux import shapes
 from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, size, width
 
@@ -90,8 +91,10 @@ _UNREAD_FAMILIES = (".discard", ".kpatch", ".note")
 kpatch write is permissions and names of patched functions."""
 
 
-def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSection, ...]:
-    """All rows; `rewrites` are an architecture's `sites` functions by section name."""
+def rows(
+    facts: KernelFacts, rewrites: Mapping[str, Sites], without: Mapping[str, Without] = MappingProxyType({})
+) -> tuple[SpecialSection, ...]:
+    """All rows; `rewrites` and `without` are an architecture's functions by section name."""
     word = width(facts)
     relative = facts.config.get("CONFIG_HAVE_ARCH_PREL32_RELOCATIONS") == "y"
     return (
@@ -119,6 +122,7 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             Keep.OWNER,
             owner=first(facts, "jump_entry", "code"),
             sites=rewrites.get("__jump_table"),
+            without=without.get("__jump_table"),
             structure="jump_entry",
             shapes=shapes.jumps(facts),
         ),
@@ -128,6 +132,7 @@ def rows(facts: KernelFacts, rewrites: Mapping[str, Sites]) -> tuple[SpecialSect
             Keep.OWNER,
             owner=first(facts, "static_call_site", "addr"),
             sites=rewrites.get(".static_call_sites"),
+            spare=True,  # a call of the trampoline goes where the key points, too
             structure="static_call_site",
             shapes=shapes.static_calls(),
         ),

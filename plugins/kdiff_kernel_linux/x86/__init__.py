@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from kdiff.api import Keep, KernelFacts, SpecialSection
+from kdiff.api import Keep, KernelFacts, SpecialSection, Without
 from kdiff_kernel_linux import shapes
 from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, size
 from kdiff_kernel_linux.ports import alternatives as alternative_row
 from kdiff_kernel_linux.tables import Sites
-from kdiff_kernel_linux.x86 import alternatives, branches, calls
+from kdiff_kernel_linux.x86 import alternatives, branches, calls, keytests
 
 _BOOT_ONLY = (".apicdrivers", ".orc_header", ".x86_cpu_dev.init", ".x86_intel_mid_dev.init")
 
@@ -33,6 +33,14 @@ def rewrites(facts: KernelFacts) -> Mapping[str, Sites]:
     if call is not None and key is not None:
         found[".static_call_sites"] = partial(calls.static_call, call + key)
     return found
+
+
+def without(facts: KernelFacts) -> Mapping[str, Without]:
+    """How code does without entries of tables that all architectures share."""
+    key = members(facts, "static_key", "enabled")
+    if key is None or facts.machine != "x86_64":
+        return {}
+    return {"__jump_table": partial(keytests.without_entries, key)}
 
 
 def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:

@@ -34,7 +34,7 @@ def static_call(layout: Layout, entry: EntryView) -> Iterator[Site]:
     """__static_call_transform() at one site; `layout`: addr and key of the site, func of the key.
 
     What the key's func holds decides (__sc_insn()): a function is called or jumped to, null is a no-op or a
-    return. A module may know a key by its trampoline only (EXPORT_STATIC_CALL_TRAMP), which then stands in its
+    return. A module may know a key by its trampoline only (EXPORT_STATIC_CALL_TRAMP), which stands in its
     place until the module is loaded (static_call_add_module).
     """
     address, key, func = layout
