@@ -77,15 +77,19 @@ def prepare(before: Side, after: Side, config: str) -> None:
     """Unpack both sources and make both builds ready."""
     for side in (before, after):
         if not (side.root / "ready").exists():
-            package = next((p for p in apt.known("linux-source-6.1") if p.version == side.version), None)
-            if package is None:
-                served = ", ".join(each.version for each in apt.known("linux-source-6.1"))
-                raise SystemExit(f"apt does not serve linux-source-6.1 {side.version}; it serves {served}")
-            side.root.mkdir(parents=True, exist_ok=True)
-            layout.unpack_source(apt.download(package, side.root, say), side.root, say)
+            layout.unpack_source(fetch(side), side.root, say)
             for kind in ("plain", "nolines"):
                 _prepare(side, kind, config)
             (side.root / "ready").touch()
+
+
+def fetch(side: Side) -> Path:
+    """The package with one release's source and changelog, downloaded if it is not there."""
+    package = next((each for each in apt.known("linux-source-6.1") if each.version == side.version), None)
+    if package is None:
+        served = ", ".join(each.version for each in apt.known("linux-source-6.1"))
+        raise SystemExit(f"apt does not serve linux-source-6.1 {side.version}; it serves {served}")
+    return apt.download(package, side.root, say)
 
 
 def _prepare(side: Side, kind: str, config: str) -> None:

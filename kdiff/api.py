@@ -6,7 +6,20 @@ What is imported for type checking only are values of stages: a plugin is handed
 
 from typing import TYPE_CHECKING
 
-from kdiff.arch import Architecture, Argument, BitField, Branch, ByteOrder, ConstantLoad, Howto, Overflow
+from kdiff.arch import (
+    Architecture,
+    Architectures,
+    Argument,
+    BitField,
+    Branch,
+    ByteOrder,
+    ConstantLoad,
+    Howto,
+    Overflow,
+    PageTables,
+    Root,
+    architecture_of,
+)
 from kdiff.btf import structures as btf_structures
 from kdiff.distribution import Distribution, KernelSetup, Say
 from kdiff.elf.image import (
@@ -29,7 +42,16 @@ from kdiff.elf.write import write as write_object
 from kdiff.emit import EmittedModule, Emitter, Workshop
 from kdiff.errors import KdiffError, Refusal
 from kdiff.exports import Export, read_symvers
-from kdiff.habits import CodeAhead, ConstantSection, Habit, LineTaker, RemadeData, SectionClass, Standing
+from kdiff.habits import (
+    CodeAhead,
+    ConstantSection,
+    Habit,
+    Intrusion,
+    LineTaker,
+    RemadeData,
+    SectionClass,
+    Standing,
+)
 from kdiff.hookspecs import hookimpl
 from kdiff.kallsyms import decode as decode_kallsyms
 from kdiff.kallsyms import parse_text as parse_kallsyms
@@ -61,8 +83,7 @@ from kdiff.live import LiveKernel
 from kdiff.make import failure, run_make
 from kdiff.memory import Extent, MemoryScheme, MemorySource, merged
 from kdiff.observe import observe
-from kdiff.paging import TABLES as PAGE_TABLES
-from kdiff.paging import PageTables, Root, Run, Translation, find_kernel, x86_roots
+from kdiff.paging import Run, Translation, find_kernel
 from kdiff.target.layout import module_file, module_name
 from kdiff.update import Borrowed, How, Replacement, Update
 
@@ -73,9 +94,9 @@ if TYPE_CHECKING:
 __all__ = [
     "KERNEL",
     "NO_SYMBOL",
-    "PAGE_TABLES",
     "AddressBook",
     "Architecture",
+    "Architectures",
     "Argument",
     "BitField",
     "BookEntry",
@@ -98,6 +119,7 @@ __all__ = [
     "Holds",
     "How",
     "Howto",
+    "Intrusion",
     "KdiffError",
     "Keep",
     "KernelFacts",
@@ -140,6 +162,7 @@ __all__ = [
     "Update",
     "Without",
     "Workshop",
+    "architecture_of",
     "btf_structures",
     "decode_kallsyms",
     "describe_module",
@@ -163,5 +186,4 @@ __all__ = [
     "run_make",
     "segment_at",
     "write_object",
-    "x86_roots",
 ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 ByteOrder = Literal["little", "big"]
 
@@ -35,6 +35,8 @@ class Overflow(Enum):
 
     SIGNED = "signed"
     UNSIGNED = "unsigned"
+    EITHER = "either"
+    """From -2**(n-1) up to 2**n - 1: what is stored does not tell which of two values was meant."""
     WRAP = "wrap"
     """The field takes the value modulo its width (full-width words)."""
 
@@ -103,9 +105,9 @@ class Howto:
     complete: bool = field(init=False, repr=False, compare=False)
     """Whether the field and its place determine the destination, and not only some of its bits.
 
-    False for high parts, for low parts that wrap, for slots, for values that count from a symbol, and
-    where nothing is stored. Such a field can be checked against a destination that is known, but none can
-    be learned from it.
+    False for high parts, for low parts that wrap, where two values store alike, for slots, for values that
+    count from a symbol, and where nothing is stored. Such a field can be checked against a destination that
+    is known, but none can be learned from it.
     """
 
     invertible: bool = field(init=False, repr=False, compare=False)
@@ -118,7 +120,8 @@ class Howto:
             mask |= bits.mask
         span = max((bits.value_lsb + bits.width for bits in self.fields), default=0)
         single = self.fields == (BitField(0, 0, 8 * self.size),)
-        whole = self.overflow is not Overflow.WRAP or (span == 8 * self.size and self.size >= 4)
+        whole = self.overflow in (Overflow.SIGNED, Overflow.UNSIGNED)
+        whole = whole or (self.overflow is Overflow.WRAP and span == 8 * self.size >= 32)
         known = bool(self.fields) and not self.drops and not self.slot and not self.base
         object.__setattr__(self, "mask", mask)
         object.__setattr__(self, "span", span)
@@ -136,14 +139,15 @@ class Howto:
     def value(self, destination: int, place: int, bits: int) -> int:
         """What a field at `place` stores to reach `destination` (S + A, instruction's share included).
 
-        Computed modulo the size of a pointer in `bits`, and signed where the field is.
+        Computed modulo the size of a pointer in `bits`, and signed where the field is or may be.
         """
         destination += self.adjust
         low = (1 << self.drops) - 1
         if self.pc_relative:
             destination -= place & ~low if self.paged else place
         value = destination & ~low & ((1 << bits) - 1)
-        return value - (1 << bits) if self.overflow is Overflow.SIGNED and value >> (bits - 1) else value
+        negative = self.overflow in (Overflow.SIGNED, Overflow.EITHER) and value >> (bits - 1)
+        return value - (1 << bits) if negative else value
 
     def addend(self, container: bytes, order: ByteOrder) -> int:
         """The addend that a REL record leaves in the field: unscaled where the field drops low bits."""
@@ -182,10 +186,12 @@ class Howto:
         return word.to_bytes(self.size, order)
 
     def _canonical(self, value: int) -> int:
+        """The value as `extract` reads it, where the field can hold it."""
+        top = 1 << self.span
         if self.overflow is Overflow.WRAP:
-            value &= (1 << self.span) - 1
-            if value >> (self.span - 1) & 1:
-                value -= 1 << self.span
+            value &= top - 1
+        if self.overflow in (Overflow.WRAP, Overflow.EITHER) and top >> 1 <= value < top:
+            value -= top
         return value
 
 
@@ -234,6 +240,49 @@ class Argument:
 
     register: int
     names: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The physical address of the top one of `levels` page tables.
+
+    `encrypted`: bits of an entry that belong to memory encryption and not to the address.
+    """
+
+    address: int
+    levels: int
+    encrypted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PageTables:
+    """A radix tree of 64-bit little-endian entries.
+
+    `image` is where the kernel's own code and data may lie, from the first address up to the one behind;
+    `modules` where those of modules may. `roots` tells where the kernel's tables may be while a processor has
+    these values in `registers`, in their order; nowhere if they are not in use. QEMU's note of a processor in
+    a dump has them at the offsets `noted`, eight bytes each. `told` is the same by VMCOREINFO, whose lines it
+    asks for by name and numerical base.
+    """
+
+    bits: int
+    """Address bits that one table resolves."""
+    page: int
+    """Address bits within a page."""
+    present: int
+    """Bits of an entry that must all be set."""
+    large: int
+    """Bits that make an entry of a level above 0 a page."""
+    large_levels: int
+    """The highest level at which an entry can be a page; the lowest level is 0."""
+    address: int
+    """Bits of an entry that are a physical address."""
+    image: tuple[int, int]
+    modules: tuple[int, int]
+    registers: tuple[str, ...]
+    roots: Callable[..., tuple[Root, ...]]
+    noted: tuple[int, ...]
+    told: Callable[[Callable[[str, int], int | None]], tuple[Root, ...]]
 
 
 class Architecture(Protocol):
@@ -300,5 +349,18 @@ class Architecture(Protocol):
     def arguments(self) -> tuple[Argument, ...]:
         """The registers for the first arguments of a call, in order."""
 
+    @property
+    def page_tables(self) -> PageTables | None:
+        """How the kernel's page tables lie; None where memory is never seen through them."""
+
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""
+
+
+Architectures: TypeAlias = tuple[Architecture, ...]
+"""Those of all plugins."""
+
+
+def architecture_of(known: Architectures, machine: int, order: ByteOrder) -> Architecture | None:
+    """The one of an ELF machine and byte order; None if no plugin has it."""
+    return next((each for each in known if (each.elf_machine, each.byte_order) == (machine, order)), None)

@@ -72,7 +72,25 @@ class CodeAhead:
     name: str
 
 
-Habit = CodeAhead | SectionClass | ConstantSection | RemadeData | LineTaker
+@dataclass(frozen=True, slots=True)
+class Intrusion:
+    """What somebody writes over code while the kernel runs, which no rewrite allows, and what to do about it.
+
+    `name` tells rows apart. The code begins with `found`; if `rewrite` is given, at a site of that rewrite.
+    If it is a branch, it leads out of the kernel's image; with `owner` and `symbol`, to code that kallsyms
+    lists as that owner's under a name that begins with `symbol`.
+    """
+
+    name: str
+    found: bytes
+    what: str
+    remedy: str
+    rewrite: str = ""
+    owner: str = ""
+    symbol: str = ""
+
+
+Habit = CodeAhead | Intrusion | SectionClass | ConstantSection | RemadeData | LineTaker
 
 
 class Habits:
@@ -84,6 +102,7 @@ class Habits:
         self._classes = sorted(
             (row for row in rows if isinstance(row, SectionClass)), key=lambda row: -len(row.name)
         )
+        self.intrusions = tuple(row for row in rows if isinstance(row, Intrusion))
         self.ahead = tuple(row.name for row in rows if isinstance(row, CodeAhead))
         self._standings: dict[str, Standing] = {}
         self._names = tuple(row.name for row in self._classes)

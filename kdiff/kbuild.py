@@ -30,7 +30,8 @@ from kdiff.texts import Patched, apply_change, decode, encode, pristine
 from kdiff.units import find_units, listed
 from kdiff.workplace import Workplace, open_workplace
 
-_KEPT_OBJECTS = 200
+_KEPT_OBJECTS = 4000
+"""At 0.7 MB each."""
 _AT_ONCE = 16
 """How many units one make compiles where many are wanted."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import chain
 
-from kdiff.arch import ByteOrder
+from kdiff.arch import Architecture, ByteOrder
 from kdiff.errors import KdiffError
 from kdiff.kallsyms import decode
 from kdiff.kernel import AddressBook, KernelFacts
@@ -29,17 +29,22 @@ _MOST_TRIES = 16
 class LiveKernel:
     """Satisfies `MemorySource`.
 
-    `image`: what is mapped where the kernel may lie, in order of address; `machine`: ELF's number.
+    `image`: what is mapped where the kernel may lie, in order of address.
     """
 
     def __init__(
-        self, name: str, read: Read, image: Sequence[Extent], machine: int, order: ByteOrder = "little"
+        self,
+        name: str,
+        read: Read,
+        image: Sequence[Extent],
+        architecture: Architecture | None,
+        order: ByteOrder = "little",
     ) -> None:
         self.name = name
         self.pristine = False
         self.read = read
         self._image = tuple(image)
-        self._machine = machine
+        self._architecture = architecture
         self._order: ByteOrder = order
 
     def extents(self) -> tuple[Extent, ...]:
@@ -77,7 +82,7 @@ class LiveKernel:
     @cached_property
     def _facts(self) -> KernelFacts:
         memory = (data for _, data in self._contents)
-        return observe(self.read, self._own, self._machine, self._order, memory)
+        return observe(self.read, self._own, self._architecture, self._order, memory)
 
     @cached_property
     def _book(self) -> AddressBook:

@@ -338,7 +338,10 @@ def _rounded(value: int, step: int) -> int:
 
 
 def _lay_out(obj: Object, start: int) -> dict[int, int]:
-    """An address for each section that is loaded, in the order of the file."""
+    """An address for each section that is loaded, in the order of the file.
+
+    Between two is a gap: the address behind the end of one, which code may refer to, is not in the next.
+    """
     placed = {}
     for index in range(1, len(obj.sections)):
         section = obj.sections[index]
@@ -349,7 +352,7 @@ def _lay_out(obj: Object, start: int) -> dict[int, int]:
             continue
         start = _rounded(start, max(int(section["align"]), 1))
         placed[index] = start
-        start += int(section["size"])
+        start += int(section["size"]) + 1
     return placed
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from kdiff.arch import Architectures
 from kdiff.kernel import AddressBook, KernelFacts
 
 
@@ -59,8 +60,11 @@ class MemorySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MemoryScheme:
-    """One kind of source; `open` takes what follows the colon and raises KdiffError if it cannot."""
+    """One kind of source.
+
+    `open` takes what follows the colon and the architectures of all plugins; KdiffError if it cannot.
+    """
 
     scheme: str
     summary: str
-    open: Callable[[str], MemorySource]
+    open: Callable[[str, Architectures], MemorySource]

@@ -23,6 +23,12 @@ def stem(name: str) -> str:
     return _NUMBERS.sub("", name)
 
 
+def origin(name: str) -> str:
+    """The name in the source of a function that may be a part or a copy of it."""
+    part = _PART.search(name)
+    return stem(name[: part.start()] if part else name)
+
+
 def is_made_unique(name: str) -> bool:
     """Whether a macro declared it under a name that it counts up."""
     return name.startswith("__UNIQUE_ID_")

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from kdiff.arch import ByteOrder
+from kdiff.arch import Architecture, ByteOrder
 from kdiff.btf import structures as btf_structures
 from kdiff.elf.image import note_build_id
 from kdiff.kernel import AddressBook, KernelFacts, Structure
@@ -22,15 +22,6 @@ Read = Callable[[int, int], bytes | None]
 Contents = Callable[[str], bytes | None]
 """The bytes of a section by name, None where there are no section headers."""
 
-_MACHINES = {
-    (62, "little"): "x86_64",
-    (183, "little"): "aarch64",
-    (21, "little"): "ppc64le",
-    (22, "big"): "s390x",
-    (243, "little"): "riscv64",
-    (258, "little"): "loongarch64",
-}
-"""ELF machine and byte order to the kernel's UTS name (UTS_MACHINE in arch/*/Makefile)."""
 _LONGEST = 1024
 _MOST_CONFIG = 1 << 24
 _CONFIG_LINE = re.compile(r"(CONFIG_\w+)=(.*)")
@@ -39,12 +30,12 @@ _CONFIG_LINE = re.compile(r"(CONFIG_\w+)=(.*)")
 def observe(
     read: Read,
     book: AddressBook,
-    machine: int,
+    architecture: Architecture | None,
     order: ByteOrder,
     memory: Iterable[bytes | mmap.mmap] = (),
     contents: Contents = lambda name: None,
 ) -> KernelFacts:
-    """Observe everything; `machine` is ELF's number, 0 if unknown, and `memory` all there is to search.
+    """Observe everything; `architecture` is None if unknown, and `memory` all there is to search.
 
     KdiffError only where type information is there but broken.
     """
@@ -56,7 +47,7 @@ def observe(
     return KernelFacts(
         release=words[2] if len(words) > 2 else "",
         version=version,
-        machine=_MACHINES.get((machine, order)) or _uts_machine(read, book, structures),
+        machine=architecture.name if architecture else _uts_machine(read, book, structures),
         build_id=note_build_id(notes, order),
         config=_config(memory),
         structures=structures,

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """From virtual to physical addresses, through the page tables of a machine seen from outside.
 
-In: a reader of physical memory, how an architecture's tables are laid out (`PageTables`, a row of data),
-where the top table may be. Out: the `Translation` that maps a kernel. Tables may be damaged or hostile: a
+In: a reader of physical memory, how an architecture's tables are laid out (its `PageTables`), where the top
+table may be. Out: the `Translation` that maps a kernel. Tables may be damaged or hostile: a
 walk reads as many tables as there are levels, a search as many as `_MOST_TABLES`.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from kdiff.arch import PageTables, Root
 from kdiff.errors import KdiffError
 
 Read = Callable[[int, int], bytes | None]
@@ -22,64 +23,12 @@ _MOST_TABLES, _MOST_PAGES = 1 << 13, 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class PageTables:
-    """A radix tree of 64-bit entries.
-
-    `image` is where the kernel's own code and data may lie, from the first address up to the one behind;
-    `modules` where those of modules may.
-    """
-
-    bits: int
-    """Address bits that one table resolves."""
-    page: int
-    """Address bits within a page."""
-    present: int
-    """Bits of an entry that must all be set."""
-    large: int
-    """Bits that make an entry of a level above 0 a page."""
-    large_levels: int
-    """The highest level at which an entry can be a page; the lowest level is 0."""
-    address: int
-    """Bits of an entry that are a physical address."""
-    image: tuple[int, int]
-    modules: tuple[int, int]
-
-
-X86_64 = PageTables(
-    bits=9,
-    page=12,
-    present=1,
-    large=0x80,
-    large_levels=2,
-    address=0x000F_FFFF_FFFF_F000,
-    image=(0xFFFF_FFFF_8000_0000, 0xFFFF_FFFF_C000_0000),
-    modules=(0xFFFF_FFFF_C000_0000, 0xFFFF_FFFF_FF00_0000),
-)
-"""Intel SDM volume 3, 4.5; the windows: Documentation/arch/x86/x86_64/mm.rst of the kernel, with KASLR."""
-
-TABLES: Mapping[int, PageTables] = {62: X86_64}
-"""ELF machine to page tables."""
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """`size` bytes at a virtual address that lie at `physical` on."""
 
     address: int
     size: int
     physical: int
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """The physical address of the top one of `levels` tables.
-
-    `encrypted`: bits of an entry that belong to memory encryption and not to the address.
-    """
-
-    address: int
-    levels: int
-    encrypted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,27 +125,14 @@ class Translation:
         return b"".join(pieces)
 
 
-def x86_roots(cr3: int, cr4: int) -> tuple[Root, ...]:
-    """Where the kernel's tables may be while a processor has these control registers.
-
-    While user code runs, page table isolation has it use the upper one of two tables that lie side by side.
-    """
-    levels = 5 if cr4 & 1 << 12 else 4
-    table = cr3 & X86_64.address
-    return tuple(Root(address, levels) for address in dict.fromkeys((table & ~0x1000, table)))
-
-
 def find_kernel(
-    machine: int, read: Read, roots: Iterable[Root], place: str
+    tables: PageTables, read: Read, roots: Iterable[Root], place: str
 ) -> tuple[Translation, tuple[Run, ...]] | None:
     """Of these address spaces the one that maps most where a kernel's image may be, and what it maps there.
 
-    None if none maps anything there, or the machine's page tables are not known. `place` is for messages.
+    None if none maps anything there. `place` is for messages.
     """
-    tables = TABLES.get(machine)
     best: tuple[Translation, tuple[Run, ...]] | None = None
-    if tables is None:
-        return None
     for root in roots:
         space = Translation(tables, read, root, place)
         runs = space.runs(*tables.image)

@@ -58,7 +58,7 @@ class Registry:
         if not colon or scheme not in self.memory_schemes:
             known = ", ".join(f"{name}:" for name in sorted(self.memory_schemes))
             raise KdiffError("memory.scheme", f"{text!r} names no known memory scheme; known: {known}")
-        return self.memory_schemes[scheme].open(rest)
+        return self.memory_schemes[scheme].open(rest, tuple(self.architectures.values()))
 
 
 def load(disabled: Iterable[str] | None = None) -> Registry:

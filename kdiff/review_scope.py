@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from kdiff.errors import Refusal
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.habits import Standing
-from kdiff.naming import is_numbered
+from kdiff.naming import is_numbered, origin
 from kdiff.plan import Plan
 from kdiff.split import Kind
 
@@ -126,7 +126,8 @@ def _jumps_out(plan: Plan) -> Iterator[Refusal]:
                     "review.sibling_call", plan.post.where(node, reference.offset),
                     f"{node.label} ends in a jump to {target.label}, which stays in the kernel; its caller"
                     " would go on with another module's base register",
-                    f'declare {node.label} with __attribute__((optimize("no-optimize-sibling-calls")))',
+                    f'declare {origin(node.label)} with'
+                    ' __attribute__((optimize("no-optimize-sibling-calls")))',
                 )  # fmt: skip
 
 

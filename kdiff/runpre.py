@@ -36,6 +36,10 @@ class Matcher:
         self._sites = sites
         self._known: dict[int, tuple[bytes, list[tuple[int, int, Site | Reference]]]] = {}
 
+    def sites(self, node: Node) -> tuple[Site, ...]:
+        """Where a node may differ."""
+        return self._sites.get(node.id, ())
+
     def match(self, node: Node, address: int) -> Match | Mismatch:
         """Compare a node with the memory at an address; code by instruction where the layout differs."""
         run = self.memory.read(address, node.size)
@@ -44,7 +48,7 @@ class Matcher:
             same = self._same_layout(node, address, run)
         if isinstance(same, Match) or node.kind is not Kind.FUNCTION or self.graph.is_piece(node):
             return same
-        walked = Walk(self.reader, self._sites.get(node.id, ()), node, address).walk()
+        walked = Walk(self.reader, self.sites(node), node, address).walk()
         if isinstance(walked, Match) or walked.offset > same.offset:
             return walked
         return same
@@ -98,7 +102,7 @@ class Matcher:
     def _special_ranges(self, node: Node) -> list[tuple[int, int, Site | Reference]]:
         """Sites and the references outside of sites, by offset; at one offset the site comes first."""
         ranges: list[tuple[int, int, Site | Reference]] = [
-            (site.offset, site.size, site) for site in self._sites.get(node.id, ())
+            (site.offset, site.size, site) for site in self.sites(node)
         ]
         ranges += [(each.offset, each.howto.size, each) for each in self.graph.references[node.id]]
         return sorted(ranges, key=lambda item: (item[0], isinstance(item[2], Reference)))

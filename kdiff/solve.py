@@ -19,6 +19,7 @@ from kdiff.fields import WORD
 from kdiff.graph import Node, SectionGraph
 from kdiff.habits import Standing
 from kdiff.insn import around
+from kdiff.intruders import intruder
 from kdiff.kernel import AddressBook, Site
 from kdiff.memory import MemorySource
 from kdiff.neighbours import Neighbours
@@ -332,11 +333,12 @@ class _Flood:
             reason = f"{node.label} is weak, and what the kernel has under this name is another definition"
             return Refusal("solve.overridden", where, reason)
         best = max(failures, key=lambda each: each.offset)
+        by, remedy = intruder(self.graph, self.matcher.sites(node), self.memory, self.book, best)
         return Refusal(
             "runpre.content",
             self.graph.where(node, best.offset),
-            f"{node.label} is not what runs at {best.address:#x}+{best.run_offset:#x}: {best.reason}",
-            "use the exact source, configuration and compiler of the running kernel",
+            f"{node.label} is not what runs at {best.address:#x}+{best.run_offset:#x}: {best.reason}{by}",
+            remedy or "use the exact source, configuration and compiler of the running kernel",
             tuple(self._both_sides(node, best)),
         )
 

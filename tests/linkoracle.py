@@ -159,8 +159,8 @@ def link(cross: Cross, data: bytes, externs: Mapping[str, int] | None = None) ->
             for index, at in addresses.items()
             if (section := image.get_section(f".o{index}")) is not None and section.virtual_address == at
         }
-        slots = _slots(found.arch, image.get_section(".got"))
-    return Linked(found, addresses, contents, places, slots)
+        pointers = slots(found.arch, image.get_section(".got"))
+    return Linked(found, addresses, contents, places, pointers)
 
 
 def fields(linked: Linked) -> Iterator[FieldCheck]:
@@ -224,7 +224,8 @@ def howtos_used(linked: Linked) -> set[str]:
     return {each.howto.name for row in linked.graph.references for each in row}
 
 
-def _slots(arch: Architecture, section: lief.ELF.Section | None) -> dict[int, int]:
+def slots(arch: Architecture, section: lief.ELF.Section | None) -> dict[int, int]:
+    """Addresses of the pointers in a section, by what they point to."""
     if section is None:
         return {}
     data, size = bytes(section.content), arch.elf_class // 8

@@ -43,6 +43,8 @@ def fits(row: Howto, value: int) -> bool:
     step = 1 << min(bits.value_lsb for bits in row.fields)
     if row.overflow is Overflow.WRAP:
         return value % step == 0
+    if row.overflow is Overflow.EITHER:
+        return -(1 << (row.span - 1)) <= value < 1 << row.span and value % step == 0
     low = 0 if row.overflow is Overflow.UNSIGNED else -(1 << (row.span - 1)) - (1 << row.signed_low >> 1)
     return low <= value < low + (1 << row.span) and value % step == 0
 
@@ -58,7 +60,7 @@ def test_what_is_inserted_is_extracted_or_overflows(
         return
     found = row.extract(row.insert(container, value, order), order)
     assert (found - value) % (1 << row.span) == 0
-    assert row.overflow is Overflow.WRAP or found == value
+    assert row.overflow in (Overflow.WRAP, Overflow.EITHER) or found == value
 
 
 @given(st.sampled_from(ROWS), orders, st.data())
@@ -99,6 +101,17 @@ def test_the_edges_of_a_signed_field_fit_and_their_neighbours_do_not() -> None:
             row.insert(bytes(4), value, "little")
 
 
+def test_a_field_for_either_sign_takes_both_ranges_and_tells_no_value() -> None:
+    row = ARM.howtos[5]
+    assert row.insert(bytes(2), -0x8000, "little") == row.insert(bytes(2), 0x8000, "little") == b"\0\x80"
+    assert row.value(0xFFFFFFF8, 0, 32) == -8
+    for value in (-0x8001, 0x10000):
+        with pytest.raises(OverflowError):
+            row.insert(bytes(2), value, "little")
+    assert not row.complete
+    assert not row.invertible
+
+
 def test_a_value_whose_implied_low_bits_are_not_zero_overflows() -> None:
     assert SHIFTED.extract(SHIFTED.insert(bytes(4), -8, "little"), "little") == -8
     with pytest.raises(OverflowError):
@@ -135,9 +148,8 @@ def test_a_signed_move_stores_the_complement_of_a_negative_value() -> None:
 
 
 def test_a_row_is_complete_where_the_field_determines_the_destination() -> None:
-    assert all(
-        row.complete == bool(row.size) for row in (*ARCHITECTURE.howtos.values(), *I386.howtos.values())
-    )
+    for row in (*ARCHITECTURE.howtos.values(), *I386.howtos.values()):
+        assert row.complete == (bool(row.size) and row.overflow is not Overflow.EITHER)
     assert [row.complete for row in (SPLIT, SHIFTED)] == [True, True]
     assert not any(
         row.complete for row in AARCH64.howtos.values() if "LO12" in row.name or "_PG_" in row.name

@@ -138,18 +138,6 @@ def test_what_runs_on_the_machine_that_is_updated_needs_the_standard_library_onl
     assert foreign == []
 
 
-def test_a_plugin_imports_the_interface_for_plugins_and_itself() -> None:
-    foreign = [
-        (name(path), each)
-        for path in PLUGINS
-        for each in imports(path)
-        if each.startswith("kdiff")
-        and each.split(".")[0] != path.relative_to(ROOT / "plugins").parts[0]
-        and not f"{each}.".startswith("kdiff.api.")
-    ]
-    assert foreign == []
-
-
 def test_nothing_but_the_registry_calls_hooks() -> None:
     for path in ENGINE:
         if "hookspecs" in path.name:

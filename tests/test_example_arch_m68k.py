@@ -20,6 +20,7 @@ from compiled import UNIT
 from hypothesis import given
 from hypothesis import strategies as st
 from linkoracle import Cross, changed_functions, compiled, differs, graph, howtos_used, link, mismatches
+from rangeoracle import compare, wrong
 
 from kdiff import registry
 from kdiff.insn import disassemble, instructions
@@ -111,6 +112,14 @@ def test_the_linker_stores_what_every_row_stores(cross: Cross) -> None:
     assert not mismatches(linked)
     rows = cross.architecture.howtos.values()
     assert howtos_used(linked) == {row.name for row in rows if row.fields}
+
+
+def test_each_row_takes_what_the_linker_takes(cross: Cross) -> None:
+    texts = {
+        "R_68K_32": ".long {}", "R_68K_16": ".short {}", "R_68K_8": ".byte {}", "R_68K_PC32": ".long {} - .",
+        "R_68K_PC16": ".short {} - .", "R_68K_PC8": ".byte {} - .",
+    }  # fmt: skip
+    assert not wrong(cross, compare(cross, texts, (0x100000, 0xC0000000)))
 
 
 @pytest.mark.parametrize("options", [(), ("-Os",), ("-O0",), ("-pg",), ("-fpatchable-function-entry=4,2",)])

@@ -10,7 +10,7 @@ import pytest
 from kdiff import registry
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
-from kdiff.elf.read import Object
+from kdiff.elf.read import Object, read_bytes
 from kdiff.errors import KdiffError
 from kdiff.exports import read_symvers
 from kdiff.kernel import KERNEL, AddressBook, KernelFacts
@@ -68,6 +68,22 @@ def test_its_symbols_lie_behind_the_kernel_and_hold_the_files_bytes(kernel: Kern
     assert module.place(setup.address) is not None
     assert module.place(end - 1) is None
     assert "init_module" in module.boot_names
+
+
+@pytest.mark.parametrize("name", ["nf_conntrack_bridge", "dummy"])
+def test_each_symbol_is_placed_in_its_own_section(kernel: KernelSetup, name: str) -> None:
+    """The first function of .text lies where .note.Linux would end."""
+    module = loaded(kernel, name)
+    obj = read_bytes(contents(module_files(kernel.image / "modules")[name]), name)
+    homes: dict[str, list[str]] = {}
+    for index, home in enumerate(obj.symbols["section"].tolist()):
+        homes.setdefault(obj.symbol_name(index), []).append(obj.section_name(home) if home < 0xFF00 else "")
+    listed = [each for each in module.address_book().entries if each.owner == name and each.kind in "tTdD"]
+    assert len(listed) > 5
+    for entry in listed:
+        place = module.place(entry.address)
+        assert place is not None
+        assert place.section in homes[entry.name], entry.name
 
 
 def test_imports_from_other_modules_are_listed_as_theirs(kernel: KernelSetup) -> None:

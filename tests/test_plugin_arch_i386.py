@@ -99,7 +99,7 @@ def test_fields_fill_their_container_and_relative_ones_count_from_the_end() -> N
     for row in ARCHITECTURE.howtos.values():
         assert row.mask == (1 << (8 * row.size)) - 1
         assert row.end_relative == row.pc_relative == ("PC" in row.name or "PLT" in row.name)
-        assert row.complete == bool(row.size)
+        assert row.complete == (row.size > 0 and row.overflow is not Overflow.EITHER)
 
 
 def test_an_absolute_word_is_a_pointer() -> None:

@@ -42,7 +42,7 @@ EVERYBODY = [
     for name, cross in (("gcc", GCC), ("power10", POWER10), ("clang", CLANG))
 ]
 
-EVERY_TYPE = """
+EVERY_TYPE = r"""
 .abiversion 2
 .text
 .reloc ., R_PPC64_NONE, near
@@ -70,6 +70,10 @@ addis 3, 12, (near - .)@ha
 addis 3, 12, (near - .)@h
 addi 3, 12, (near - . + 4)@l
 addi 3, 12, short - .
+.irp part, HIGH, HIGHA, HIGHER, HIGHERA, HIGHEST, HIGHESTA
+.reloc ., R_PPC64_REL16_\part, near
+addis 3, 12, 0
+.endr
 bc 12, 2, next
 b next
 bl next

@@ -15,11 +15,16 @@ from fakedump import PAGE, ROOT, FakeMachine, flattened
 from fakeimage import BASE, CODE, build_id_note, elf
 from hypothesis import given
 from hypothesis import strategies as st
+from kdiff_arch_aarch64 import ARCHITECTURE as AARCH64
+from kdiff_arch_x86_64 import ARCHITECTURE as X86_64
 from kdiff_memory_core import kdiff_memory_schemes
 from kdiff_memory_core.flattened import Flattened
 
 from kdiff.api import KdiffError, MemorySource
 from kdiff.cli.main import run_command
+
+KNOWN = (X86_64, AARCH64)
+"""The architectures that memory is opened with."""
 
 MACHINE = FakeMachine()
 
@@ -27,7 +32,7 @@ MACHINE = FakeMachine()
 def opened(tmp_path: Path, data: bytes) -> MemorySource:
     (tmp_path / "dump").write_bytes(data)
     (scheme,) = kdiff_memory_schemes()
-    return scheme.open(str(tmp_path / "dump"))
+    return scheme.open(str(tmp_path / "dump"), KNOWN)
 
 
 def refused(tmp_path: Path, data: bytes) -> KdiffError:
@@ -208,7 +213,7 @@ def test_what_is_no_dump_is_an_error(tmp_path: Path) -> None:
     assert refused(tmp_path, elf([(BASE, bytes(100), 0)], kind=2)).key == "core.image"
     (scheme,) = kdiff_memory_schemes()
     with pytest.raises(KdiffError) as caught:
-        scheme.open(str(tmp_path / "absent"))
+        scheme.open(str(tmp_path / "absent"), KNOWN)
     assert caught.value.key == "core.unreadable"
 
 

@@ -9,9 +9,13 @@ import pytest
 from fakedump import FakeMachine
 from fakeimage import CODE
 from fakestub import DESCRIPTION, FakeStub
+from kdiff_arch_x86_64 import ARCHITECTURE
 from kdiff_memory_gdb import kdiff_memory_schemes, protocol, stub
 
 from kdiff.api import KdiffError, MemorySource
+
+KNOWN = (ARCHITECTURE,)
+"""The architectures that memory is opened with."""
 
 MACHINE = FakeMachine()
 
@@ -23,7 +27,7 @@ def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def opened(server: FakeStub) -> MemorySource:
     (scheme,) = kdiff_memory_schemes()
-    return scheme.open(f"127.0.0.1:{server.port}")
+    return scheme.open(f"127.0.0.1:{server.port}", KNOWN)
 
 
 def refused(server: FakeStub) -> KdiffError:
@@ -151,10 +155,10 @@ def test_what_is_no_stub_is_an_error() -> None:
         port = server.getsockname()[1]
         (scheme,) = kdiff_memory_schemes()
         with pytest.raises(KdiffError) as caught:
-            scheme.open(f"127.0.0.1:{port}")
+            scheme.open(f"127.0.0.1:{port}", KNOWN)
         assert caught.value.key == "gdb.timeout"
     with pytest.raises(KdiffError) as caught:
-        scheme.open(f"127.0.0.1:{port}")
+        scheme.open(f"127.0.0.1:{port}", KNOWN)
     assert caught.value.key == "gdb.connect"
     assert "-s" in caught.value.remedy
 
@@ -163,7 +167,7 @@ def test_what_is_no_stub_is_an_error() -> None:
 def test_what_is_no_address_is_an_error(where: str) -> None:
     (scheme,) = kdiff_memory_schemes()
     with pytest.raises(KdiffError) as caught:
-        scheme.open(where)
+        scheme.open(where, KNOWN)
     assert caught.value.key == "gdb.where"
 
 

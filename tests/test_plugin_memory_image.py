@@ -15,12 +15,17 @@ import zstandard
 from fakeimage import BANNER, BASE, CODE, LAYOUTS, build_id_note, bzimage, elf, memory, rows, tables, vmlinux
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kdiff_arch_s390x import ARCHITECTURE as S390X
+from kdiff_arch_x86_64 import ARCHITECTURE as X86_64
 from kdiff_memory_image import kdiff_memory_schemes, store
 from kdiff_memory_image.unpack import unpack
 
 from kdiff import registry
 from kdiff.api import KdiffError, MemorySource
 from kdiff.distribution import KernelSetup
+
+KNOWN = (X86_64, S390X)
+"""The architectures that memory is opened with."""
 
 VMLINUX = vmlinux()
 
@@ -65,7 +70,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def opened(tmp_path: Path, data: bytes, suffix: str = "") -> MemorySource:
     (tmp_path / "file").write_bytes(data)
     (scheme,) = kdiff_memory_schemes()
-    return scheme.open(f"{tmp_path / 'file'}{suffix}")
+    return scheme.open(f"{tmp_path / 'file'}{suffix}", KNOWN)
 
 
 def refused(tmp_path: Path, data: bytes) -> KdiffError:
@@ -194,7 +199,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (scheme,) = kdiff_memory_schemes()
     for place in (tmp_path / "absent", tmp_path):
         with pytest.raises(KdiffError) as caught:
-            scheme.open(str(place))
+            scheme.open(str(place), KNOWN)
         assert caught.value.key == "image.unreadable"
 
 
@@ -260,10 +265,10 @@ def test_the_embedded_configuration_is_read(tmp_path: Path) -> None:
 def test_a_file_is_opened_once_until_it_changes(tmp_path: Path) -> None:
     first = opened(tmp_path, VMLINUX)
     (scheme,) = kdiff_memory_schemes()
-    assert scheme.open(str(tmp_path / "file")) is first
+    assert scheme.open(str(tmp_path / "file"), KNOWN) is first
     (tmp_path / "file").write_bytes(VMLINUX.replace(b"6.1.0-test", b"6.1.1-test"))
     os.utime(tmp_path / "file", (1, 1))
-    assert scheme.open(str(tmp_path / "file")).facts().release == "6.1.1-test"
+    assert scheme.open(str(tmp_path / "file"), KNOWN).facts().release == "6.1.1-test"
 
 
 def test_what_was_slow_to_unpack_is_kept_and_used_again(
@@ -275,7 +280,7 @@ def test_what_was_slow_to_unpack_is_kept_and_used_again(
     monkeypatch.setattr("kdiff_memory_image.source.unpack", None)
     os.utime(tmp_path / "file", (1, 1))
     (scheme,) = kdiff_memory_schemes()
-    assert knows_the_kernel(scheme.open(str(tmp_path / "file")))
+    assert knows_the_kernel(scheme.open(str(tmp_path / "file"), KNOWN))
 
 
 def test_a_kept_image_that_was_damaged_is_made_again(tmp_path: Path) -> None:
@@ -284,7 +289,7 @@ def test_a_kept_image_that_was_damaged_is_made_again(tmp_path: Path) -> None:
     kept.write_bytes(VMLINUX.replace(CODE, bytes(len(CODE))))
     os.utime(tmp_path / "file", (1, 1))
     (scheme,) = kdiff_memory_schemes()
-    again = scheme.open(str(tmp_path / "file"))
+    again = scheme.open(str(tmp_path / "file"), KNOWN)
     assert again is not source
     assert knows_the_kernel(again)
     assert kept.read_bytes() == VMLINUX

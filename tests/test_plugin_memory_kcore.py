@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 from fakeimage import BANNER, BASE, CODE, TYPES, build_id_note, elf
+from kdiff_arch_x86_64 import ARCHITECTURE
 from kdiff_memory_kcore import kdiff_memory_schemes
 
 from kdiff.api import KdiffError, MemorySource
+
+KNOWN = (ARCHITECTURE,)
+"""The architectures that memory is opened with."""
 
 KALLSYMS = f"{BASE:016x} T _text\n{BASE + 0x40:016x} T tcp_v4_rcv\n{BASE + 0x9000:016x} t init\t[ext4]\n"
 TEXT = b"\x90" * 0x40 + CODE
@@ -29,7 +33,7 @@ def copies(tmp_path: Path) -> Path:
 
 def opened(directory: Path | str) -> MemorySource:
     (scheme,) = kdiff_memory_schemes()
-    return scheme.open(str(directory))
+    return scheme.open(str(directory), KNOWN)
 
 
 def refused(directory: Path | str) -> KdiffError:

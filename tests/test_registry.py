@@ -54,7 +54,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def scheme(name: str) -> MemoryScheme:
-    return MemoryScheme(name, "for tests", lambda text: SimpleNamespace(name=f"{name}:{text}"))
+    return MemoryScheme(
+        name, "for tests", lambda text, known: SimpleNamespace(name=f"{name}:{text}", known=known)
+    )
 
 
 def test_what_plugins_return_is_found_under_its_key(install: Callable[..., None]) -> None:
@@ -66,6 +68,7 @@ def test_what_plugins_return_is_found_under_its_key(install: Callable[..., None]
     assert found.architecture(62, "little", "a.o") is ARCHITECTURE
     assert sorted(found.memory_schemes) == ["one", "two"]
     assert found.open_memory("two:rest").name == "two:rest"
+    assert found.open_memory("two:rest").known == tuple(found.architectures.values())
 
 
 def test_a_registry_cannot_be_changed(install: Callable[..., None]) -> None:
@@ -206,21 +209,33 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def forbidden(names: set[str], own: str) -> set[str]:
+def points() -> dict[str, str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return dict(project["project"]["entry-points"]["kdiff"])
+
+
+def shared() -> list[Path]:
+    """What several plugins have in common: folders without an entry point."""
+    return [folder for folder in folders() if folder.name not in points().values()]
+
+
+def forbidden(names: set[str], own: str, shared: set[str]) -> set[str]:
+    """What a plugin may not import; `shared` are none of the libraries' business."""
+    libraries = shared if own not in shared else set()
     return {
         name
         for name in names
         if name.split(".")[0].startswith("kdiff")
         and name != "kdiff.api"
-        and name.split(".")[0] != own
+        and name.split(".")[0] not in {own, *libraries}
         and not (name == "kdiff" and "kdiff.api" in names)
     }
 
 
 @pytest.mark.parametrize("folder", folders(), ids=lambda path: path.name)
-def test_a_plugin_imports_nothing_of_kdiff_but_its_api(folder: Path) -> None:
+def test_a_plugin_imports_nothing_of_kdiff_but_its_api_and_what_plugins_share(folder: Path) -> None:
     for path in folder.rglob("*.py"):
-        assert not forbidden(imported(path), folder.name), path
+        assert not forbidden(imported(path), folder.name, {each.name for each in shared()}), path
 
 
 @pytest.mark.parametrize(
@@ -232,18 +247,31 @@ def test_a_plugin_imports_nothing_of_kdiff_but_its_api(folder: Path) -> None:
         ("from kdiff import api, graph", {"kdiff.graph"}),
         ("def f():\n    from kdiff.elf.read import read", {"kdiff.elf.read"}),
         ("import kdiff_y", {"kdiff_y"}),
+        ("from kdiff_z.table import ROWS", set()),
     ],
 )
 def test_the_rule_about_imports_can_fail(tmp_path: Path, source: str, bad: set[str]) -> None:
     (tmp_path / "a.py").write_text(source)
-    assert forbidden(imported(tmp_path / "a.py"), "kdiff_x") == bad
+    assert forbidden(imported(tmp_path / "a.py"), "kdiff_x", {"kdiff_z"}) == bad
+    (tmp_path / "a.py").write_text("import kdiff_x")
+    assert forbidden(imported(tmp_path / "a.py"), "kdiff_z", {"kdiff_x", "kdiff_z"}) == {"kdiff_x"}
 
 
-def test_every_plugin_folder_is_an_entry_point_and_the_other_way_round() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    points = project["project"]["entry-points"]["kdiff"]
-    assert sorted(points.values()) == [folder.name for folder in folders()]
-    assert all(module == f"kdiff_{name}" for name, module in points.items())
+def test_every_entry_point_is_a_plugin_folder() -> None:
+    assert set(points().values()) <= {folder.name for folder in folders()}
+    assert all(module == f"kdiff_{name}" for name, module in points().items())
+
+
+def test_a_folder_without_an_entry_point_has_several_users_and_no_hooks() -> None:
+    for library in shared():
+        users = {
+            folder.name
+            for folder in folders()
+            for path in folder.rglob("*.py")
+            if any(name.split(".")[0] == library.name for name in imported(path))
+        }
+        assert len(users - {library.name}) > 1
+        assert not [path for path in library.rglob("*.py") if "hookimpl" in path.read_text()]
 
 
 def test_loading_the_plugins_does_not_load_the_image_reader() -> None:

@@ -234,6 +234,22 @@ def test_a_sibling_call_that_leaves_the_update_is_refused_on_ppc64le() -> None:
     assert OPTIMIZE in refusal.remedy
 
 
+CLONED = """
+noinline long near(long a) {{ return limit(a) + 3; }}
+{0} static noinline long work(long a, long b) {{ return near(a * b); }}
+long all(long a) {{ return work(a, {1}) + 1; }}
+"""
+
+
+@needs(POWER)
+def test_the_remedy_names_the_function_in_the_source_that_a_copy_was_made_of() -> None:
+    found = planned(CLONED.format("", 3), CLONED.format("", 5), POWER)
+    assert replaced(found) == ["work.constprop.0"]
+    (refusal,) = review(found)
+    assert refusal.remedy == f"declare work with {OPTIMIZE}"
+    assert keys(planned(CLONED.format("", 3), CLONED.format(OPTIMIZE, 5), POWER)) == set()
+
+
 @needs(POWER)
 @pytest.mark.parametrize(
     ("before", "after"),

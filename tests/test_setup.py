@@ -61,7 +61,7 @@ def registry_with(*distros: Distro) -> Registry:
     empty: Mapping[object, object] = MappingProxyType({})
     return Registry(
         architectures=empty,
-        memory_schemes={"image": MemoryScheme("image", "", lambda path: Image())},
+        memory_schemes={"image": MemoryScheme("image", "", lambda path, known: Image())},
         emitters={},
         distributions={each.id: each for each in distros},
         special_sections=lambda facts: {},

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from compiled import ASSEMBLY, REST, UNIT, WHOLE, compiled, graph, graph_of, inside, inside_whole, named
@@ -294,6 +295,46 @@ def test_a_function_the_kernel_does_not_have_is_open_and_says_so() -> None:
 def test_a_listed_function_with_other_code_is_a_refusal_for_the_whole_unit() -> None:
     pre = graph(UNIT.replace("a * limit", "a * limit * 3"))
     assert keys(solved(pre, kernel())) == {"runpre.content"}
+
+
+@pytest.mark.parametrize(
+    ("written", "listed", "said"),
+    [
+        (b"\xcc", "", "a breakpoint is set, perhaps a kprobe's, at choose+{at}"),
+        (
+            b"\xe9\0\0\0\x60",
+            "",
+            "a jump leads out of the kernel, perhaps an optimized kprobe's, at choose+{at}",
+        ),
+        (b"\xe9\0\0\0\x60", "kprobe_optinsn_page", "an optimized kprobe is set at choose+{at}"),
+        (b"\xe9\0\x01\0\0", "", ""),
+        (b"\xcd", "", ""),
+    ],
+)
+def test_a_refusal_names_the_probe_that_wrote_over_code(written: bytes, listed: str, said: str) -> None:
+    memory = kernel().alive()
+    node = named(graph(UNIT), "choose")
+    start, at = memory.at("choose"), _instruction(node.size)
+    memory = memory.patched(start + at, written)
+    target = start + at + 5 + int.from_bytes(written[1:], "little", signed=True)
+    if listed:
+        memory = replace(
+            memory, book=memory.book.joined([(listed, target & ~0xFFF, "t", "__builtin__kprobes")])
+        )
+    (refusal,) = (each for each in solved(graph(UNIT), memory).refusals if each.key == "runpre.content")
+    assert refusal.reason.endswith(said.format(at=f"{at:#x}")) if said else ";" not in refusal.reason
+
+
+def _instruction(size: int) -> int:
+    """Where an instruction of `choose` begins that its fields do not touch."""
+    graph_ = graph(UNIT)
+    node = named(graph_, "choose")
+    fields = {each.offset + n for each in graph_.references[node.id] for n in range(each.howto.size)}
+    return next(
+        each.offset for each in graph_.code(node)
+        if each.offset and each.offset + 5 <= size and not fields & set(range(each.offset, each.offset + 5))
+        and graph_.contents(node)[each.offset] not in b"\xcc\xcd\xe9"
+    )  # fmt: skip
 
 
 def test_code_of_another_compiler_option_is_a_refusal() -> None:

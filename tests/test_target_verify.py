@@ -95,6 +95,45 @@ def test_what_the_kernel_says_of_a_function_is_named_first(fake: FakeMachine) ->
     assert "klp_other" in refusal(fake).reason
 
 
+PROBES = "__builtin__kprobes"
+
+
+@pytest.mark.parametrize(
+    ("flags", "how"), [("", "a breakpoint"), ("    [OPTIMIZED]", "a jump"), ("  [FTRACE]", "ftrace")]
+)
+def test_a_kprobe_is_named_with_its_place(fake: FakeMachine, flags: str, how: str) -> None:
+    fake.memory(code()[:7] + b"\xcc" + code()[8:])
+    fake.put("sys/kernel/debug/kprobes/list", f"ffffffff81001007  k  tcp_v4_rcv+0x7{flags}\n")
+    assert refusal(fake).reason.endswith(f"a kprobe is set at tcp_v4_rcv+0x7, by {how}")
+    fake.put("sys/kernel/debug/kprobes/list", "ffffffff81001007  k  tcp_v4_rcv+0x7    [DISABLED]\n")
+    assert "breakpoint" in refusal(fake).reason
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "at", "said"),
+    [
+        (PROBES, "kprobe_optinsn_page", 9, "an optimized kprobe"),
+        ("__builtin__ftrace", "ftrace_trampoline", 0, "the function is traced"),
+        (
+            "bpf",
+            "bpf_trampoline_6442510",
+            0,
+            "a BPF program is attached to the function (bpf_trampoline_6442510)",
+        ),
+    ],
+)
+def test_who_made_the_code_that_a_branch_leads_to_is_named(
+    fake: FakeMachine, owner: str, name: str, at: int, said: str
+) -> None:
+    fake.kallsyms(more="")
+    listed = (fake.root / "proc/kallsyms").read_text()
+    start = LINKED + SLIDE + 0x1000
+    fake.put("proc/kallsyms", f"{listed}{start + 0x20000000:016x} t {name}\t[{owner}]\n")
+    branch = (b"\xe9" if at else b"\xe8") + (0x20000040 - at - 5).to_bytes(4, "little")
+    fake.memory(code()[:at] + branch + code()[at + 5 :])
+    assert said in refusal(fake).reason
+
+
 def test_another_function_of_which_the_kernel_tells_is_no_cause(fake: FakeMachine) -> None:
     fake.memory(code()[:-1] + b"\0")
     fake.put("sys/kernel/debug/kprobes/list", "ffffffff81001004  k  tcp_v4_rcvbuf+0x4\n")

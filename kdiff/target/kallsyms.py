@@ -15,6 +15,8 @@ from kdiff.errors import KdiffError
 from kdiff.target.layout import KERNEL
 from kdiff.target.machine import Machine
 
+PAGE = 4096
+
 
 def addresses(machine: Machine, wanted: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """Return the addresses of each wanted name of vmlinux, in the list's order; absent names are left out.
@@ -70,6 +72,14 @@ def _found(data: bytes, wanted: Iterable[str], suffix: bytes, width: int) -> dic
         name = name_of(line)[: -len(suffix) or None].decode()
         found[name] = (*found.get(name, ()), int(line[:width], 16))
     return found
+
+
+def below(machine: Machine, owner: str, address: int) -> str:
+    """The last name of an owner's that is at an address or less than a page below it; empty without one."""
+    with open(f"{machine.proc}/kallsyms", "rb") as file:
+        lines = _share(file.read(), f"\t[{owner}]".encode()).splitlines()
+    found = [(int(line.split()[0], 16), line.split()[2].decode()) for line in lines]
+    return max(((at, name) for at, name in found if at <= address < at + PAGE), default=(0, ""))[1]
 
 
 def _missing(path: str, message: str) -> KdiffError:

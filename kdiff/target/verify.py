@@ -119,7 +119,7 @@ def compare(node: Node, run: Run, machine: Machine) -> tuple[Refusal, ...]:
     found = difference(node.parts, data, address, run)
     if found is None:
         return ()
-    cause = likely_cause(machine, node.name, found, data[found.offset :])
+    cause = likely_cause(machine, node.name, found, data[found.offset :], address + found.offset)
     why = f" at a place the kernel rewrites ({found.part.rewrite})" if isinstance(found.part, Site) else ""
     return (
         Refusal(

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, PageTables, hookimpl
 from kdiff_arch_aarch64.branches import branch
 from kdiff_arch_aarch64.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_aarch64.relocations import HOWTOS, R_AARCH64_ABS64
@@ -56,6 +56,7 @@ class Aarch64:
     """CALL26, CONDBR19, TSTBR14."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

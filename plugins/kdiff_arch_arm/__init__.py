@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, PageTables, hookimpl
 from kdiff_arch_arm.branches import branch
 from kdiff_arch_arm.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_arm.relocations import HOWTOS, R_ARM_ABS32
@@ -55,6 +55,7 @@ class Arm:
     """JUMP24."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -23,8 +23,19 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Argument, BitField, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
-from kdiff_arch_i386.branches import branch
+from kdiff_x86.branches import branch
+
+from kdiff.api import (
+    Architecture,
+    Argument,
+    BitField,
+    Branch,
+    ByteOrder,
+    ConstantLoad,
+    Howto,
+    PageTables,
+    hookimpl,
+)
 from kdiff_arch_i386.nops import NOPS
 from kdiff_arch_i386.relocations import HOWTOS, R_386_32
 
@@ -54,10 +65,11 @@ class I386:
         Argument(1, frozenset(("ecx", "cx", "cl", "ch"))),
     )
     """The kernel is built with -mregparm=3: eax, edx, ecx."""
+    page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""
-        return branch(code)
+        return branch(code, "jecxz")
 
 
 ARCHITECTURE = I386()

@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-_PLAIN = (
-    *("90", "6690", "0f1f00", "0f1f4000", "0f1f440000", "660f1f440000", "0f1f8000000000"),
-    *("0f1f840000000000", "660f1f840000000000"),
-)
-"""The processor manuals' recommended forms, for i686 and later."""
+from kdiff_x86.nops import nops
 
 _MOVES = ("89f6", "89ff", "8bc0")
 """`mov` of a register to itself."""
@@ -22,17 +18,6 @@ _LEAS = (
 _SEGMENTS = ("2e", "3e")
 """Prefixes that lengthen a `lea`: cs (gas), ds (kernel)."""
 
-_LONG = tuple("66" * count + "2e0f1f840000000000" for count in range(7))
-"""gas and LLVM lengthen the 8-byte form by a cs prefix and operand-size prefixes, up to 15 bytes."""
+_PREFIXED = (segment + lea for segment in _SEGMENTS for lea in _LEAS)
 
-_ENDBR_POISON = "660f1f00"
-_SHORT = tuple("66" * count + "90" for count in range(2, 5))
-_PREFIXED = tuple(segment + lea for segment in _SEGMENTS for lea in _LEAS)
-
-NOPS = tuple(
-    sorted(
-        {bytes.fromhex(x) for x in (*_PLAIN, *_MOVES, *_LEAS, *_PREFIXED, *_LONG, _ENDBR_POISON, *_SHORT)},
-        key=lambda nop: (-len(nop), nop),
-    )
-)
-"""Longest first."""
+NOPS = nops(bytes.fromhex(each) for each in (*_MOVES, *_LEAS, *_PREFIXED))

@@ -20,9 +20,9 @@ HOWTOS = {
         _row(R_386_32, "32", 4, Overflow.WRAP),
         _row(2, "PC32", 4, Overflow.WRAP, relative=True),
         _row(4, "PLT32", 4, Overflow.WRAP, relative=True),
-        _row(20, "16", 2, Overflow.UNSIGNED),
+        _row(20, "16", 2, Overflow.EITHER),
         _row(21, "PC16", 2, Overflow.SIGNED, relative=True),
-        _row(22, "8", 1, Overflow.UNSIGNED),
+        _row(22, "8", 1, Overflow.EITHER),
         _row(23, "PC8", 1, Overflow.SIGNED, relative=True),
     )
 }

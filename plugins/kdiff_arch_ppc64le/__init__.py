@@ -22,7 +22,8 @@ Power10 code reaches everything relative to itself by prefixed instructions, eig
 18 bits in the first word and 16 in the second (PCREL34); GOT_PCREL34 reaches a pointer the linker makes.
 The kernel's module loader applies what gcc and clang emit for it (arch/powerpc/kernel/module_64.c); its
 assembly adds the quarters of absolute addresses. Thread-local storage, PLT sequences and the types that ask
-the linker to predict a branch have no row.
+the linker to predict a branch have no row, nor has TOC, the base as a word, which function descriptors of the
+first ABI have.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, PageTables, hookimpl
 from kdiff_arch_ppc64le.branches import branch
 from kdiff_arch_ppc64le.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_ppc64le.relocations import HOWTOS, R_PPC64_ADDR64
@@ -66,6 +67,7 @@ class Ppc64le:
     """REL24 and REL14."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -82,9 +82,9 @@ def _hint(type: int, name: str) -> Howto:
 
 
 def _rows() -> Iterator[Howto]:
-    signed, unsigned, wrap = Overflow.SIGNED, Overflow.UNSIGNED, Overflow.WRAP
+    signed, either, wrap = Overflow.SIGNED, Overflow.EITHER, Overflow.WRAP
     yield _hint(0, "NONE")
-    yield _word(1, "ADDR32", 32, unsigned)
+    yield _word(1, "ADDR32", 32, either)
     yield _branch(2, "ADDR24", 24, relative=False)
     yield _low(3, "ADDR16", wrap=False)
     yield _low(4, "ADDR16_LO")
@@ -93,8 +93,8 @@ def _rows() -> Iterator[Howto]:
     yield _branch(7, "ADDR14", 14, relative=False)
     yield _branch(10, "REL24", 24, relative=True, call=True)
     yield _branch(11, "REL14", 14, relative=True, call=True)
-    yield _word(24, "UADDR32", 32, unsigned)
-    yield _word(25, "UADDR16", 16, unsigned)
+    yield _word(24, "UADDR32", 32, either)
+    yield _word(25, "UADDR16", 16, either)
     yield _word(26, "REL32", 32, signed, relative=True)
     yield _word(R_PPC64_ADDR64, "ADDR64", 64, wrap)
     yield _high(39, "ADDR16_HIGHER", 32, wrap)
@@ -121,6 +121,12 @@ def _rows() -> Iterator[Howto]:
     yield _prefixed(128, "D34", relative=False)
     yield _prefixed(132, "PCREL34", relative=True)
     yield _prefixed(133, "GOT_PCREL34", relative=True, slot=True)
+    yield _high(240, "REL16_HIGH", 16, wrap, relative=True)
+    yield _high(241, "REL16_HIGHA", 16, wrap, rounded=True, relative=True)
+    yield _high(242, "REL16_HIGHER", 32, wrap, relative=True)
+    yield _high(243, "REL16_HIGHERA", 32, wrap, rounded=True, relative=True)
+    yield _high(244, "REL16_HIGHEST", 48, wrap, relative=True)
+    yield _high(245, "REL16_HIGHESTA", 48, wrap, rounded=True, relative=True)
     yield _low(249, "REL16", wrap=False, relative=True)
     yield _low(250, "REL16_LO", relative=True)
     yield _high(251, "REL16_HI", 16, signed, relative=True)

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, PageTables, hookimpl
 from kdiff_arch_riscv64.branches import branch
 from kdiff_arch_riscv64.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_riscv64.relocations import HOWTOS, R_RISCV_64
@@ -54,6 +54,7 @@ class Riscv64:
     """JAL, BRANCH, RVC_JUMP, RVC_BRANCH."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

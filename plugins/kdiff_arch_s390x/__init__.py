@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
+from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, PageTables, hookimpl
 from kdiff_arch_s390x.branches import branch
 from kdiff_arch_s390x.constants import ARGUMENTS, CONSTANTS
 from kdiff_arch_s390x.relocations import HOWTOS, R_390_64
@@ -50,6 +50,7 @@ class S390x:
     """PC16DBL and PC32DBL."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -7,7 +7,8 @@ from kdiff.api import BitField, Howto, Overflow
 
 R_390_64 = 22
 
-_SIGNED, _UNSIGNED, _WRAP = Overflow.SIGNED, Overflow.UNSIGNED, Overflow.WRAP
+_SIGNED, _UNSIGNED = Overflow.SIGNED, Overflow.UNSIGNED
+_EITHER, _WRAP = Overflow.EITHER, Overflow.WRAP
 
 
 def _row(type: int, name: str, bits: int, overflow: Overflow, *, relative: bool = False) -> Howto:
@@ -25,10 +26,10 @@ HOWTOS = {
     row.type: row
     for row in (
         _row(0, "NONE", 0, _UNSIGNED),
-        _row(1, "8", 8, _UNSIGNED),
+        _row(1, "8", 8, _EITHER),
         Howto(2, "R_390_12", 2, (BitField(0, 0, 12),), _UNSIGNED),
-        _row(3, "16", 16, _UNSIGNED),
-        _row(4, "32", 32, _UNSIGNED),
+        _row(3, "16", 16, _EITHER),
+        _row(4, "32", 32, _EITHER),
         _row(5, "PC32", 32, _SIGNED, relative=True),
         _row(8, "PLT32", 32, _SIGNED, relative=True),
         _row(16, "PC16", 16, _SIGNED, relative=True),

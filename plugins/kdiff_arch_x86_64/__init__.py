@@ -24,10 +24,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, hookimpl
-from kdiff_arch_x86_64.branches import branch
+from kdiff_x86.branches import branch
+from kdiff_x86.nops import nops
+
+from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, PageTables, hookimpl
 from kdiff_arch_x86_64.constants import ARGUMENTS, CONSTANTS
-from kdiff_arch_x86_64.nops import NOPS
+from kdiff_arch_x86_64.paging import PAGE_TABLES
 from kdiff_arch_x86_64.relocations import HOWTOS, R_X86_64_64
 
 
@@ -42,7 +44,7 @@ class X86_64:
     howtos: Mapping[int, Howto] = field(default_factory=lambda: MappingProxyType(HOWTOS))
     absolute_word: int = R_X86_64_64
     capstone: tuple[str, tuple[str, ...]] = ("CS_ARCH_X86", ("CS_MODE_64",))
-    nops: tuple[bytes, ...] = NOPS
+    nops: tuple[bytes, ...] = nops()
     padding: frozenset[int] = frozenset({0xCC, 0x90})
     mapping_symbols: tuple[str, ...] = ()
     instruction_size: int = 0
@@ -51,10 +53,11 @@ class X86_64:
     """PLT32 and PC8."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    page_tables: PageTables | None = PAGE_TABLES
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""
-        return branch(code)
+        return branch(code, "jrcxz")
 
 
 ARCHITECTURE = X86_64()

@@ -32,9 +32,9 @@ HOWTOS = {
         _row(R_X86_64_PLT32, "PLT32", 4, Overflow.SIGNED, relative=True),
         _row(R_X86_64_32, "32", 4, Overflow.UNSIGNED),
         _row(R_X86_64_32S, "32S", 4, Overflow.SIGNED),
-        _row(R_X86_64_16, "16", 2, Overflow.UNSIGNED),
+        _row(R_X86_64_16, "16", 2, Overflow.EITHER),
         _row(R_X86_64_PC16, "PC16", 2, Overflow.SIGNED, relative=True),
-        _row(R_X86_64_8, "8", 1, Overflow.UNSIGNED),
+        _row(R_X86_64_8, "8", 1, Overflow.EITHER),
         _row(R_X86_64_PC8, "PC8", 1, Overflow.SIGNED, relative=True),
         _row(R_X86_64_PC64, "PC64", 8, Overflow.WRAP, relative=True),
     )

@@ -16,6 +16,7 @@ from kdiff.api import (
     CodeAhead,
     ConstantSection,
     Habit,
+    Intrusion,
     KernelFacts,
     LineTaker,
     RemadeData,
@@ -91,6 +92,25 @@ _LINE_TAKERS = {
 }
 """By the argument that is the line, from 0: linux/kernel.h, rcupdate.h, asm-generic/bug.h; fs/btrfs/."""
 
+_PROBE = "remove the probe and match again"
+_X86_INTRUSIONS = (
+    Intrusion("breakpoint", b"\xcc", "a breakpoint is set, perhaps a kprobe's,", _PROBE),
+    Intrusion(
+        "optimized", b"\xe9", "an optimized kprobe is set", _PROBE,
+        owner="__builtin__kprobes", symbol="kprobe_optinsn_page",
+    ),
+    Intrusion("jump", b"\xe9", "a jump leads out of the kernel, perhaps an optimized kprobe's,", _PROBE),
+    Intrusion(
+        "bpf", b"\xe8", "a BPF program is attached", "detach the program", "fentry", "bpf", "bpf_trampoline_"
+    ),
+    Intrusion(
+        "traced", b"\xe8", "a tracer or a live patch is attached", "stop the tracer, or undo the patch",
+        "fentry",
+    ),
+)  # fmt: skip
+"""What replaces an instruction: arch/x86/kernel/kprobes/core.c and opt.c, ftrace.c, net/bpf_jit_comp.c; the
+names of their pages in kallsyms: kernel/kprobes.c, kernel/bpf/trampoline.c."""
+
 
 def rows(facts: KernelFacts) -> Iterator[Habit]:
     """All rows for one machine."""
@@ -106,3 +126,5 @@ def rows(facts: KernelFacts) -> Iterator[Habit]:
     yield from (CodeAhead(name) for name in _AHEAD)
     for argument, takers in _LINE_TAKERS.items():
         yield from (LineTaker(name, argument) for name in takers)
+    if facts.machine == "x86_64":
+        yield from _X86_INTRUSIONS

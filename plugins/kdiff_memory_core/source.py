@@ -10,13 +10,16 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from kdiff.api import (
-    PAGE_TABLES,
     AddressBook,
+    Architecture,
+    Architectures,
     Extent,
     KdiffError,
     LiveKernel,
+    PageTables,
     Run,
     Translation,
+    architecture_of,
     find_kernel,
     merged,
 )
@@ -30,10 +33,15 @@ class CoreMemory(LiveKernel):
     """The kernel in a dump; satisfies `MemorySource`."""
 
     def __init__(
-        self, name: str, core: ElfCore | KdumpCore, space: Translation | None, image: tuple[Extent, ...]
+        self,
+        name: str,
+        core: ElfCore | KdumpCore,
+        architecture: Architecture | None,
+        space: Translation | None,
+        image: tuple[Extent, ...],
     ) -> None:
         self._core, self._space = core, space
-        super().__init__(name, self._read, image, core.machine, core.order)
+        super().__init__(name, self._read, image, architecture, core.order)
 
     def address_book(self) -> AddressBook:
         """As of any kernel that has run; KdiffError `core.contradiction` if the dump says otherwise."""
@@ -61,35 +69,37 @@ class CoreMemory(LiveKernel):
         return found if found is not None or self._space is None else self._space.virtual(address, size)
 
 
-def open_memory(path: str) -> CoreMemory:
+def open_memory(path: str, architectures: Architectures) -> CoreMemory:
     """Open a dump; a file that is unchanged is opened once. KdiffError `core.*`, `image.*`."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    return _opened(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    return _opened(path, architectures, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @lru_cache(maxsize=2)
-def _opened(path: str, _version: tuple[int, ...]) -> CoreMemory:
+def _opened(path: str, architectures: Architectures, _version: tuple[int, ...]) -> CoreMemory:
     core = _format(_map(path), path)
-    found = find_kernel(core.machine, core.read_physical, core.left.roots(core.machine), path)
+    architecture = architecture_of(architectures, core.machine, core.order)
+    tables = architecture.page_tables if architecture else None
+    found = find_kernel(tables, core.read_physical, core.left.roots(tables), path) if tables else None
     if found is not None:
         image = merged(_in_the_dump(core, found[1]))
     else:
-        image = _as_told(core)
+        image = _as_told(core, tables)
     if not image:
-        raise _untranslatable(core, path)
-    return CoreMemory(f"core:{path}", core, found[0] if found else None, image)
+        raise _untranslatable(core, tables, path)
+    return CoreMemory(f"core:{path}", core, architecture, found[0] if found else None, image)
 
 
-def _as_told(core: ElfCore | KdumpCore) -> tuple[Extent, ...]:
+def _as_told(core: ElfCore | KdumpCore, tables: PageTables | None) -> tuple[Extent, ...]:
     """Where the dump itself says that the kernel was mapped.
 
     Of a machine whose layout is not known only what VMCOREINFO points at: all else may be all its memory.
     """
-    if core.machine in PAGE_TABLES:
-        return core.mapped(*PAGE_TABLES[core.machine].image)
+    if tables is not None:
+        return core.mapped(*tables.image)
     start = core.left.symbol("_stext")
     mapped = core.mapped(0, 1 << 64) if start is not None else ()
     return tuple(each for each in mapped if start is not None and 0 <= start - each.address < each.size)
@@ -134,8 +144,8 @@ def _unreadable(path: str, error: OSError | ValueError) -> KdiffError:
     return KdiffError("core.unreadable", reason, place=path, remedy="name a dump you may read")
 
 
-def _untranslatable(core: ElfCore | KdumpCore, path: str) -> KdiffError:
-    if core.machine not in PAGE_TABLES:
+def _untranslatable(core: ElfCore | KdumpCore, tables: PageTables | None, path: str) -> KdiffError:
+    if tables is None:
         return KdiffError(
             "core.machine",
             f"the dump does not say where the kernel was, and page tables of ELF machine {core.machine} "

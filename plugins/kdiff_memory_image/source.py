@@ -12,11 +12,14 @@ from pathlib import Path
 
 from kdiff.api import (
     AddressBook,
+    Architecture,
+    Architectures,
     ElfImage,
     Extent,
     KdiffError,
     KernelFacts,
     Segment,
+    architecture_of,
     decode_kallsyms,
     image_sections,
     image_symbols,
@@ -33,7 +36,8 @@ _RAW = re.compile(r"(.+)@0x([0-9a-fA-F]{1,16})")
 class ImageMemory:
     """The memory that one file holds; satisfies `MemorySource`."""
 
-    def __init__(self, name: str, image: ElfImage) -> None:
+    def __init__(self, name: str, image: ElfImage, architecture: Architecture | None) -> None:
+        self._architecture = architecture
         self.name = name
         self.pristine = image.type != _ET_CORE
         self._image = image
@@ -82,7 +86,9 @@ class ImageMemory:
     @cached_property
     def _facts(self) -> KernelFacts:
         image = self._image
-        return observe(image.read, self._book, image.machine, image.byte_order, (image.data,), self._contents)
+        return observe(
+            image.read, self._book, self._architecture, image.byte_order, (image.data,), self._contents
+        )
 
     def _contents(self, name: str) -> bytes | None:
         if not self.pristine:
@@ -92,7 +98,7 @@ class ImageMemory:
         return bytes(image.data[found.offset : found.offset + found.size]) if found else None
 
 
-def open_memory(text: str) -> ImageMemory:
+def open_memory(text: str, architectures: Architectures) -> ImageMemory:
     """Open `FILE` or `FILE@0xBASE`; a file that is unchanged is opened once. KdiffError `image.*`."""
     raw = _RAW.fullmatch(text)
     path, base = (raw[1], int(raw[2], 16)) if raw else (text, None)
@@ -100,16 +106,19 @@ def open_memory(text: str) -> ImageMemory:
         status = os.stat(path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    return _opened(path, base, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _opened(path, base, architectures, version)
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str, base: int | None, _version: tuple[int, ...]) -> ImageMemory:
+def _opened(
+    path: str, base: int | None, architectures: Architectures, _version: tuple[int, ...]
+) -> ImageMemory:
     data = _map(path)
     if base is not None:
         segment = Segment(base, len(data), 0, len(data))
         image = ElfImage(path, data, _ET_CORE, 0, 64 if base >> 32 else 32, "little", (segment,))
-        return ImageMemory(f"image:{path}@{base:#x}", image)
+        return ImageMemory(f"image:{path}@{base:#x}", image, None)
     if bytes(data[:4]) != b"\x7fELF":
         data = _unpacked(data, path)
     if bytes(data[16:18]) in (b"\1\0", b"\0\1"):
@@ -124,7 +133,8 @@ def _opened(path: str, base: int | None, _version: tuple[int, ...]) -> ImageMemo
         raise KdiffError("image.core", "a core, not an image", place=path, remedy=f"give it as core:{path}")
     if image.data.find(b"Linux version ") < 0:
         raise KdiffError("image.not_kernel", "an ELF file, but no Linux kernel", place=path)
-    return ImageMemory(f"image:{path}", image)
+    architecture = architecture_of(architectures, image.machine, image.byte_order)
+    return ImageMemory(f"image:{path}", image, architecture)
 
 
 def _map(path: str) -> bytes | mmap.mmap:

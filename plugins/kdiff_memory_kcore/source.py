@@ -20,6 +20,7 @@ from types import MappingProxyType
 
 from kdiff.api import (
     AddressBook,
+    Architectures,
     ElfImage,
     Extent,
     KdiffError,
@@ -124,7 +125,7 @@ class KcoreMemory:
         os.close(self._descriptor)
 
 
-def open_memory(directory: str) -> KcoreMemory:
+def open_memory(directory: str, _: Architectures) -> KcoreMemory:
     """Open the running kernel's memory, or that which a directory of copies holds; KdiffError `kcore.*`."""
     files = _copies(Path(directory)) if directory else RUNNING
     try:

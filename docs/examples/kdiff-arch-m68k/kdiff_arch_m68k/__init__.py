@@ -30,6 +30,7 @@ from kdiff.api import (
     ConstantLoad,
     Howto,
     Overflow,
+    PageTables,
     hookimpl,
 )
 from kdiff_arch_m68k.branches import branch
@@ -47,8 +48,8 @@ HOWTOS = {
     for row in (
         _row(0, "NONE", 0, Overflow.UNSIGNED),
         _row(R_68K_32, "32", 32, Overflow.WRAP),
-        _row(2, "16", 16, Overflow.UNSIGNED),
-        _row(3, "8", 8, Overflow.UNSIGNED),
+        _row(2, "16", 16, Overflow.EITHER),
+        _row(3, "8", 8, Overflow.EITHER),
         _row(R_68K_PC32, "PC32", 32, Overflow.WRAP, True),
         _row(R_68K_PC16, "PC16", 16, Overflow.SIGNED, True),
         _row(R_68K_PC8, "PC8", 8, Overflow.SIGNED, True, bias=-1),
@@ -76,6 +77,7 @@ class M68k:
     constants: tuple[ConstantLoad, ...] = ()
     """Arguments go to the stack."""
     arguments: tuple[Argument, ...] = ()
+    page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:
         """Decode the instruction that `code` starts with if it is a relative branch."""

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every encoding of "do nothing" that a kernel's text shows."""
+"""Encodings of "do nothing" that a kernel's text shows in both modes."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 _MULTI_BYTE = tuple(
     bytes.fromhex(each)
@@ -30,10 +32,8 @@ _PREFIXED_LONG = tuple(b"\x66" * count + _CS_NOP for count in range(_LONGEST - l
 _PREFIXED_SHORT = tuple(b"\x66" * count + b"\x90" for count in range(2, 5))
 """K8 forms, 3 to 5 bytes: `66 66 90`, `66 66 66 90`, and the kernel's former atomic 5-byte no-op."""
 
-NOPS = tuple(
-    sorted(
-        {*_MULTI_BYTE, _ENDBR_POISON, *_PREFIXED_LONG, *_PREFIXED_SHORT},
-        key=lambda nop: (-len(nop), nop),
-    )
-)
-"""Longest first."""
+
+def nops(others: Iterable[bytes] = ()) -> tuple[bytes, ...]:
+    """These and others, longest first."""
+    found = {*_MULTI_BYTE, _ENDBR_POISON, *_PREFIXED_LONG, *_PREFIXED_SHORT, *others}
+    return tuple(sorted(found, key=lambda nop: (-len(nop), nop)))

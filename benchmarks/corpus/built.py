@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files of a difference reach the stock kernel: compiled into it or a module, or included by what is.
+
+Kbuild says which objects it makes in Debian's configuration. A header counts if some unit that is built
+includes it, directly or not, as far as names tell.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from releaselab import say
+
+from corpus.hunks import LEFT_OUT, Hunk
+from corpus.split import Candidate
+from kdiff.compiler import find_compiler
+from kdiff.confdir import read_config
+from kdiff.distribution import KernelSetup
+from kdiff.errors import Refused
+from kdiff.units import find_units, listed
+from kdiff.workplace import Workplace, open_workplace
+
+_INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*[<"]([^">]+)', re.MULTILINE)
+_BUILD = re.compile(r"(Makefile|Kbuild|Kconfig)[^/]*")
+_HEADER = (".h", ".inc")
+
+
+def reaching(kernel: KernelSetup, paths: Iterable[str], fixed: Path, jobs: int) -> frozenset[str]:
+    """Those of `paths` that are built, or would be were they there already."""
+    config = read_config(kernel.config)
+    paths = sorted(path for path in paths if not _foreign(path, config.arch))
+    with open_workplace(config, kernel.source, find_compiler(config), jobs=jobs, say=say) as place:
+        above = includers(kernel.source)
+        behind = {path: _units_above(path, above) for path in paths if path.endswith(_HEADER)}
+        sources = {path for path in paths if path.endswith((".c", ".S"))}
+        say("asking Kbuild what it builds")
+        built = listed(place, {_as_c(path) for path in sources}.union(*behind.values()))
+        found = {path for path in sources if _as_c(path) in built or _is_part(place, path)}
+        found |= {path for path, units in behind.items() if units & built}
+        found |= {
+            path for path in sources if not (kernel.source / path).exists() and _listed_later(fixed, path)
+        }
+    return frozenset(found) | {path for path in paths if _BUILD.fullmatch(path.rpartition("/")[2])}
+
+
+def kept(candidates: Iterable[Candidate], reach: frozenset[str]) -> tuple[Candidate, ...]:
+    """Candidates without the files that are not built, unless no more than makefiles is left."""
+    found: dict[tuple[Hunk, ...], Candidate] = {}
+    for each in candidates:
+        hunks = tuple(hunk for hunk in each.hunks if hunk.path in reach)
+        if any(not _BUILD.fullmatch(hunk.path.rpartition("/")[2]) for hunk in hunks):
+            found.setdefault(hunks, replace(each, hunks=hunks))
+    return tuple(found.values())
+
+
+def includers(tree: Path) -> Mapping[str, list[tuple[str, str]]]:
+    """(file, text of the #include) by the last part of the included name, for all C files of a tree."""
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for pattern in ("*.c", "*.h", "*.S", "*.inc"):
+        for file in tree.rglob(pattern):
+            name = str(file.relative_to(tree))
+            if not name.startswith(tuple(f"{folder}/" for folder in LEFT_OUT)):
+                for text in _INCLUDE.findall(file.read_bytes()):
+                    word = text.decode("utf-8", "surrogateescape")
+                    found[posixpath.basename(word)].append((name, word))
+    return found
+
+
+def _units_above(path: str, above: Mapping[str, list[tuple[str, str]]]) -> frozenset[str]:
+    """All .c and .S files, named as .c, that include `path`, directly or not."""
+    found = {path}
+    waiting = [path]
+    while waiting:
+        target = waiting.pop()
+        for file, text in above.get(posixpath.basename(target), ()):
+            if file not in found and _means(file, text, target):
+                found.add(file)
+                waiting.append(file)
+    return frozenset(_as_c(file) for file in found if file.endswith((".c", ".S")))
+
+
+def _means(file: str, text: str, target: str) -> bool:
+    beside = posixpath.normpath(posixpath.join(posixpath.dirname(file), text))
+    return beside == target or target.endswith(f"/{text}")
+
+
+def _as_c(path: str) -> str:
+    """What `listed` takes; only the object's name matters to it."""
+    return f"{path[:-2]}.c"
+
+
+def _is_part(place: Workplace, path: str) -> bool:
+    """Whether a .c file is compiled as a part of others."""
+    try:
+        return path.endswith(".c") and bool(find_units(place, (path,)))
+    except Refused:
+        return False
+
+
+def _listed_later(fixed: Path, path: str) -> bool:
+    """Whether the makefile beside a new file names its object."""
+    makefile = fixed / posixpath.dirname(path) / "Makefile"
+    name = posixpath.basename(path)[:-2]
+    return makefile.is_file() and re.search(rf"\b{re.escape(name)}\.o\b", makefile.read_text()) is not None
+
+
+def _foreign(path: str, arch: str) -> bool:
+    """Whether a path belongs to another architecture."""
+    parts = path.split("/")
+    return parts[0] == "arch" and parts[1] != arch
