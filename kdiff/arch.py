@@ -9,11 +9,13 @@ never asks which one it has. Facts about a relocation type that is not in the ta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal, Protocol, TypeAlias
 
+_WORD = re.compile(r"[%\w]+")
 ByteOrder = Literal["little", "big"]
 
 
@@ -218,7 +220,7 @@ class ConstantLoad:
 
     It is `size` bytes, as a number in the architecture's byte order, of which the bits in `mask` are `match`.
     The register's number is `base` plus the bits of `register` (lowest bit, width), the constant in `fields`.
-    With `source`, the same of a register that the constant is added to.
+    With `source`, the same of a register that the constant is added to; without `fields` it is copied.
     """
 
     size: int
@@ -233,13 +235,24 @@ class ConstantLoad:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """A register that holds an argument: its number as in `ConstantLoad`, and all its names in disassembly.
+    """A register that holds an argument, or keeps one for later.
 
-    Without names it cannot be seen which instructions use it.
+    `register` is its number as in `ConstantLoad`, `names` are all its names in disassembly. Where there is
+    no disassembly, `fields` are the places of register numbers in an instruction, by the instructions that
+    have one there: (mask, match, lowest bit, width).
     """
 
     register: int
     names: frozenset[str] = frozenset()
+    fields: tuple[tuple[int, int, int, int], ...] = ()
+
+    def is_in(self, code: bytes, order: ByteOrder, text: str) -> bool:
+        """Whether an instruction, spelled as `text`, has this register among its operands."""
+        word = int.from_bytes(code, order)
+        return not self.names.isdisjoint(_WORD.findall(text)) or any(
+            word & mask == match and word >> lowest & (1 << width) - 1 == self.register
+            for mask, match, lowest, width in self.fields
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +361,10 @@ class Architecture(Protocol):
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The registers for the first arguments of a call, in order."""
+
+    @property
+    def saved(self) -> tuple[Argument, ...]:
+        """Registers that a call leaves alone and from which compilers move constants into arguments."""
 
     @property
     def page_tables(self) -> PageTables | None:

@@ -6,7 +6,8 @@ inserts a line changes every such function behind it. In: a pair of functions. O
 differs are constants, loaded into registers, that are line numbers on both sides. That is proved by a table
 entry of the function, such as that of WARN, which moved from the one number to the other. Else the line
 tables decide if both objects have one: a place of the code must have moved so. Else the number must reach a
-call of a function whose argument in that register tells a line and nothing else (a `LineTaker` row).
+call of a function whose argument in that register, or in one it is copied to, tells a line and nothing else
+(a `LineTaker` row).
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from kdiff.split import Kind
 if TYPE_CHECKING:
     from kdiff.dwarflines import SourceLines
 
-_WORD = re.compile(r"[%\w]+")
 Tables: TypeAlias = "Callable[[], tuple[SourceLines, SourceLines]]"
 """The line tables of both objects; asked for only where they decide."""
 
@@ -130,7 +130,7 @@ def _gathered(row: ConstantLoad, word: int) -> int:
 
 @lru_cache(maxsize=64)
 def _top(fields: tuple[BitField, ...]) -> int:
-    return max(bits.value_lsb + bits.width for bits in fields)
+    return max((bits.value_lsb + bits.width for bits in fields), default=0)
 
 
 def _bits(word: int, where: tuple[int, int]) -> int:
@@ -145,39 +145,55 @@ def _told(graph: SectionGraph, node: Node, move: LineMove) -> bool:
     """Whether the number reaches a call that takes it as a line.
 
     From the load on, all ways through the code are followed up to a call, which ends what an argument's
-    register holds, or to an instruction that names the register. What the number may reach on other ways
-    needs no proof: it equals the line of that call in both objects.
+    register holds, or to an instruction that names the register. Where the number is copied to another one,
+    that one is followed as well. What the number may reach on other ways needs no proof: it equals the line
+    of that call in both objects.
     """
-    code, sizes = graph.contents(node), {each.offset: each.size for each in graph.code(node)}
-    names = next((each.names for each in graph.arch.arguments if each.register == move.register), frozenset())
-    spelled = {at: text for at, _, text in texts(graph.arch, code)} if names else {}
-    waiting, seen = [move.offset + sizes[move.offset]], set[int]()
+    arch, code = graph.arch, graph.contents(node)
+    sizes = {each.offset: each.size for each in graph.code(node)}
+    known = {each.register: each for each in (*arch.saved, *arch.arguments)}
+    kept = {each.register for each in arch.saved} - {each.register for each in arch.arguments}
+    spelled = {at: text for at, _, text in texts(arch, code)}
+    waiting, seen = [(move.offset + sizes[move.offset], move.register)], set[tuple[int, int]]()
     while waiting:
-        offset = waiting.pop()
-        if offset in seen or offset not in sizes:
+        offset, register = waiting.pop()
+        if (offset, register) in seen or offset not in sizes or register not in known:
             continue
-        seen.add(offset)
+        seen.add((offset, register))
         step = code[offset : offset + sizes[offset]]
-        if not _adds(graph.arch, step, move.register):
-            load = _load(graph.arch, step, {})
-            if load is not None and load[0] == move.register:
+        copy = _copied(arch, step, register)
+        if copy is not None:
+            waiting += [(offset + sizes[offset], each) for each in (register, copy)]
+            continue
+        if not _adds(arch, step, register):
+            load = _load(arch, step, {})
+            if load is not None and load[0] == register:
                 continue
-            if not names.isdisjoint(_WORD.findall(spelled.get(offset, ""))):
+            if known[register].is_in(step, arch.byte_order, spelled.get(offset, "")):
                 continue
-        branch = graph.arch.branch(code[offset:])
+        branch = arch.branch(code[offset:])
         if branch is None:
-            waiting.append(offset + sizes[offset])
+            waiting.append((offset + sizes[offset], register))
             continue
         behind = offset + branch.length
         reference = next((r for r in graph.references[node.id] if offset <= r.offset < behind), None)
         if branch.call or (reference is not None and reference.target != node.id):
-            if _takes(graph, reference, move.register):
+            if _takes(graph, reference, register):
                 return True
         else:
-            waiting.append(behind + branch.displacement if reference is None else reference.addend)
-        if branch.falls_through and not branch.call:
-            waiting.append(behind)
+            target = behind + branch.displacement if reference is None else reference.addend
+            waiting.append((target, register))
+        if branch.falls_through and (not branch.call or register in kept):
+            waiting.append((behind, register))
     return False
+
+
+def _copied(arch: Architecture, code: bytes, register: int) -> int | None:
+    """The register that an instruction copies another one to."""
+    found = _load(arch, code, {register: 0})
+    if found is None or found[1] or found[0] == register or _load(arch, code, {}) is not None:
+        return None
+    return found[0]
 
 
 def _takes(graph: SectionGraph, reference: Reference | None, register: int) -> bool:

@@ -120,3 +120,51 @@ def test_a_line_at_the_end_of_a_text_is_no_change_and_the_text_before_it_is_one(
     one = graph(FORTIFIED.format(blank="", field="a"))
     assert changes(one, graph(FORTIFIED.format(blank=BLANK, field="a"))) == {}
     assert set(changes(one, graph(FORTIFIED.format(blank=BLANK, field="b")))) == {"f"}
+
+
+# Registers -------------------------------------------------------------------------------------------
+
+ASSEMBLER = ".text\n.globl f\n.type f, %function\nf:\n{}\n"
+USED = {
+    "loongarch64": "addi.w $a1, $zero, {0}\nadd.d $a1, $a1, $a2\nb __might_resched",
+    "riscv64": "li a1, {0}\nadd a1, a1, a2\ntail __might_resched",
+    "aarch64": "mov w1, #{0}\nadd w1, w1, w2\nb __might_resched",
+}
+"""A constant that is changed before it is an argument."""
+KEPT = {
+    "loongarch64": "addi.w $a1, $zero, {0}\nadd.d $a2, $a2, $a3\naddi.d $a0, $a0, 5\nb __might_resched",
+    "riscv64": "li s1, {0}\ncall other\nli a2, 0\nmv a1, s1\ncall __might_resched\nret",
+    "aarch64": "mov w19, #{0}\nbl other\nmov w2, #0\nmov w1, w19\nbl __might_resched\nret",
+}
+"""One that is not, or that waits in a register which a call keeps."""
+LOST = {
+    "riscv64": "li s1, {0}\ncall other\nld s1, 8(sp)\nmv a1, s1\ncall __might_resched\nret",
+    "aarch64": "mov w19, #{0}\nbl other\nldr w19, [sp]\nmov w1, w19\nbl __might_resched\nret",
+}
+MISTAKEN = {
+    "riscv64": "li a1, {0}\ncall other\ncall __might_resched\nret",
+    "aarch64": "mov w1, #{0}\nbl other\nbl __might_resched\nret",
+    "loongarch64": "addi.w $a1, $zero, {0}\nbl other\nb __might_resched",
+}
+"""One that is no longer there when it is called for."""
+CROSSES = {"loongarch64": LOONGARCH64, "riscv64": RISCV64, "aarch64": AARCH64}
+
+
+def assembled(cross: Cross, text: str, line: int) -> bytes:
+    return compiled(cross, ASSEMBLER.format(text.format(line)), language="assembler")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "told"),
+    [
+        *((text, name, False) for each in (USED, LOST, MISTAKEN) for name, text in each.items()),
+        *((text, name, True) for name, text in KEPT.items()),
+    ],
+)
+def test_a_line_must_be_in_the_register_that_the_call_takes(text: str, name: str, told: bool) -> None:
+    cross = CROSSES[name]
+    pre, post = (
+        build(read_bytes(assembled(cross, text, line), "unit.o"), cross.architecture, {}, HABITS)
+        for line in (123, 130)
+    )
+    assert (not diff(pre, post, correlate(pre, post)).changed) == told

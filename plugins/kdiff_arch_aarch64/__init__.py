@@ -30,7 +30,7 @@ from typing import Literal
 
 from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, PageTables, hookimpl
 from kdiff_arch_aarch64.branches import branch
-from kdiff_arch_aarch64.constants import ARGUMENTS, CONSTANTS
+from kdiff_arch_aarch64.constants import ARGUMENTS, CONSTANTS, SAVED
 from kdiff_arch_aarch64.relocations import HOWTOS, R_AARCH64_ABS64
 
 _NOP = bytes.fromhex("1f2003d5")
@@ -56,6 +56,7 @@ class Aarch64:
     """CALL26, CONDBR19, TSTBR14."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    saved: tuple[Argument, ...] = SAVED
     page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:

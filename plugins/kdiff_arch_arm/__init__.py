@@ -55,6 +55,7 @@ class Arm:
     """JUMP24."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    saved: tuple[Argument, ...] = ()
     page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:

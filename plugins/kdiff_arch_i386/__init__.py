@@ -65,6 +65,7 @@ class I386:
         Argument(1, frozenset(("ecx", "cx", "cl", "ch"))),
     )
     """The kernel is built with -mregparm=3: eax, edx, ecx."""
+    saved: tuple[Argument, ...] = ()
     page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:

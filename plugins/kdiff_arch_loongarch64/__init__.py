@@ -55,6 +55,7 @@ class Loongarch64:
     """B26, B21, B16."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    saved: tuple[Argument, ...] = ()
     page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:

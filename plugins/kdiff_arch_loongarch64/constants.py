@@ -14,5 +14,12 @@ CONSTANTS = (
     ConstantLoad(4, 0xFFC00000, 0x03800000, (0, 5), (BitField(10, 0, 12),), source=(5, 5)),
     ConstantLoad(4, 0xFE000000, 0x14000000, (0, 5), (BitField(5, 12, 20),)),
 )
-ARGUMENTS = tuple(Argument(number) for number in range(4, 12))
+_OPERANDS = (
+    (0, 0, 0, 5),
+    (0, 0, 5, 5),
+    (0xFFC00000, 0, 10, 5),
+    (0xFC000000, 0x38000000, 10, 5),
+)
+"""rd and rj, whatever else some instructions have there; rk of arithmetic and of memory accesses."""
+ARGUMENTS = tuple(Argument(number, fields=_OPERANDS) for number in range(4, 12))
 """Without names: there is no disassembly."""

@@ -67,6 +67,7 @@ class Ppc64le:
     """REL24 and REL14."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    saved: tuple[Argument, ...] = ()
     page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:

@@ -30,7 +30,7 @@ from typing import Literal
 
 from kdiff.api import Architecture, Argument, Branch, ByteOrder, ConstantLoad, Howto, PageTables, hookimpl
 from kdiff_arch_riscv64.branches import branch
-from kdiff_arch_riscv64.constants import ARGUMENTS, CONSTANTS
+from kdiff_arch_riscv64.constants import ARGUMENTS, CONSTANTS, SAVED
 from kdiff_arch_riscv64.relocations import HOWTOS, R_RISCV_64
 
 
@@ -54,6 +54,7 @@ class Riscv64:
     """JAL, BRANCH, RVC_JUMP, RVC_BRANCH."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    saved: tuple[Argument, ...] = SAVED
     page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads of small constants: `li` as the assembler expands it, `addi` from zero, or `lui` and `addi(w)`.
+"""Loads of small constants: `li` as the assembler expands it, `addi` from zero, or `lui` and `addi(w)`; `mv`.
 
-RISC-V Instruction Set Manual, volume I, chapters "RV32I" and "C"; arguments: a0 to a7 (psABI, "Integer
-Calling Convention").
+RISC-V Instruction Set Manual, volume I, chapters "RV32I" and "C"; arguments: a0 to a7, registers that
+calls keep: s0 to s11 (psABI, "Integer Calling Convention").
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ CONSTANTS = (
     ConstantLoad(2, 0xE003, 0x4001, _REGISTER, _SHORT, signed=True),
     ConstantLoad(2, 0xE003, 0x0001, _REGISTER, _SHORT, signed=True, source=_REGISTER),
     ConstantLoad(2, 0xE003, 0x2001, _REGISTER, _SHORT, signed=True, source=_REGISTER),
+    ConstantLoad(2, 0xF003, 0x8002, _REGISTER, (), source=(2, 5)),
     ConstantLoad(2, 0xE003, 0x6001, _REGISTER, (BitField(2, 12, 5), BitField(12, 17, 1)), signed=True),
 )
 ARGUMENTS = tuple(Argument(10 + number, frozenset((f"a{number}",))) for number in range(8))
+SAVED = (
+    Argument(8, frozenset(("s0", "fp"))),
+    Argument(9, frozenset(("s1",))),
+    *(Argument(16 + number, frozenset((f"s{number}",))) for number in range(2, 12)),
+)

@@ -53,6 +53,7 @@ class X86_64:
     """PLT32 and PC8."""
     constants: tuple[ConstantLoad, ...] = CONSTANTS
     arguments: tuple[Argument, ...] = ARGUMENTS
+    saved: tuple[Argument, ...] = ()
     page_tables: PageTables | None = PAGE_TABLES
 
     def branch(self, code: bytes) -> Branch | None:

@@ -77,6 +77,7 @@ class M68k:
     constants: tuple[ConstantLoad, ...] = ()
     """Arguments go to the stack."""
     arguments: tuple[Argument, ...] = ()
+    saved: tuple[Argument, ...] = ()
     page_tables: PageTables | None = None
 
     def branch(self, code: bytes) -> Branch | None:
