@@ -19,6 +19,7 @@ from kdiff.kernel import (
     Field,
     Form,
     Holds,
+    Listed,
     Literal,
     OneOf,
     Pad,
@@ -57,6 +58,7 @@ class Reader:
         self.graph, self.memory, self.book, self.owner = graph, memory, book, owner
         self._order = graph.arch.byte_order
         self._listed: dict[int, frozenset[int]] = {}
+        self._run_time: dict[tuple[str, str], frozenset[int]] = {}
 
     def site(self, spot: Spot, site: Site, run: bytes, parts: list[RunPart], facts: list[Fact]) -> str:
         """Find the form that the run bytes have; return a reason if none fits.
@@ -93,7 +95,7 @@ class Reader:
             position += part.size
         return ""
 
-    def learn(self, spot: Spot, part: Field | Through | OneOf, run: bytes, facts: list[Fact]) -> str:
+    def learn(self, spot: Spot, part: Field | Through | OneOf | Listed, run: bytes, facts: list[Fact]) -> str:
         """Invert a field. Append what it teaches to `facts`; return a reason if kallsyms contradicts it."""
         howto = part.howto
         if not howto.invertible:
@@ -113,6 +115,8 @@ class Reader:
             return (
                 "" if destination in known else f"refers to {destination:#x}, none of {', '.join(part.names)}"
             )
+        if isinstance(part, Listed):
+            return "" if destination in self._made(part) else f"refers to {destination:#x}, no {part.name}"
         if isinstance(part, Through):
             return self._through(part.place, destination)
         address = (destination - part.place.offset) & WORD
@@ -138,6 +142,16 @@ class Reader:
         if destination in self._pointers(place):
             return ""
         return f"goes to {destination:#x}, which {place.name}+{place.offset:#x} does not hold"
+
+    def _made(self, part: Listed) -> frozenset[int]:
+        key = part.owner, part.name
+        if key not in self._run_time:
+            self._run_time[key] = frozenset(
+                each.address
+                for each in self.book.entries
+                if each.owner == part.owner and each.name.startswith(part.name)
+            )
+        return self._run_time[key]
 
     def _holds(self, part: Holds) -> str:
         allowed = {entry.address for name in part.names if name for entry in self.book.named(name)}

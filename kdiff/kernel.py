@@ -3,7 +3,7 @@
 
 Nothing here names a kernel feature. A plugin turns facts into `SpecialSection` rows; a row says how a
 table is laid out, who owns an entry, and through `sites` what run memory may hold at the place an entry
-names instead of the bytes the compiler wrote. Such a permission is a set of forms made of six parts, so
+names instead of the bytes the compiler wrote. Such a permission is a set of forms made of seven parts, so
 that the engine, the proof and the machine that is updated compare without knowing any feature by name.
 """
 
@@ -201,6 +201,23 @@ class OneOf:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A field like `Field`, whose destination is code that the kernel itself made while it runs.
+
+    Its kallsyms lists there a symbol of `owner`, which no module is, whose name begins with `name`.
+    """
+
+    howto: Howto
+    owner: str
+    name: str
+    insn_addend: int
+
+    @property
+    def size(self) -> int:
+        return self.howto.size
+
+
+@dataclass(frozen=True, slots=True)
 class Pad:
     """`size` bytes of whole no-op instructions of any shape."""
 
@@ -222,7 +239,7 @@ class Holds:
         return 0
 
 
-Part = Literal | Field | Through | OneOf | Pad | Holds
+Part = Literal | Field | Through | OneOf | Listed | Pad | Holds
 Form = tuple[Part, ...]
 
 

@@ -25,6 +25,7 @@ from kdiff.kernel import (
     Form,
     Holds,
     KernelFacts,
+    Listed,
     Literal,
     OneOf,
     Pad,
@@ -240,6 +241,8 @@ class _Function:
         if isinstance(part, OneOf):
             known = self.known(part.names)
             return ["oneof", howto, known, part.insn_addend] if known else None
+        if isinstance(part, Listed):
+            return ["listed", howto, part.owner, part.name, part.insn_addend]
         found = self.place(part.place, at)
         if found is None:
             return None

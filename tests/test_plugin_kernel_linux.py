@@ -21,6 +21,7 @@ from kdiff.api import (
     Holds,
     Keep,
     KernelFacts,
+    Listed,
     Literal,
     OneOf,
     Pad,
@@ -75,6 +76,13 @@ ADDRESSES = {
     "__x86_indirect_thunk_r11": 0x54160,
     "__x86_indirect_its_thunk_r11": 0x55160,
 }
+MADE = {
+    ("__builtin__ftrace", "ftrace_trampoline"): 0x56000,
+    ("__builtin__kprobes", "kprobe_optinsn_page"): 0x57000,
+    ("bpf", "bpf_trampoline_6442490113"): 0x58000,
+}
+"""What kallsyms lists of code made at run time."""
+ADDRESSES |= {name: address for (_, name), address in MADE.items()}
 POINTERS = {
     ADDRESSES["pv_ops"] + 0x18: ADDRESSES["native"],
     ADDRESSES["key"]: ADDRESSES["new"],
@@ -186,7 +194,9 @@ def fits(form: Form, run: bytes, address: int, pointers: Mapping[int, int]) -> b
     return True
 
 
-def destinations(part: Field | Through | OneOf, pointers: Mapping[int, int]) -> set[int | None]:
+def destinations(part: Field | Through | OneOf | Listed, pointers: Mapping[int, int]) -> set[int | None]:
+    if isinstance(part, Listed):
+        return {MADE[each] for each in MADE if each[0] == part.owner and each[1].startswith(part.name)}
     if isinstance(part, OneOf):
         return {ADDRESSES[name] for name in part.names if name in ADDRESSES}
     address = location(part.place)
@@ -475,6 +485,10 @@ def test_an_entry_of_a_function_is_a_no_op_or_calls_a_tracer() -> None:
     assert allows(site, bytes.fromhex("0f1f440000"))
     assert allows(site, near(b"\xe8", "ftrace_caller"))
     assert allows(site, near(b"\xe8", "ftrace_regs_caller"))
+    assert allows(site, near(b"\xe8", "ftrace_trampoline"))
+    assert allows(site, near(b"\xe8", "bpf_trampoline_6442490113"))
+    assert not allows(site, near(b"\xe9", "ftrace_trampoline"))
+    assert not allows(site, near(b"\xe8", "kprobe_optinsn_page"))
     assert not allows(site, near(b"\xe8", "new"))
     assert not allows(site, bytes.fromhex("660f1f4400"))
 

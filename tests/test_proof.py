@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from kdiff.kernel import (
     Holds,
     Keep,
     KernelFacts,
+    Listed,
     Literal,
     OneOf,
     Pad,
@@ -90,9 +93,14 @@ def machine(root: Path, memory: LinkedMemory) -> FakeMachine:
     return fake
 
 
+def listed(memory: LinkedMemory, owner: str, start: str) -> tuple[int, ...]:
+    """What kallsyms would list."""
+    return tuple(e.address for e in memory.book.entries if e.owner == owner and e.name.startswith(start))
+
+
 def accepts(proof: Proof, memory: LinkedMemory, addresses: tuple[int, ...]) -> bool:
     """Whether the target finds every node of the proof in memory."""
-    run = Run(memory.read, proof.word, proof.byte_order, addresses, proof.nops)
+    run = Run(memory.read, proof.word, proof.byte_order, addresses, proof.nops, partial(listed, memory))
     for node in proof.nodes:
         place = addresses[node.symbol] + node.offset
         data = memory.read(place, node.size)
@@ -285,6 +293,7 @@ def forms(view: EntryView) -> Iterator[Site]:
         (Literal(CALL), Field(PC32, Place(None, "gone"), -4, bytes(4))),
         (Holds(Place(None, "slot"), ("gone", "old")), Literal(b"\x31\xc0\x90\x90\x90")),
         (Holds(Place(None, "other"), ("", "new")), Literal(b"\x31\xd2\x90\x90\x90")),
+        (Literal(b"\xe0"), Listed(PC32, "made", "trampoline_", -4)),
         (Holds(Place(None, "slot"), ("gone",)), Literal(b"\x31\xdb\x90\x90\x90")),
     )
     yield Site(place.offset, 5, "rewrite", listed)
@@ -315,6 +324,7 @@ def written(memory: LinkedMemory) -> dict[str, bytes]:
         "through": branch(memory, b"\x0f", "old"),
         "holds": b"\x31\xc0\x90\x90\x90",
         "null": b"\x31\xd2\x90\x90\x90",
+        "listed": branch(memory, b"\xe0", "old"),
     }
 
 
@@ -325,13 +335,14 @@ def engine_accepts(memory: LinkedMemory) -> bool:
 
 
 @pytest.mark.parametrize(
-    "case", ["original", "literal", "pad", "field", "one", "other", "through", "holds", "null"]
+    "case", ["original", "literal", "pad", "field", "one", "other", "through", "holds", "null", "listed"]
 )
 def test_engine_and_machine_allow_the_same_forms_and_refuse_the_same_bits(tmp_path: Path, case: str) -> None:
     here, there = (link(compiled(SITES.format(1), ASSEMBLY), base=base) for base in (BASE, BASE + SLIDE))
     proof = read(proved(sited(1), sited(2), here))
     where = addresses(proof, there, tmp_path)
     memory = at_site(there, written(there)[case])
+    memory = replace(memory, book=memory.book.joined([("trampoline_7", there.at("old"), "t", "made")]))
     assert accepts(proof, memory, where)
     assert engine_accepts(memory)
     for offset in range(5):
@@ -340,11 +351,26 @@ def test_engine_and_machine_allow_the_same_forms_and_refuse_the_same_bits(tmp_pa
             assert accepts(proof, flipped, where) is engine_accepts(flipped) is False, (offset, bit)
 
 
+def test_code_made_at_run_time_counts_only_under_its_owner_and_name(tmp_path: Path) -> None:
+    memory = link(compiled(SITES.format(1), ASSEMBLY))
+    proof = read(proved(sited(1), sited(2), memory))
+    where = addresses(proof, memory, tmp_path)
+    plain = at_site(memory, written(memory)["listed"])
+    for name, owner, address, allowed in (
+        ("trampoline_7", "made", memory.at("old"), True),
+        ("trampoline_7", "vmlinux", memory.at("old"), False),
+        ("trampoline", "made", memory.at("old"), False),
+        ("trampoline_7", "made", memory.at("old") + 1, False),
+    ):  # fmt: skip
+        there = replace(plain, book=plain.book.joined([(name, address, "t", owner)]))
+        assert accepts(proof, there, where) is engine_accepts(there) is allowed, (name, owner)
+
+
 def test_forms_that_need_a_symbol_the_kernel_does_not_have_are_left_out() -> None:
     memory = link(compiled(SITES.format(1), ASSEMBLY))
     proof = read(proved(sited(1), sited(2), memory))
     (site,) = (part for part in proof.nodes[0].parts if isinstance(part, TargetSite))
-    assert len(site.forms) == 8
+    assert len(site.forms) == 9
     assert {each.name for each in proof.symbols} == {"_text", "f", "new", "old", "slot", "other"}
 
 

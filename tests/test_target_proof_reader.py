@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kdiff.errors import KdiffError
 from kdiff.target import proof_reader
-from kdiff.target.proof import Holds, Lit, Pad, Proof, Relocated, Site, Through, size
+from kdiff.target.proof import Holds, Listed, Lit, Pad, Proof, Relocated, Site, Through, size
 
 Json = dict[str, Any]
 
@@ -42,8 +42,9 @@ def test_every_kind_of_part_is_read() -> None:
         ["field", "PC32", 2, -4, "01020304"],
         ["oneof", "PC32", [0, 2], 7],
         ["through", "PC32", 1, 8, -4],
+        ["listed", "PC32", "bpf", "bpf_trampoline_", -4],
         ["site", "jump_label", 2, [[["holds", 1, 8, [0, None]], ["pad", 2]], [["lit", "eb"], ["lit", "02"]]]],
-        ["pad", 4],
+        ["lit", ""],
     ]
     node = read(value).nodes[0]
     howto = read(value).nodes[0].parts[1].howto  # type: ignore[union-attr]  # it is a Relocated
@@ -52,8 +53,9 @@ def test_every_kind_of_part_is_read() -> None:
         Relocated(howto, (2,), -4, b"\1\2\3\4"),
         Relocated(howto, (0, 2), 7, bytes(4)),
         Through(howto, 1, 8, -4),
+        Listed(howto, "bpf", "bpf_trampoline_", -4),
         Site("jump_label", 2, ((Holds(1, 8, (0, None)), Pad(2)), (Lit(b"\xeb"), Lit(b"\2")))),
-        Pad(4),
+        Lit(b""),
     )
     assert sum(size(part) for part in node.parts) == node.size == len(code())
 
@@ -111,6 +113,8 @@ def test_another_format_is_an_error(format: object) -> None:
     ["field", "PC32", 2, "4", "00000000"], ["field", "PC32", True, 4, "00000000"],
     ["oneof", "PC32", [], 0], ["oneof", "PC32", [9], 0], ["oneof", "PC32", 2, 0],
     ["through", "PC32", 2, 0], ["through", "PC32", 2, None, 0], ["through", "PC32", 7, 0, 0],
+    ["listed", "PC32", "", "x", 0], ["listed", "PC32", "bpf", "", 0], ["listed", "PC32", 3, "x", 0],
+    ["listed", "PC33", "bpf", "x", 0], ["listed", "PC32", "bpf", "x", None],
     ["holds", 1, 8, [0]],
     *(["site", "x", 4, [[each, ["pad", 4]]]] for each in (
         ["holds", 1, 8, []], ["holds", 9, 8, [0]], ["holds", 1, None, [0]], ["holds", 1, 8, [9]],
@@ -170,7 +174,9 @@ def test_an_inconsistent_proof_is_an_error(make: Callable[[], Json]) -> None:
     malformed(make())
 
 
-@pytest.mark.parametrize("part", [["oneof", "PC32", [2], 0], ["through", "PC32", 2, 0, 0]])
+@pytest.mark.parametrize(
+    "part", [["oneof", "PC32", [2], 0], ["through", "PC32", 2, 0, 0], ["listed", "PC32", "bpf", "x", 0]]
+)
 def test_a_field_without_background_must_fill_its_container(part: list[object]) -> None:
     value = with_part(*part, size=4)
     assert read(value)

@@ -134,6 +134,25 @@ def test_who_made_the_code_that_a_branch_leads_to_is_named(
     assert said in refusal(fake).reason
 
 
+@pytest.mark.parametrize(
+    ("owner", "allowed"), [("__builtin__ftrace", True), ("__builtin__kprobes", False), ("vmlinux", False)]
+)
+def test_a_call_of_code_that_the_kernel_made_is_allowed_where_the_proof_says_whose(
+    fake: FakeMachine, owner: str, allowed: bool
+) -> None:
+    value = proof()
+    listed = ["listed", "PC32", "__builtin__ftrace", "ftrace_trampoline", -4]
+    value["nodes"][0]["parts"][0] = ["site", "fentry", 5, [[["pad", 5]], [["lit", "e8"], listed]]]
+    start = LINKED + SLIDE + 0x1000
+    suffix = "" if owner == "vmlinux" else f"\t[{owner}]"
+    text = (fake.root / "proc/kallsyms").read_text()
+    fake.put("proc/kallsyms", f"{text}{start + 0x20000000:016x} t ftrace_trampoline{suffix}\n")
+    fake.memory(b"\xe8" + (0x20000000 - 5).to_bytes(4, "little") + code()[5:])
+    assert (checked(fake, value) == ()) is allowed
+    fake.memory(b"\xe8" + (0x20000000 - 4).to_bytes(4, "little") + code()[5:])
+    assert refusal(fake, value).key == "verify.content"
+
+
 def test_another_function_of_which_the_kernel_tells_is_no_cause(fake: FakeMachine) -> None:
     fake.memory(code()[:-1] + b"\0")
     fake.put("sys/kernel/debug/kprobes/list", "ffffffff81001004  k  tcp_v4_rcvbuf+0x4\n")

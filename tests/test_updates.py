@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,14 +147,79 @@ def test_undo_of_an_unknown_update_says_so(guest: Guest) -> None:
     assert "not present in the kernel" in result.output
 
 
-def test_the_running_kernel_is_refused_once_its_code_differs(guest: Guest, tarballs: Path) -> None:
-    """A kprobe on the function writes int3 into it."""
-    probe = "echo 'p:kdifftest cmdline_proc_show+5' > /sys/kernel/tracing/kprobe_events"
-    held(guest, "mount -t tracefs none /sys/kernel/tracing 2>/dev/null; " + probe)
-    held(guest, "echo 1 > /sys/kernel/tracing/events/kprobes/kdifftest/enable")
-    result = guest.run(program("apply", "ksplice-fs_cmdline.tar.gz"), directory=tarballs)
+TRACED = "cmdline_proc_show"
+TRACING = "cd /sys/kernel/tracing; "
+FUNCTION = f"echo {TRACED} > set_ftrace_filter; echo function > current_tracer"
+NO_FUNCTION = "echo nop > current_tracer; echo > set_ftrace_filter"
+
+
+def probe(place: str) -> str:
+    return f"echo 'p:kdifftest {place}' > kprobe_events; echo 1 > events/kprobes/kdifftest/enable"
+
+
+NO_PROBE = "echo 0 > events/kprobes/kdifftest/enable; echo > kprobe_events"
+BPF = (
+    f"nohup {sys.executable} {Path(__file__).with_name('bpf_fentry.py')} {TRACED} > /run/bpf 2>&1 &"
+    " echo $! > /run/pid;"
+    " for i in $(seq 90); do grep -q attached /run/bpf && exit; sleep 1; done; cat /run/bpf; exit 1"
+)
+NO_BPF = "kill $(cat /run/pid); sleep 1"
+
+
+@pytest.fixture(scope="module")
+def tracing(guest: Guest) -> Guest:
+    held(guest, "mount -t tracefs none /sys/kernel/tracing; mount -t debugfs none /sys/kernel/debug")
+    return guest
+
+
+@pytest.mark.parametrize(
+    ("start", "shown", "stop"),
+    [
+        pytest.param(FUNCTION, "tramp: ", NO_FUNCTION, id="function-tracer"),
+        pytest.param(probe(TRACED), "kprobe_ftrace", NO_PROBE, id="kprobe-at-entry"),
+        pytest.param(f"{FUNCTION}; {probe(TRACED)}", "(2)", f"{NO_FUNCTION}; {NO_PROBE}", id="two-tracers"),
+        pytest.param(BPF, "bpf_trampoline", NO_BPF, id="bpf-fentry"),
+    ],
+)
+def test_an_update_goes_on_and_off_while_its_function_is_traced(
+    tracing: Guest, tarballs: Path, start: str, shown: str, stop: str
+) -> None:
+    held(tracing, TRACING + start)
+    listed = held(tracing, TRACING + f"grep '^{TRACED} ' enabled_functions").output
+    assert shown in listed
+    held(tracing, program("apply", "ksplice-fs_cmdline.tar.gz"), tarballs)
+    held(tracing, "grep -q ^patched /proc/cmdline")
+    held(tracing, TRACING + f"grep '^{TRACED} (.*I' enabled_functions")
+    held(tracing, program("undo", "fs_cmdline"))
+    held(tracing, "! grep -q patched /proc/cmdline")
+    assert held(tracing, TRACING + f"grep '^{TRACED} ' enabled_functions").output == listed
+    held(tracing, TRACING + stop)
+
+
+def test_a_tracer_does_not_hide_that_a_function_is_patched_already(tracing: Guest, tarballs: Path) -> None:
+    held(tracing, program("apply", "ksplice-fs_cmdline.tar.gz"), tarballs)
+    held(tracing, TRACING + FUNCTION)
+    other = tracing.run(program("apply", "ksplice-two_units.tar.gz"), directory=tarballs)
+    assert other.status == 3
+    assert "live patch ksplice_fs_cmdline replaces the function already" in other.output
+    held(tracing, TRACING + NO_FUNCTION)
+    held(tracing, program("undo", "fs_cmdline"))
+
+
+@pytest.mark.parametrize(("optimized", "how"), [(0, "a breakpoint"), (1, "a jump")])
+def test_a_kprobe_inside_of_a_function_is_refused_with_its_place(
+    tracing: Guest, tarballs: Path, optimized: int, how: str
+) -> None:
+    held(tracing, f"echo {optimized} > /proc/sys/debug/kprobes-optimization")
+    held(tracing, TRACING + probe(f"{TRACED}+5") + "; sleep 1")
+    result = tracing.run(program("apply", "ksplice-fs_cmdline.tar.gz"), directory=tarballs)
     assert result.status == 3
-    assert "cmdline_proc_show" in result.output
-    held(guest, "echo 0 > /sys/kernel/tracing/events/kprobes/kdifftest/enable")
-    held(guest, "echo > /sys/kernel/tracing/kprobe_events")
-    assert "ksplice_fs_cmdline" not in held(guest, "cat /proc/modules").output
+    assert f"a kprobe is set at {TRACED}+0x5, by {how}" in result.output
+    held(tracing, "umount /sys/kernel/debug")
+    result = tracing.run(program("apply", "ksplice-fs_cmdline.tar.gz"), directory=tarballs)
+    assert result.status == 3
+    assert f"{TRACED}+0x5" in result.output
+    assert ("an optimized kprobe is set there" if optimized else "a breakpoint is set there") in result.output
+    held(tracing, "mount -t debugfs none /sys/kernel/debug")
+    held(tracing, TRACING + NO_PROBE)
+    assert "ksplice_fs_cmdline" not in held(tracing, "cat /proc/modules").output

@@ -76,10 +76,19 @@ def _found(data: bytes, wanted: Iterable[str], suffix: bytes, width: int) -> dic
 
 def below(machine: Machine, owner: str, address: int) -> str:
     """The last name of an owner's that is at an address or less than a page below it; empty without one."""
+    found = _all(machine, owner)
+    return max(((at, name) for at, name in found if at <= address < at + PAGE), default=(0, ""))[1]
+
+
+def beginning(machine: Machine, owner: str, start: str) -> tuple[int, ...]:
+    """The addresses of an owner's names that begin with `start`."""
+    return tuple(address for address, name in _all(machine, owner) if name.startswith(start))
+
+
+def _all(machine: Machine, owner: str) -> list[tuple[int, str]]:
     with open(f"{machine.proc}/kallsyms", "rb") as file:
         lines = _share(file.read(), f"\t[{owner}]".encode()).splitlines()
-    found = [(int(line.split()[0], 16), line.split()[2].decode()) for line in lines]
-    return max(((at, name) for at, name in found if at <= address < at + PAGE), default=(0, ""))[1]
+    return [(int(line.split()[0], 16), line.split()[2].decode()) for line in lines]
 
 
 def _missing(path: str, message: str) -> KdiffError:

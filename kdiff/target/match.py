@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from kdiff.target.proof import Bytes, Holds, Howto, Lit, Pad, Part, Relocated, Site, Through, size
+from kdiff.target.proof import Bytes, Holds, Howto, Listed, Lit, Pad, Part, Relocated, Site, Through, size
 
 Form = tuple[Bytes, ...]
 Read = Callable[[int, int], bytes | None]
@@ -27,6 +27,8 @@ class Run(NamedTuple):
     addresses: tuple[int, ...]
     """Where each symbol of the proof is."""
     nops: tuple[bytes, ...]
+    listed: Callable[[str, str], tuple[int, ...]] = lambda owner, name: ()
+    """Where kallsyms lists an owner's names that begin with one."""
 
 
 class Difference(NamedTuple):
@@ -130,12 +132,14 @@ def _part_equal(part: Bytes, found: bytes, address: int, run: Run) -> bool:
     return found in _choices(part, address, run)
 
 
-def _choices(part: Relocated | Through, address: int, run: Run) -> list[bytes]:
+def _choices(part: Relocated | Through | Listed, address: int, run: Run) -> list[bytes]:
     """All contents a field may have."""
     background = part.background if isinstance(part, Relocated) else bytes(part.howto.size)
     destinations: list[int] = []
     if isinstance(part, Relocated):
         destinations = [run.addresses[symbol] for symbol in part.symbols]
+    elif isinstance(part, Listed):
+        destinations = list(run.listed(part.owner, part.name))
     else:
         pointer = _pointer(part.symbol, part.slot, run)
         if pointer is not None:

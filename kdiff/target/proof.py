@@ -74,6 +74,15 @@ class Through(NamedTuple):
     addend: int
 
 
+class Listed(NamedTuple):
+    """A field that refers to where kallsyms lists a name of `owner` that begins with `name` (+ addend)."""
+
+    howto: Howto
+    owner: str
+    name: str
+    addend: int
+
+
 class Holds(NamedTuple):
     """No bytes: the pointer at `symbol` + `slot` leads to one of `symbols`; None among them: it is null."""
 
@@ -96,7 +105,7 @@ class Site(NamedTuple):
     forms: tuple[tuple[Plain, ...], ...]
 
 
-Bytes = Lit | Relocated | Through | Pad
+Bytes = Lit | Relocated | Through | Listed | Pad
 Plain = Bytes | Holds
 Part = Plain | Site
 

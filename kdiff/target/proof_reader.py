@@ -18,6 +18,7 @@ from kdiff.target.proof import (
     REPLACED,
     Holds,
     Howto,
+    Listed,
     Lit,
     Module,
     Node,
@@ -224,6 +225,10 @@ class _Parts:
                 slot, -WORDS, WORDS
             ):
                 return Through(self._whole_container(place, howto), self._index(place, symbol), slot, addend)
+            case ["listed", howto, str(owner), str(name), addend] if (
+                owner and name and _whole(addend, -WORDS, WORDS)
+            ):
+                return Listed(self._whole_container(place, howto), owner, name, addend)
             case ["holds", symbol, slot, [_, *_] as symbols] if _whole(slot, -WORDS, WORDS):
                 allowed = tuple(None if each is None else self._index(place, each) for each in symbols)
                 return Holds(self._index(place, symbol), slot, allowed)

@@ -7,6 +7,7 @@ In: a proof and a machine. Out: refusals, none if every byte is as the proof say
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from kdiff.errors import Refusal
 from kdiff.target import kallsyms, modules
@@ -45,7 +46,8 @@ def verify(proof: Proof, machine: Machine) -> tuple[Refusal, ...]:
     try:
         if (memory.order, memory.word) != (proof.byte_order, proof.word):
             return (_OTHER_LAYOUT,)
-        run = Run(memory.read, proof.word, proof.byte_order, addresses, proof.nops)
+        made = partial(kallsyms.beginning, machine)
+        run = Run(memory.read, proof.word, proof.byte_order, addresses, proof.nops, made)
         nodes: Sequence[Node] = proof.nodes
         found: list[Refusal] = []
         for _ in range(ATTEMPTS):

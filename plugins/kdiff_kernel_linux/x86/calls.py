@@ -15,6 +15,7 @@ from kdiff_kernel_linux.x86.forms import (
     NOP5,
     RET,
     RETURN_THUNK,
+    near_listed,
     near_one_of,
     near_through,
     where,
@@ -28,6 +29,9 @@ _RETURN_0 = ("__static_call_return0",)
 _NULL = ("",)
 _TRAMPOLINE, _KEY = "__SCT__", "__SCK__"
 _TRACERS = ("ftrace_caller", "ftrace_regs_caller")
+_OWN_TRACERS = (("__builtin__ftrace", "ftrace_trampoline"), ("bpf", "bpf_trampoline_"))
+"""Trampolines as kallsyms has them: kernel/trace/ftrace.c (ftrace_add_trampoline_to_kallsyms),
+kernel/bpf/trampoline.c (bpf_tramp_image_alloc)."""
 
 
 def static_call(layout: Layout, entry: EntryView) -> Iterator[Site]:
@@ -102,11 +106,17 @@ def paravirt(layout: Layout, entry: EntryView) -> Iterator[Site]:
 def fentry(entry: EntryView) -> Iterator[Site]:
     """ftrace: a call of __fentry__ is a no-op since boot, and while traced a call of a tracer.
 
-    A function traced through a trampoline that ftrace allocated has no form: it is being traced right now.
+    One tracer alone is called through a trampoline of its own, several through ftrace_caller, a BPF program
+    directly. All leave the function as it is: the kernel lets livepatch share its entry with them, or refuses
+    the patch where one of them wants to redirect the function itself (__ftrace_hash_update_ipmodify(),
+    prepare_direct_functions_for_ipmodify()). That no other live patch is behind the call is for the machine's
+    own list of those to say, before the update is loaded.
     """
     place = entry.place(0)
     if place is None:
         return
     code = entry.code(place, NEAR)
     if code[:1] == CALL or code == NOP5:
-        yield Site(place.offset, NEAR, "fentry", ((Literal(NOP5),), near_one_of(entry, CALL, _TRACERS)))
+        own = (near_listed(entry, CALL, owner, name) for owner, name in _OWN_TRACERS)
+        forms = ((Literal(NOP5),), near_one_of(entry, CALL, _TRACERS), *own)
+        yield Site(place.offset, NEAR, "fentry", forms)

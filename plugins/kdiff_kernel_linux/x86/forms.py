@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kdiff.api import EntryView, Field, Form, Holds, Literal, OneOf, Pad, Part, Place, Through
+from kdiff.api import EntryView, Field, Form, Holds, Listed, Literal, OneOf, Pad, Part, Place, Through
 
 R_X86_64_PC32 = 2
 R_X86_64_PC8 = 15
@@ -50,6 +50,11 @@ def where(pointer: Place, names: tuple[str, ...], form: Form) -> Form:
 def near_one_of(entry: EntryView, opcode: bytes, names: tuple[str, ...]) -> Form:
     """A near branch to one of some symbols."""
     return (Literal(opcode), OneOf(entry.architecture.howtos[R_X86_64_PC32], names, -4))
+
+
+def near_listed(entry: EntryView, opcode: bytes, owner: str, name: str) -> Form:
+    """A near branch to code made at run time."""
+    return (Literal(opcode), Listed(entry.architecture.howtos[R_X86_64_PC32], owner, name, -4))
 
 
 def near_target(form: Form) -> Place | None:
