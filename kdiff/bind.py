@@ -135,12 +135,18 @@ class _Binder:
             )  # fmt: skip
             return
         self._check_lookup(unit, entry)
+        on = _live_patch(unit, match.address) if entry.address != match.address else ""
+        if on is None:
+            where = plan.pre.where(node)
+            reason = f"{node.label} was moved to {match.address:#x}, for which kallsyms has no name"
+            self.refusals.append(Refusal("bind.no_name", where, reason))
+            return
         symbol = self.carrier.publish(number, post, entry.name)
         code, known = _fixed(match)
         self.replacements.append(
             Replacement(
                 entry.name, unit.book.sympos(entry), match.address, match.size, symbol, number, pre,
-                plan.target, code, known,
+                plan.target, code, known, on,
             )
         )  # fmt: skip
 
@@ -204,7 +210,7 @@ class _Binder:
     def _borrow_extern(self, unit: Bound, target: Node, pre: int | None) -> Borrowed | None:
         """A symbol of another unit: as pre code taught, or by a name that can only mean one thing."""
         if pre is not None and pre in unit.run.addresses:
-            address = unit.run.addresses[pre]
+            address = unit.run.entry(unit.run.addresses[pre])
             for entry in unit.known(target.name):
                 if entry.address == address:
                     return self._borrow(unit, entry, unit.run.learned.get(pre, "run-pre"))
@@ -259,12 +265,21 @@ class _Binder:
             )  # fmt: skip
 
     def _entry(self, unit: Bound, node: Node, address: int) -> BookEntry | None:
-        """The kallsyms entry for a node at its proved address: one of its own names."""
+        """The kallsyms entry for a node at its proved address: one of its own names.
+
+        For a function that a live patch has moved, that is where it is entered.
+        """
+        address = unit.run.entry(address)
         for name in node.names:
             for entry in unit.book.named(name, unit.plan.target):
                 if entry.address == address:
                     return entry
         return None
+
+
+def _live_patch(unit: Bound, address: int) -> str | None:
+    """The module that an address of moved code belongs to, where kallsyms names it."""
+    return next((e.owner for e in unit.book.entries if e.address == address and e.owner != KERNEL), None)
 
 
 def _fixed(match: Match) -> tuple[bytes, bytes]:

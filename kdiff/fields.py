@@ -8,6 +8,7 @@ everything that was learned fits together is for `kdiff.solve` to say.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from kdiff.arch import Howto
@@ -28,6 +29,7 @@ from kdiff.kernel import (
     Through,
 )
 from kdiff.memory import MemorySource
+from kdiff.redirected import NOTHING
 from kdiff.sites import parts as pre_parts
 from kdiff.split import Kind
 from kdiff.verdict import Allowed, Fact, RunPart
@@ -54,8 +56,17 @@ class Spot(NamedTuple):
 class Reader:
     """Reads fields and sites of one graph's nodes in one memory."""
 
-    def __init__(self, graph: SectionGraph, memory: MemorySource, book: AddressBook, owner: str) -> None:
+    def __init__(
+        self,
+        graph: SectionGraph,
+        memory: MemorySource,
+        book: AddressBook,
+        owner: str,
+        redirects: Mapping[int, int] = NOTHING,
+    ) -> None:
+        """`redirects`: where the newest code of a function is that lies elsewhere by now, by old address."""
         self.graph, self.memory, self.book, self.owner = graph, memory, book, owner
+        self._redirects = redirects
         self._order = graph.arch.byte_order
         self._listed: dict[int, frozenset[int]] = {}
         self._run_time: dict[tuple[str, str], frozenset[int]] = {}
@@ -120,7 +131,8 @@ class Reader:
         if isinstance(part, Through):
             return self._through(part.place, destination)
         address = (destination - part.place.offset) & WORD
-        if part.place.node == spot.node.id and spot.start not in (None, address):
+        here = self.newest(address) if part.place.node == spot.node.id else spot.start
+        if spot.start not in (None, here):
             return (
                 f"refers to {destination:#x}, another place of {spot.node.label} than {part.place.offset:#x}"
             )
@@ -179,12 +191,16 @@ class Reader:
             return True
         return self.names_allow(node, address)
 
+    def newest(self, address: int) -> int:
+        """Where a function's newest code is: where it was linked, or where a live patch has put it."""
+        return self._redirects.get(address, address)
+
     def names_allow(self, node: Node, address: int) -> bool:
         """Whether the book lists one of the node's names at this address, or lists none of them at all."""
         listed = self._listed.get(node.id)
         if listed is None:
             found = [entry.address for name in node.names for entry in self.entries(node, name)]
-            listed = self._listed[node.id] = frozenset(found)
+            listed = self._listed[node.id] = frozenset((*found, *map(self.newest, found)))
         return not listed or address in listed
 
     def entries(self, node: Node, name: str) -> tuple[BookEntry, ...]:

@@ -62,6 +62,7 @@ def manifest(
                 "position": each.position,
                 "address": f"{each.address:#x}" if each.target == KERNEL else "",
                 "size": each.size,
+                "on": each.on,
                 "unit": units[each.unit].plan.pre.obj.path,
                 "pre_code": _pre_hash(units[each.unit], each.node),
             }

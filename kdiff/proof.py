@@ -111,10 +111,12 @@ class _Writer:
                 written.append(one)
             at += part.size
         listed = unit.book.named(replacement.name, replacement.target)
-        entry = next(e for e in listed if e.address == replacement.address)
+        entry = next(e for e in listed if e.address == unit.run.entry(replacement.address))
+        made = self.made(replacement.address, unit) if replacement.on else None
         return {
             "name": replacement.name,
             "symbol": self.named(entry, unit),
+            **({"code": made[0]} if made else {}),
             "offset": 0,
             "size": match.size,
             "role": "replaced",
@@ -138,15 +140,29 @@ class _Writer:
 
     def named(self, entry: BookEntry, unit: Bound) -> int:
         """The number of a symbol that kallsyms lists."""
-        if entry.owner == KERNEL or unit.module is None:
+        if entry.owner == KERNEL:
             return self.kernel(entry)
         count = len(unit.book.named(entry.name, entry.owner))
+        if unit.module is None:
+            return self._symbol(entry.name, 0, entry.position, count, False, entry.owner)
         place = unit.module.place(entry.address) if entry.owner == unit.plan.target else None
         if place is None or place.per_cpu:
             return self._symbol(entry.name, 0, entry.position, count, False, entry.owner)
         return self._symbol(
             entry.name, place.offset, entry.position, count, False, entry.owner, place.section
         )
+
+    def made(self, address: int, unit: Bound) -> tuple[int, int] | None:
+        """A symbol of a live patch's module and how far behind it an address is; None if it is in none."""
+        code = set(unit.run.redirects.values())
+        owners = {entry.owner for entry in unit.book.entries if entry.address in code}
+        below = [
+            e for e in unit.book.entries if e.owner in owners and e.owner != KERNEL and e.address <= address
+        ]
+        if self._slides(address) or not below:
+            return None
+        nearest = max(below, key=lambda each: each.address)
+        return self.named(nearest, unit), address - nearest.address
 
     def anonymous(self, address: int, unit: Bound) -> int:
         """The number of a place that kallsyms has no name for."""
@@ -272,8 +288,11 @@ class _Function:
         address = self.unit.run.addresses.get(place.node)
         if address is None:
             return (self.writer.named(listed[0], self.unit), place.offset) if len(listed) == 1 else None
-        if graph.has_copies(node) and at in self.facts:
+        linked = self.unit.run.entry(address)
+        if (graph.has_copies(node) or linked != address) and at in self.facts:
             address = self.facts[at].address - place.offset
+        else:
+            address = linked
         offset: int | None = place.offset
         if node.kind is Kind.FUNCTION and place.node in self.unit.run.matches:
             offset = self.unit.run.matches[place.node].run_offset(place.offset)
@@ -282,7 +301,8 @@ class _Function:
         for entry in listed:
             if entry.address == address:
                 return self.writer.named(entry, self.unit), offset
-        return self.writer.anonymous(address, self.unit), offset
+        made = self.writer.made(address, self.unit)
+        return (made[0], made[1] + offset) if made else (self.writer.anonymous(address, self.unit), offset)
 
     def listed(self, node: Node, name: str) -> tuple[BookEntry, ...]:
         """What kallsyms lists under a node's name, of its own target or of what that may import."""

@@ -15,6 +15,7 @@ from kdiff.fields import Reader, Spot, field_of
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.kernel import AddressBook, Literal, Site
 from kdiff.memory import MemorySource
+from kdiff.redirected import NOTHING
 from kdiff.relaid import Walk
 from kdiff.split import Kind
 from kdiff.verdict import Fact, Match, Mismatch, RunPart
@@ -30,9 +31,10 @@ class Matcher:
         memory: MemorySource,
         book: AddressBook,
         owner: str = "vmlinux",
+        redirects: Mapping[int, int] = NOTHING,
     ) -> None:
-        self.graph, self.memory = graph, memory
-        self.reader = Reader(graph, memory, book, owner)
+        self.graph, self.memory, self.redirects = graph, memory, redirects
+        self.reader = Reader(graph, memory, book, owner, redirects)
         self._sites = sites
         self._known: dict[int, tuple[bytes, list[tuple[int, int, Site | Reference]]]] = {}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from kdiff.errors import Refusal
@@ -20,9 +20,10 @@ from kdiff.graph import Node, SectionGraph
 from kdiff.habits import Standing
 from kdiff.insn import around
 from kdiff.intruders import intruder
-from kdiff.kernel import AddressBook, Site
+from kdiff.kernel import KERNEL, AddressBook, Site
 from kdiff.memory import MemorySource
 from kdiff.neighbours import Neighbours
+from kdiff.redirected import NOTHING, redirected
 from kdiff.runpre import Matcher
 from kdiff.split import Kind
 from kdiff.verdict import Fact, Match, Mismatch
@@ -46,6 +47,12 @@ class RunMatch:
     """Nodes whose address nothing but references confirms: not matched, and unknown to kallsyms."""
     refusals: tuple[Refusal, ...]
     """Contradictions and mismatches that forbid an update whatever it needs."""
+    redirects: Mapping[int, int] = field(default_factory=lambda: NOTHING)
+    """Functions that live patches have moved: linked address -> newest code's, which `addresses` has."""
+
+    def entry(self, address: int) -> int:
+        """Where a function that was found at an address is entered: at its linked address."""
+        return next((old for old, new in self.redirects.items() if new == address), address)
 
 
 def solve(
@@ -56,7 +63,9 @@ def solve(
     owner: str = "vmlinux",
 ) -> RunMatch:
     """Match every node of a unit that can be matched."""
-    work = _Flood(graph, Matcher(graph, dict(sites), memory, book, owner), memory, book, owner)
+    redirects = redirected(memory) if owner == KERNEL else NOTHING
+    matcher = Matcher(graph, dict(sites), memory, book, owner, redirects)
+    work = _Flood(graph, matcher, memory, book, owner)
     work.run()
     contradictions = tuple(work.contradictions())
     unmatched = {node.id: work.explain(node) for node in graph.nodes if work.is_wanted(node)}
@@ -70,6 +79,7 @@ def solve(
         unmatched,
         work.unverified(),
         (*contradictions, *refusals),
+        redirects,
     )
 
 
@@ -80,6 +90,7 @@ class _Flood:
         self, graph: SectionGraph, matcher: Matcher, memory: MemorySource, book: AddressBook, owner: str
     ) -> None:
         self.graph, self.matcher, self.memory, self.book, self.owner = graph, matcher, memory, book, owner
+        self.redirects = matcher.redirects
         self.addresses: dict[int, int] = {}
         self.matches: dict[int, Match] = {}
         self.learned: dict[int, str] = {}
@@ -219,7 +230,8 @@ class _Flood:
         if found is None:
             listed = [{e.address for e in self.book.named(name, self.owner)} for name in node.names]
             listed = [each for each in listed if each]
-            found = self._listed[node.id] = tuple(sorted(set.intersection(*listed))) if listed else ()
+            everywhere = set.intersection(*listed) if listed else set()
+            found = self._listed[node.id] = tuple(sorted(map(self.matcher.reader.newest, everywhere)))
         return found
 
     def _agrees(self, match: Match) -> bool:
@@ -227,7 +239,8 @@ class _Flood:
         for fact in match.facts:
             if fact.node == match.node:
                 offset = match.run_offset(fact.offset)
-                if offset is not None and match.address + offset != fact.address:
+                address = fact.address if fact.offset else self.matcher.reader.newest(fact.address)
+                if offset is not None and match.address + offset != address:
                     return False
                 continue
             base = self._base(fact)
@@ -256,7 +269,7 @@ class _Flood:
         if fact.offset and self.graph.nodes[fact.node].kind is Kind.FUNCTION:
             run_offset = found.run_offset(fact.offset) if found is not None else None
             return None if run_offset is None else (fact.address - run_offset) & WORD
-        return (fact.address - fact.offset) & WORD
+        return self.matcher.reader.newest((fact.address - fact.offset) & WORD)
 
     def _commit(self, node: Node, match: Match, how: str) -> None:
         self.matches[node.id] = match
@@ -334,6 +347,9 @@ class _Flood:
             return Refusal("solve.overridden", where, reason)
         best = max(failures, key=lambda each: each.offset)
         by, remedy = intruder(self.graph, self.matcher.sites(node), self.memory, self.book, best)
+        if best.address in self.redirects.values():
+            by = f"; a live patch has put this code in place of {node.label}"
+            remedy = "use the source with that patch's change in it, or undo it first"
         return Refusal(
             "runpre.content",
             self.graph.where(node, best.offset),

@@ -57,6 +57,8 @@ class Replacement:
     target: str = KERNEL
     code: bytes = b""
     known: bytes = b""
+    on: str = ""
+    """The live patch, by its module's name, whose code was matched in place of the kernel's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,7 @@ def tracing(guest: Guest) -> Guest:
         pytest.param(FUNCTION, "tramp: ", NO_FUNCTION, id="function-tracer"),
         pytest.param(probe(TRACED), "kprobe_ftrace", NO_PROBE, id="kprobe-at-entry"),
         pytest.param(f"{FUNCTION}; {probe(TRACED)}", "(2)", f"{NO_FUNCTION}; {NO_PROBE}", id="two-tracers"),
-        pytest.param(BPF, "bpf_trampoline", NO_BPF, id="bpf-fentry"),
+        pytest.param(BPF, "call_direct_funcs", NO_BPF, id="bpf-fentry"),
     ],
 )
 def test_an_update_goes_on_and_off_while_its_function_is_traced(

@@ -7,11 +7,13 @@ In: a tarball's path and a machine. Out: an `Applied`; otherwise an exception, a
 from __future__ import annotations
 
 import errno
+import json
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from kdiff.errors import KdiffError, Refusal, Refused
-from kdiff.target import layout, livepatch, modules, preconditions, proof_reader, store, tarball
+from kdiff.target import layout, livepatch, modules, preconditions, proof_reader, stacking, store, tarball
 from kdiff.target.kernel_log import KernelLog
 from kdiff.target.livepatch import Say, Stop
 from kdiff.target.machine import Machine
@@ -45,12 +47,13 @@ def apply(
     update = tarball.read(path)
     promise = proof_reader.read(update.proof)
     functions = tuple(livepatch.label(*each) for each in promise.replaced)
-    _everything_proved(update, functions, path)
+    _everything_proved(update, promise, functions, path)
     preconditions.check(machine, update)
     with store.locked(machine):
         if livepatch.stage(machine, update.id) == livepatch.APPLIED:
             return Applied(update.id, already=True, functions=functions)
-        _nothing_in_the_way(machine, update.id, functions)
+        stacked = {livepatch.label(*key): owner for key, owner in promise.stacked.items()}
+        _nothing_in_the_way(machine, update.id, {each: stacked.get(each, "") for each in functions})
         awaited = modules.awaited(machine, promise)
         if awaited and not partial:
             raise Refused(*map(_not_there, sorted(awaited)))
@@ -77,7 +80,7 @@ def _not_there(module: str) -> Refusal:
     )
 
 
-def _everything_proved(update: tarball.Update, functions: tuple[str, ...], path: str) -> None:
+def _everything_proved(update: tarball.Update, promise: Proof, functions: tuple[str, ...], path: str) -> None:
     """The proof must be about the functions the manifest lists as replaced (position 0: the only one)."""
     try:
         listed = [
@@ -88,6 +91,12 @@ def _everything_proved(update: tarball.Update, functions: tuple[str, ...], path:
         raise KdiffError(
             "package.manifest", "its manifest.json lists no replaced functions", place=path
         ) from error
+    stacked = {livepatch.label(*key): owner for key, owner in promise.stacked.items()}
+    if stacked != stacking.under(json.dumps(update.manifest).encode()):
+        raise KdiffError(
+            "package.unproved", "its proof and its manifest do not stand on the same patches", place=path,
+            remedy="create it again with ksplice-create",
+        )  # fmt: skip
     if sorted(listed) != sorted(functions):
         differ = ", ".join(sorted(set(listed) ^ set(functions)))
         raise KdiffError(
@@ -98,24 +107,33 @@ def _everything_proved(update: tarball.Update, functions: tuple[str, ...], path:
         )
 
 
-def _nothing_in_the_way(machine: Machine, id: str, functions: tuple[str, ...]) -> None:
+def _nothing_in_the_way(machine: Machine, id: str, functions: Mapping[str, str]) -> None:
     stage = livepatch.stage(machine, id)
     if stage != livepatch.ABSENT:
         raise KdiffError(
             "update.in_transition", f"is {stage} already", place=id, remedy=f"wait, or run: ksplice-undo {id}"
         )
-    others = livepatch.also_replaced(machine, functions, id)
-    if others:
+    others, missing = stacking.in_the_way(machine, id, functions)
+    if others or missing:
         raise Refused(
+            *(
+                Refusal(
+                    "target.not_below",
+                    function.partition(",")[0],
+                    f"the update was made of the code of live patch {patch}, which is not there",
+                    f"apply {layout.bare(patch)} first",
+                )
+                for patch, function in missing
+            ),
             *(
                 Refusal(
                     "target.already_patched",
                     function.partition(",")[0],
                     f"live patch {patch} replaces the function already, and its change would be lost",
-                    f"undo {patch} first, or create one update of both patches",
+                    f"undo {patch} first, or create the update of the code that runs now (--memory kcore:)",
                 )
                 for patch, function in others
-            )
+            ),
         )
     livepatch.unload(machine, id)
 

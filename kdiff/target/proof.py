@@ -119,6 +119,13 @@ class Node(NamedTuple):
     size: int
     role: str
     parts: tuple[Part, ...]
+    code: int | None = None
+    """The symbol where its newest code begins, which a live patch has put in its place."""
+
+    @property
+    def start(self) -> int:
+        """The symbol from which `offset` counts."""
+        return self.symbol if self.code is None else self.code
 
 
 class Module(NamedTuple):
@@ -152,6 +159,16 @@ class Proof(NamedTuple):
         symbols = (self.symbols[node.symbol] for node in self.nodes if node.role == REPLACED)
         return tuple((symbol.owner, symbol.name, symbol.position) for symbol in symbols)
 
+    @property
+    def stacked(self) -> dict[tuple[str, str, int], str]:
+        """On whose code the replaced functions stand that a live patch has moved, keyed as in `replaced`."""
+        nodes = [each for each in self.nodes if each.role == REPLACED]
+        return {
+            key: self.symbols[node.code].owner
+            for key, node in zip(self.replaced, nodes, strict=True)
+            if node.code is not None
+        }
+
     def without(self, awaited: frozenset[str]) -> Proof:
         """What must hold while these modules are not loaded."""
         nodes = tuple(node for node in self.nodes if self.symbols[node.symbol].owner not in awaited)
@@ -160,7 +177,7 @@ class Proof(NamedTuple):
 
 def symbols_of(nodes: tuple[Node, ...]) -> frozenset[int]:
     """All symbols that nodes refer to, or begin at."""
-    found = {node.symbol for node in nodes}
+    found = {symbol for node in nodes for symbol in (node.symbol, node.start)}
     for node in nodes:
         for part in node.parts:
             for form in part.forms if isinstance(part, Site) else ((part,),):

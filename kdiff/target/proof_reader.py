@@ -187,6 +187,7 @@ class _Parts:
             size=_integer("size", row, 1, 1 << 24, place),
             role=_choice("role", row, (REPLACED, CONTEXT), place),
             parts=_list("parts", row, self.part, place),
+            code=self._index(place, row["code"]) if "code" in row else None,
         )
         self._adds_up(place, node.parts, node.size)
         return node

@@ -97,6 +97,11 @@ def load(machine: Machine, id: str) -> Entry:
     return Entry(patch, (_bytes(f"{here}/{layout.DESCRIPTION}") or b"").decode("utf-8", "replace").strip())
 
 
+def manifest(machine: Machine, id: str) -> bytes:
+    """The manifest of an update; empty where nothing is remembered."""
+    return _bytes(f"{_entry(machine, id)}/{layout.MANIFEST}") or b""
+
+
 def clean(machine: Machine) -> None:
     """Remove entries whose updates are not in the kernel; without the right to, leave them."""
     for id in names(_updates(machine)):

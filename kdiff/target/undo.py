@@ -10,7 +10,7 @@ import errno
 import os
 
 from kdiff.errors import KdiffError, Refusal, Refused
-from kdiff.target import layout, livepatch, store
+from kdiff.target import layout, livepatch, stacking, store
 from kdiff.target.livepatch import Say, Stop
 from kdiff.target.machine import Machine, require_root
 
@@ -42,9 +42,10 @@ def undo(id: str, timeout: float, machine: Machine, say: Say, stop: Stop) -> str
 
 
 def _nothing_on_top(machine: Machine, id: str) -> None:
-    """Another patch of the same function is a later one: apply refuses functions that are replaced."""
+    """Another patch of the same function is a later one, unless the update stands on it."""
+    below = stacking.under(store.manifest(machine, id))
     own = livepatch.functions(machine, layout.module_name(id))
-    later = livepatch.also_replaced(machine, own, id)
+    later, _ = stacking.in_the_way(machine, id, {each: below.get(each, "") for each in own})
     if later:
         raise Refused(
             *(

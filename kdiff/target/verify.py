@@ -113,7 +113,7 @@ def locate(proof: Proof, machine: Machine) -> tuple[tuple[int, ...], tuple[Refus
 
 def compare(node: Node, run: Run, machine: Machine) -> tuple[Refusal, ...]:
     """Compare one node with run memory."""
-    address = run.addresses[node.symbol] + node.offset
+    address = run.addresses[node.start] + node.offset
     data = run.read(address, node.size)
     if data is None:
         reason = f"the running kernel has no memory at {address:#x}"

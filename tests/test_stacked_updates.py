@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A second update of the same function, made of what the first one brought, on a stock kernel."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import qmp
+from updates import PATCHES, make
+
+from kdiff.distribution import KernelSetup
+from kdiff.errors import Refused
+from kdiff.guest import SHARE, Guest, Result
+from kdiff.kernel_log import complaints
+from kdiff.package import save
+from kdiff.rehearse import program
+
+pytestmark = [pytest.mark.kernel, pytest.mark.guest]
+
+FIRST, SECOND = "fs_cmdline", "fs_cmdline_again"
+
+
+@dataclass(frozen=True)
+class Patched:
+    """A guest with the first update applied; `tree`: the source with its patch."""
+
+    guest: Guest
+    memory: str
+    tree: Path
+
+    def run(self, command: str, *arguments: str) -> Result:
+        return self.guest.run(program(command, *arguments))
+
+    def shows(self, start: str) -> bool:
+        return self.guest.run(f"grep -q '^{start}' /proc/cmdline").held
+
+
+@pytest.fixture(scope="module")
+def patched(kernel: KernelSetup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patched]:
+    folder = tmp_path_factory.mktemp("stacked")
+    tree = folder / "source"
+    subprocess.run(("cp", "-as", f"{kernel.source.resolve()}/.", str(tree)), check=True)
+    file = tree / "fs/proc/cmdline.c"
+    text = file.read_bytes()
+    file.unlink()
+    file.write_bytes(text)
+    command = ("patch", "-s", "-p1", "-d", str(tree), "-i", str(PATCHES / f"{FIRST}.patch"))
+    subprocess.run(command, check=True)
+    port = qmp.free_port()
+    with Guest.boot(
+        kernel.image / "vmlinuz", kernel.image / "modules",
+        memory=512, timeout=300, hardware=("-gdb", f"tcp:127.0.0.1:{port}"),
+    ) as guest:  # fmt: skip
+        save(make(kernel, PATCHES / f"{FIRST}.patch", description="the first"), guest.share)
+        found = Patched(guest, f"gdb:127.0.0.1:{port}", tree)
+        applied = found.run("apply", f"{SHARE}/ksplice-{FIRST}.tar.gz")
+        assert applied.held, applied.output
+        yield found
+
+
+def test_source_without_the_first_patch_is_refused_where_its_update_runs(
+    kernel: KernelSetup, patched: Patched
+) -> None:
+    with pytest.raises(Refused) as caught:
+        make(kernel, PATCHES / "two_units.patch", memory=patched.memory)
+    (refusal,) = caught.value.refusals
+    assert refusal.key == "runpre.content"
+    assert "a live patch has put this code in place of cmdline_proc_show" in refusal.reason
+
+
+def test_an_update_of_the_newest_code_goes_on_top_and_both_come_off_in_order(
+    kernel: KernelSetup, patched: Patched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest, start = patched.guest, len(patched.guest.records())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    second = make(kernel, PATCHES / f"{SECOND}.patch", source=patched.tree, memory=patched.memory)
+    save(second, guest.share)
+    tarball = f"{SHARE}/ksplice-{SECOND}.tar.gz"
+    assert patched.shows("patched ")
+    applied = patched.run("apply", tarball)
+    assert applied.held, applied.output
+    assert patched.shows("patched again ")
+    listed = [line.partition(":")[0] for line in patched.run("view").output.splitlines()]
+    assert listed == [FIRST, SECOND]
+
+    early = patched.run("undo", FIRST)
+    assert early.status == 3
+    assert SECOND in early.output
+    assert patched.run("undo", SECOND).held
+    assert patched.shows("patched ")
+    assert not patched.shows("patched again")
+    assert patched.run("undo", FIRST).held
+    assert not patched.shows("patched")
+
+    alone = patched.run("apply", tarball)
+    assert alone.status == 3
+    assert f"live patch ksplice_{FIRST}" in alone.output
+    assert complaints(guest.records()[start:]) == ()
