@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a kernel writes over its code, as captured from running kernels, under both matchers.
+
+The captures are those of tests/capture_run_memory.py. `CASES` says what each state's memory holds at a site:
+the very bytes, with `{name}` for the displacement of a branch to a symbol and `{*name+8}` for one to where a
+pointer leads.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+from excerpts import FIXTURES, Excerpt, Judge, excerpt, states
+
+NOP5 = bytes.fromhex("0f1f440000")
+ENTRY = "cmdline_proc_show"
+
+
+@cache
+def judge(state: str, unit: str, function: str) -> Judge:
+    return Judge(excerpt(state), unit, function)
+
+
+class Case(NamedTuple):
+    """At `offset` of a function, a site of a rewrite holds `bytes` in a state."""
+
+    rewrite: str
+    state: str
+    function: str
+    offset: int
+    bytes: str
+
+
+FUTEX, WRITEBACK = "futex_cmpxchg_value_locked", "wb_start_background_writeback"
+TRAMPOLINE = "__SCT__tp_func_block_getrq"
+CASES = (
+    Case("alternative", "preempt-none", "read_tsc", 0, "0f01f96690"),
+    Case("alternative", "preempt-none", FUTEX, 0x35, "0f01cb"),
+    Case("alternative+paravirt", "preempt-none", "set_cyc2ns_scale", 0xE, "9c580f1f4000"),
+    Case("alternative+paravirt", "preempt-none", "set_cyc2ns_scale", 0x17, "fa0f1f440000"),
+    Case("fentry", "preempt-none", ENTRY, 0, "0f1f440000"),
+    Case("fentry", "function-tracer", ENTRY, 0, "e8{ftrace_trampoline}"),
+    Case("fentry", "kprobe-entry", ENTRY, 0, "e8{ftrace_trampoline}"),
+    Case("fentry", "bpf-fentry", ENTRY, 0, "e8{bpf_trampoline_6442538863}"),
+    Case("fentry", "two-tracers", ENTRY, 0, "e8{ftrace_regs_caller}"),
+    Case("jump_label", "preempt-none", "__bpf_prog_enter", 0x29, "6690"),
+    Case("jump_label", "bpf-stats", "__bpf_prog_enter", 0x29, "eb0b"),
+    Case("jump_label", "tracepoints", WRITEBACK, 0x9, "eb09"),
+    Case("paravirt", "preempt-none", "set_pud", 0, "e8{*pv_ops+528}90"),
+    Case("paravirt+alternative", "preempt-none", "__p4d", 0, "4889f80f1f00"),
+    Case("retpoline", "preempt-none", "vfs_llseek", 0x13, "e9{__x86_indirect_thunk_rax}"),
+    Case("return", "preempt-none", ENTRY, 0x25, "c3cccccccc"),
+    Case("smp_lock", "preempt-none", "hw_perf_event_destroy", 0xA, "f0"),
+    Case("static_call", "preempt-none", "sched_clock", 0, "e9{*__SCK__pv_sched_clock}"),
+    Case("static_call", "preempt-full", "set_freezable", 0x33, "2e2e2e31c0"),
+    Case("static_call", "preempt-full", WRITEBACK, 0x4F, "e8{*__SCK__preempt_schedule_notrace}"),
+    Case("static_call", "preempt-none", WRITEBACK, 0x4F, "0f1f440000"),
+    Case("static_call", "tracepoints", WRITEBACK, 0x41, "e8{*__SCK__tp_func_writeback_wake_background}"),
+    Case("static_call", "preempt-none", TRAMPOLINE, 0, "e9{__traceiter_block_getrq}"),
+)
+REFUSED = (
+    ("kprobe-breakpoint", 5, "a breakpoint is set, perhaps a kprobe's, at cmdline_proc_show+0x5"),
+    ("kprobe-jump", 5, "an optimized kprobe is set at cmdline_proc_show+0x5"),
+)
+CODE = "53488b35{saved_command_line}"
+"""What these probes are set on."""
+
+
+def unit_of(state: str, function: str) -> str:
+    return next(str(each["unit"]) for each in excerpt(state).told["functions"] if each["name"] == function)
+
+
+def captured(refused: bool = False) -> list[tuple[str, str, str]]:
+    """State, unit and function of what was captured and matched then, or did not."""
+    return [
+        (state, each["unit"], each["name"])
+        for state in states()
+        for each in excerpt(state).told["functions"]
+        if bool(each["refused"]) == refused
+    ]
+
+
+def spelled(memory: Excerpt, text: str, address: int) -> bytes:
+    """The bytes of a case at an address."""
+    data = b""
+    for plain, pointer, name, offset in re.findall(r"([0-9a-f]{2})|\{(\*?)([\w.]+)(?:\+(\d+))?\}", text):
+        if plain:
+            data += bytes.fromhex(plain)
+            continue
+        (entry,) = memory.book.of_any(name)
+        target = entry.address + int(offset or 0)
+        if pointer:
+            held = memory.read(target, 8)
+            assert held is not None
+            target = int.from_bytes(held, "little")
+        data += (target - (address + len(data) + 4)).to_bytes(4, "little", signed=True)
+    return data
+
+
+@pytest.mark.parametrize(("state", "unit", "function"), captured())
+def test_what_a_running_kernel_holds_is_accepted_by_both_matchers(
+    state: str, unit: str, function: str
+) -> None:
+    assert judge(state, unit, function).verdicts(excerpt(state)) == (True, True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rewrite}-{case.state}-{case.function}")
+def test_a_site_holds_the_very_form_that_its_state_asks_for(case: Case) -> None:
+    memory = excerpt(case.state)
+    subject = judge(case.state, unit_of(case.state, case.function), case.function)
+    address = subject.address + case.offset
+    wanted = spelled(memory, case.bytes, address)
+    assert memory.read(address, len(wanted)) == wanted
+    assert subject.site(case.offset) == case.rewrite
+
+
+@pytest.mark.parametrize(("state", "offset", "said"), REFUSED)
+def test_a_probe_inside_of_a_function_is_refused_by_both_and_named(
+    state: str, offset: int, said: str
+) -> None:
+    memory, unit = excerpt(state), unit_of(state, ENTRY)
+    address = memory.book.address(ENTRY)
+    assert address is not None
+    restored = memory.patched(address + offset, spelled(memory, CODE, address + offset))
+    subject = Judge(restored, unit, ENTRY)
+    assert subject.verdicts(restored) == (True, True)
+    assert subject.verdicts(memory) == (False, False)
+    (refusal,) = subject.refusals(memory)
+    assert refusal.reason.endswith(said)
+
+
+def test_every_rewrite_has_a_capture_and_the_table_of_rewrites_names_it() -> None:
+    text = (FIXTURES.parents[2] / "docs/safety.md").read_text()
+    table = text.partition("\n| rewrite |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = {row.split("|")[1].strip(" `"): row.split("|")[-2] for row in table}
+    for name, told in rows.items():
+        cases = [case.state for case in CASES if name in case.rewrite.split("+")]
+        assert set(re.findall(r"`([^`]+)`", told)) == set(cases), name
+        assert cases or "none" in told
+    assert {each for case in CASES for each in case.rewrite.split("+")} <= rows.keys()
+
+
+@pytest.mark.parametrize(("state", "unit", "function"), captured())
+def test_a_changed_byte_at_a_site_is_refused_by_both_unless_it_is_another_form(
+    state: str, unit: str, function: str
+) -> None:
+    memory, subject = excerpt(state), judge(state, unit, function)
+    found = memory.read(subject.address, subject.match.size)
+    assert found is not None
+    for site in subject.sites.get(subject.node.id, ()):
+        for at in range(site.offset, site.offset + site.size):
+            changed = bytes((found[at] ^ 1 << at % 8,))
+            verdicts = subject.verdicts(memory.patched(subject.address + at, changed))
+            assert verdicts == (False, False), f"{site.rewrite} at +{at:#x}: {found[at]:02x} {changed.hex()}"
