@@ -235,9 +235,11 @@ class _Work:
             while self._fresh:
                 pair = self._fresh.popleft()
                 ours, theirs = self._all_references(pair)
+                if all(each.target in self.by_pre for each in ours):
+                    continue
                 if _alike(ours, theirs) and self._tell(pair, ours):
                     for one, other in zip(ours, theirs, strict=True):
-                        if self._plausible(one.target, other.target):
+                        if one.target not in self.by_pre and self._plausible(one.target, other.target):
                             self.add(one.target, other.target, "reference")
                 elif not exact:
                     self._by_stem(pair, ours, theirs)
@@ -333,7 +335,7 @@ def _called(graph: SectionGraph, pairs: Mapping[int, Pair], is_pre: bool, refere
 def _through_pool(graph: SectionGraph, index: int) -> tuple[Reference, ...]:
     """A node's references; one to an address kept in a pool (.toc) reaches what that address is of."""
     found = graph.references[index]
-    if not any(graph.is_pool_word(graph.nodes[each.target]) for each in found):
+    if not graph.arch.pools or not any(graph.is_pool_word(graph.nodes[each.target]) for each in found):
         return found
     return tuple(
         each._replace(target=words[0].target, addend=words[0].addend)

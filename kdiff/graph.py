@@ -197,14 +197,14 @@ def _node(obj: Object, habits: Habits, index: int, piece: Piece) -> Node:
     names = tuple(dict.fromkeys(name for s in piece.symbols if (name := obj.symbol_name(s))))
     label = names[0] if names else f"{section}+{piece.start:#x}" if piece.start or piece.row >= 0 else section
     align = max(int(obj.sections["align"][piece.section]), 1)
-    while piece.start % align:
-        align //= 2
+    if piece.start:
+        align = min(align, piece.start & -piece.start)
     kind = Kind.CONSTANT if piece.kind is Kind.DATA and habits.is_constant(section) else piece.kind
+    bindings = [int(obj.symbols["binding"][each]) for each in piece.symbols]
     return Node(
         id=index, label=label, kind=kind, section=piece.section, section_name=section,
         start=piece.start, size=piece.size, align=align, names=names,
-        local=all(obj.symbols["binding"][s] == STB_LOCAL for s in piece.symbols),
-        weak=any(obj.symbols["binding"][s] == STB_WEAK for s in piece.symbols),
+        local=all(each == STB_LOCAL for each in bindings), weak=STB_WEAK in bindings,
         table=piece.table, row=piece.row, standing=habits.standing(section),
         remade=_remade(habits, piece, names[0] if names else "", section),
     )  # fmt: skip

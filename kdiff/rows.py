@@ -15,18 +15,26 @@ def rows(
 
     `equal`: by pre atom, whether it has a pair with as many rows; those not `wanted` count as equal.
     """
-    before = np.bincount(ours, minlength=len(to_post))
-    after = np.bincount(theirs, minlength=int(to_post.max(initial=0)) + 1)
-    atoms = np.flatnonzero(wanted & (to_post >= 0))
-    fit = before[atoms] == after[to_post[atoms]]
+    there = np.zeros(max(int(to_post.max(initial=0)), int(theirs.max(initial=0))) + 1, bool)
+    there[theirs] = True
+    chosen = there[to_post] & (to_post >= 0)
+    chosen[ours] = True
+    atoms = np.flatnonzero(chosen & wanted & (to_post >= 0))
+    begins, before = _spans(ours, atoms)
+    begins_there, after = _spans(theirs, to_post[atoms])
+    fit = before == after
     equal = np.ones(len(to_post), bool)
     equal[atoms[~fit]] = False
-    atoms = atoms[fit]
-    counts = before[atoms]
-    begins = (np.cumsum(before) - before)[atoms], (np.cumsum(after) - after)[to_post[atoms]]
+    atoms, counts = atoms[fit], before[fit]
     within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-    one, other = (np.repeat(each, counts) + within for each in begins)
+    one, other = (np.repeat(each[fit], counts) + within for each in (begins, begins_there))
     return equal, one, other, np.repeat(atoms, counts)
+
+
+def _spans(ordered: Column, numbers: Column) -> tuple[Column, Column]:
+    """Where each of `numbers` begins in an ordered column, and how often it is there."""
+    first = np.searchsorted(ordered, numbers)
+    return first, np.searchsorted(ordered, numbers, "right") - first
 
 
 def runs(column: Column) -> list[slice]:

@@ -9,7 +9,9 @@ machine to be updated live in `kdiff.target`, which needs the standard library o
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -40,6 +42,8 @@ COMMANDS = {
     "memory": "say which kernel a memory holds, and where",
 }
 ON_TARGET = frozenset(("apply", "view", "undo"))
+NEW_OBJECTS = 1_000_000
+"""Between two searches for cycles: stages return millions of frozen values, which hardly ever form any."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +73,8 @@ def run_command(name: str, words: Sequence[str], program: str) -> int:
     if name in ON_TARGET:
         run: object = getattr(import_module("kdiff.target.main"), f"run_{name}")
         return int(run(list(words), program=program))  # type: ignore[operator]  # found by name
+    gc.set_threshold(NEW_OBJECTS)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for what nobody computes
     module = import_module(f"kdiff.cli.{name}")
     parser = argparse.ArgumentParser(prog=program, description=module.__doc__, add_help=True)
     parser.add_argument("--version", action="version", version=f"kdiff {__version__}")
