@@ -8,7 +8,7 @@ PYTHON ?= python3
 help:
 	@echo 'make demo    create an update, watch a stock kernel in QEMU take it and give it back'
 	@echo 'make check   formatting, lint, types, all tests'
-	@echo 'make bench   measure (benchmarks/README.md)'
+	@echo 'make bench   measure samples (benchmarks/README.md)'
 	@echo 'make venv    kdiff and its development tools in $(VENV)'
 	@echo 'make format  let ruff format and repair the sources'
 	@echo 'make clean   remove what make and the tools left behind'
@@ -36,7 +36,12 @@ check: venv
 	$(BIN)/pytest
 
 bench: venv
-	@$(BIN)/python benchmarks/bench_coverage.py
+	@$(BIN)/python benchmarks/bench_coverage.py --sample 60
+	@$(BIN)/python benchmarks/bench_strictness.py --mutations 5000 --functions 200
+	@$(BIN)/python benchmarks/bench_pairs.py --build --where '^6.1/x86$$'
+	@$(BIN)/python benchmarks/bench_objects.py --runs 1
+	@echo 'not run, as they build for long or want files or a guest (benchmarks/README.md):'
+	@cd benchmarks; ls bench_*.py | grep -vE 'coverage|strictness|pairs|objects'
 
 format: venv
 	$(BIN)/ruff format .
