@@ -82,9 +82,10 @@ def _first_contradiction(given: AddressBook, book: AddressBook, pristine: bool) 
     if not pristine:
         ours, theirs = book.address("_text"), given.address("_text")
         slide = ours - theirs if ours is not None and theirs is not None else 0
-    start = given.address("_text") or 0
+    start = next((entry.address for entry in given.entries if entry.name == "_text"), 0)
+    agreed = {(entry.name, entry.address - slide) for entry in book.entries}
     for entry in given.entries:
-        if entry.address < start:
+        if entry.address < start or (entry.name, entry.address) in agreed:
             continue
         known = book.named(entry.name)
         if len(known) != 1 or known[0].kind.lower() == "a" or len(given.named(entry.name)) != 1:
