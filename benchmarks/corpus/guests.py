@@ -2,8 +2,8 @@
 """The second phase: every update on the stock kernel in a guest, a batch of them at a time on one boot.
 
 A batch is applied one by one, then a workload runs, `ksplice-view` must list it, it is undone the other way
-round, and the workload runs again. After each step the kernel's log is read. If anything of that is not as it
-must be, every update of the batch is tried alone on a fresh boot, which names the culprit.
+round, and the workload runs again. The kernel's log is read before and after each workload. If anything of
+that is not as it must be, every update of the batch is tried alone on a fresh boot, which names the culprit.
 """
 
 from __future__ import annotations
@@ -58,14 +58,13 @@ class Machine:
     """Modules that were to be loaded, and whether they are."""
 
     def line(self, text: str, result: str) -> Result:
-        """Run a line that must hold, and look at the log."""
+        """Run a line that must hold."""
         try:
             done = self.guest.run(text, PATIENCE)
         except KdiffError as error:
             raise Trouble("died", "\n".join((str(error), *error.details))) from error
         if not done.held:
             raise Trouble(result, f"{text}: status {done.status}\n{done.output[-2000:]}")
-        self.clean()
         return done
 
     def clean(self) -> None:
@@ -105,7 +104,6 @@ def try_all(both: Trees, updates: Iterable[Created]) -> None:
             if machine is None or machine.updates >= PER_BOOT:
                 machine = _anew(machine, both)
             results, intact = _batch(machine, both, batch)
-            machine.updates += len(batch)
             if not intact:
                 results = ()
                 for each in batch:
@@ -164,15 +162,20 @@ def _anew(machine: Machine | None, both: Trees) -> Machine:
 
 
 def _smoke(machine: Machine) -> None:
+    """Run the workload, and read the log of it and of what was before."""
+    machine.clean()
     machine.line(f"sh {SHARE}/smoke.sh {SHARE}/ext4", "smoke")
+    machine.clean()
 
 
 def _batch(machine: Machine, both: Trees, batch: Sequence[Created]) -> tuple[tuple[Tried, ...], bool]:
     """What became of a batch, and whether nothing went wrong that may be another update's fault."""
     found: dict[str, Tried] = {}
     try:
+        modules_of = {each.id: {name: machine.load(name) for name in _modules(each)} for each in batch}
+        machine.updates += len(batch)
         for each in batch:
-            found[each.id] = _applied(machine, both, each)
+            found[each.id] = _applied(machine, both, each, modules_of[each.id])
         applied = [each for each in batch if found[each.id].result == "held"]
         _smoke(machine)
         listed = machine.line(program("view"), "view").output
@@ -191,16 +194,18 @@ def _batch(machine: Machine, both: Trees, batch: Sequence[Created]) -> tuple[tup
     return tuple(found[each.id] for each in batch), True
 
 
-def _applied(machine: Machine, both: Trees, update: Created) -> Tried:
+def _modules(update: Created) -> tuple[str, ...]:
+    return tuple(name for name in update.targets if name != KERNEL)
+
+
+def _applied(machine: Machine, both: Trees, update: Created, loaded: Mapping[str, bool]) -> Tried:
     """Apply one update; a refusal leaves no trace, so it is this update's own."""
-    loaded = {name: machine.load(name) for name in update.targets if name != KERNEL}
     name = f"ksplice-{update.id}.tar.gz"
     shutil.copy(both.store / "updates" / name, machine.guest.share)
     try:
         done = machine.guest.run(program("apply", "--partial", f"{SHARE}/{name}"), PATIENCE)
     except KdiffError as error:
         raise Trouble("died", "\n".join((str(error), *error.details))) from error
-    machine.clean()
     (machine.guest.share / name).unlink()
     return Tried(
         update.id,
