@@ -41,8 +41,10 @@ fi
 # Loopback: ICMP, UDP and TCP, both IP versions where they are there.
 $box ping -c 2 -q 127.0.0.1 >/dev/null || fail "ping"
 dd if=/dev/urandom of="$home/sent" bs=64k count=8 2>/dev/null
-sleep 20 | $box nc -l -p 7788 >"$home/got" & # it hangs up as soon as its own input ends
+mkfifo "$home/open"
+$box nc -l -p 7788 <"$home/open" >"$home/got" & # it hangs up as soon as its own input ends
 listener=$!
+exec 9>"$home/open"
 tries=0
 until $box nc 127.0.0.1 7788 <"$home/sent" 2>/dev/null; do
 	tries=$((tries + 1))
@@ -50,6 +52,7 @@ until $box nc 127.0.0.1 7788 <"$home/sent" 2>/dev/null; do
 	sleep 0.2
 done
 wait "$listener"
+exec 9>&-
 cmp "$home/sent" "$home/got" || fail "tcp: data differs"
 
 # Processes: fork, exec, pipes, signals.
