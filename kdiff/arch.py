@@ -73,6 +73,10 @@ class Howto:
     `call_only`: jumps through the field must not leave their module, since only the instruction behind a
     call brings back a register that code of another module changes.
 
+    `around`: for code and the offset of such a field in it, where the field's instruction ends and whether
+    the field is the displacement of a relative branch; None where the bytes in front of the field leave a
+    doubt. Without it, or in doubt, the code is decoded.
+
     A row without size stores nothing: it is a hint to the linker.
     """
 
@@ -98,6 +102,9 @@ class Howto:
     uleb128: bool = False
     stack: str = ""
     call_only: bool = False
+    around: Callable[[bytes, int], tuple[int, bool] | None] | None = field(
+        default=None, repr=False, compare=False
+    )
     mask: int = field(init=False, repr=False, compare=False)
     """The container's bits that belong to the field."""
     span: int = field(init=False, repr=False, compare=False)
@@ -114,6 +121,8 @@ class Howto:
 
     invertible: bool = field(init=False, repr=False, compare=False)
     """Whether a field's value, its place and the addend determine the destination."""
+    alone: bool = field(init=False, repr=False, compare=False)
+    """Whether a record of this type stores something, and says by itself what."""
 
     def __post_init__(self) -> None:
         """Compute once what is asked for each of a kernel's million fields."""
@@ -130,6 +139,7 @@ class Howto:
         object.__setattr__(self, "plain", single and not any(self.flips) and not self.signed_low)
         object.__setattr__(self, "complete", known and whole)
         together = self.partner is not None or self.subtracts or self.labelled or self.uleb128 or self.stack
+        object.__setattr__(self, "alone", self.size > 0 and not together)
         moved = self.slot or self.base or self.entry is not None
         object.__setattr__(self, "invertible", known and whole and not together and not moved)
 

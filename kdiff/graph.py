@@ -12,8 +12,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from kdiff.elf.read import (
 )
 from kdiff.errors import KdiffError
 from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
-from kdiff.insn import Instruction, insn_addend, instructions
+from kdiff.insn import Code, Instruction, decoded, insn_addend
 from kdiff.kernel import SpecialSection
 from kdiff.naming import is_fragment, stem
 from kdiff.owners import behind_padding, follows, owners_of, tails_of
@@ -144,7 +144,13 @@ class SectionGraph:
 
     def code(self, node: Node) -> tuple[Instruction, ...]:
         """The instructions of a function node."""
-        return _decoded(self.arch, self.contents(node))
+        return decoded(self.arch, self.contents(node))
+
+    def references_within(self, node: Node, start: int, stop: int) -> tuple[Reference, ...]:
+        """Those of a node's references whose fields begin in a range of it."""
+        found = self.references[node.id]
+        first = bisect_left(found, start, key=_offset)
+        return found[first : bisect_left(found, stop, first, key=_offset)]
 
     def leads_to(self, source: int) -> Iterator[int]:
         """The nodes that a node refers to, and its entries that travel with it."""
@@ -165,9 +171,7 @@ class SectionGraph:
         return found
 
 
-@lru_cache(maxsize=4096)
-def _decoded(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
-    return instructions(arch, code)
+_offset = attrgetter("offset")
 
 
 def build(
@@ -237,6 +241,7 @@ class _Lookup:
         self.externs: list[Node] = []
         self._first_extern = len(nodes)
         self._by_name: dict[str, int] = {}
+        self._undefined: dict[int, int] = {}
         self.nodes = nodes
         self._others = {(row[6], row[1]): row[5] for row in self.symbols if row[3] == STT_FUNC and row[5]}
         self._sections: dict[int, tuple[list[int], list[Node]]] = {}
@@ -257,6 +262,12 @@ class _Lookup:
             self._by_name[name] = self._first_extern + len(self.externs)
             self.externs.append(Node(self._by_name[name], name, Kind.EXTERN, names=(name,), local=False))
         return self._by_name[name]
+
+    def undefined(self, symbol: int) -> int:
+        """The node of a symbol of another unit."""
+        if symbol not in self._undefined:
+            self._undefined[symbol] = self.extern(self.obj.symbol_name(symbol))
+        return self._undefined[symbol]
 
     def entered(self, entry: Callable[[int], int], symbol: int, target: int, addend: int) -> tuple[int, int]:
         """Tell what a call adds to reach a function's local entry from its addend: (addend, entry).
@@ -315,9 +326,8 @@ def _references(
             continue
         fields = None
         if code[node.section] and node.kind is Kind.FUNCTION:
-            data = bytes(obj.contents(node.section)[node.start : node.start + node.size])
-            fields = data, (decoded := _decoded(arch, data)), [each.offset for each in decoded]
-        made = tuple(_reference(obj, arch, node, record, fields, lookup) for record in found)
+            fields = Code(arch, bytes(obj.contents(node.section)[node.start : node.start + node.size]))
+        made = tuple([_reference(obj, arch, node, record, fields, lookup) for record in found])
         if near and fields is not None:
             further = _resolved(obj, arch, node, fields, made, lookup)
             made = tuple(sorted((*made, *further), key=lambda each: each.offset))
@@ -326,12 +336,11 @@ def _references(
 
 
 def _resolved(
-    obj: Object, arch: Architecture, node: Node, fields: _Code, made: tuple[Reference, ...], lookup: _Lookup
+    obj: Object, arch: Architecture, node: Node, fields: Code, made: tuple[Reference, ...], lookup: _Lookup
 ) -> Iterator[Reference]:
     """The references that branches without relocations make to other nodes of their section."""
-    code, decoded, _ = fields
     around = -node.start, int(obj.sections["size"][node.section]) - node.start
-    for each in resolved(arch, code, decoded, {reference.offset for reference in made}, around):
+    for each in resolved(arch, fields.data, fields.decoded, {reference.offset for reference in made}, around):
         target = lookup.at(node.section, node.start + each.destination)
         if target is None or target.id == node.id:
             continue
@@ -341,12 +350,8 @@ def _resolved(
         yield Reference(each.offset, each.howto, target.id, inner, each.share, True, None, entry)
 
 
-_Code: TypeAlias = tuple[bytes, tuple[Instruction, ...], list[int]]
-"""The bytes of code, its instructions, and where they begin."""
-
-
 def _reference(
-    obj: Object, arch: Architecture, node: Node, record: Record, code: _Code | None, lookup: _Lookup
+    obj: Object, arch: Architecture, node: Node, record: Record, code: Code | None, lookup: _Lookup
 ) -> Reference:
     place, howto, symbol, addend, implicit, minus, origin = record
     offset = place - node.start
@@ -357,14 +362,11 @@ def _reference(
         raw = bytes(obj.contents(node.section)[place : place + howto.size])
         addend = howto.addend(raw, arch.byte_order)
     share, branch = 0, False
-    if code is not None:
-        data, found, starts = code
-        instruction = found[bisect_right(starts, offset) - 1]
-        end = instruction.offset + instruction.size
+    if code is not None and not (howto.pc_relative or howto.end_relative):
+        share = howto.bias
+    elif code is not None:
+        end, branch = code.around(howto, offset)
         share = insn_addend(howto, offset, end)
-        if howto.pc_relative:
-            decoded = arch.branch(data[instruction.offset : max(end, offset + howto.size)])
-            branch = decoded is not None and instruction.offset + decoded.field_offset == offset
     if origin is not None:
         share = place - origin
     elif node.table is not None and node.table.from_start and howto.pc_relative:
@@ -387,7 +389,7 @@ def _reference(
 def _target(obj: Object, index: int, addend: int, lookup: _Lookup) -> tuple[int, int]:
     _, value, _, kind, _, _, section = lookup.symbols[index]
     if section == 0 or section >= RESERVED:
-        return lookup.extern(obj.symbol_name(index)), addend
+        return lookup.undefined(index), addend
     at = value + addend if kind == STT_SECTION else value
     node = lookup.at(section, at)
     if node is None:

@@ -115,7 +115,7 @@ class Habits:
         """The class of a section: that of the longest name which its own begins with."""
         if section not in self._standings:
             found = (row.standing for row in self._classes if section.startswith(row.name))
-            self._standings[section] = next(found, Standing.ORDINARY)
+            self._standings[section] = next(found) if self.known(section) else Standing.ORDINARY
         return self._standings[section]
 
     def known(self, section: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import capstone
@@ -33,6 +33,40 @@ class Instruction(NamedTuple):
 def instructions(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
     """Cut `code` into instructions, without a gap."""
     return tuple([Instruction(at, size, text != _UNKNOWN) for at, size, text, _ in _decoded(arch, code, 0)])
+
+
+@lru_cache(maxsize=4096)
+def decoded(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
+    """The same, kept for the next who asks."""
+    return instructions(arch, code)
+
+
+class Code:
+    """The bytes of code, decoded only where a field's surroundings leave a doubt."""
+
+    def __init__(self, arch: Architecture, data: bytes) -> None:
+        self.arch, self.data = arch, data
+
+    @cached_property
+    def decoded(self) -> tuple[Instruction, ...]:
+        return decoded(self.arch, self.data)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [each.offset for each in self.decoded]
+
+    def around(self, howto: Howto, field: int) -> tuple[int, bool]:
+        """Where a field's instruction ends, and whether the field is a relative branch's displacement."""
+        told = howto.around(self.data, field) if howto.around is not None else None
+        return self._told(howto, field) if told is None else told
+
+    def _told(self, howto: Howto, field: int) -> tuple[int, bool]:
+        start, size, _ = self.decoded[bisect_right(self._starts, field) - 1]
+        end = start + size
+        if not howto.pc_relative:
+            return end, False
+        branch = self.arch.branch(self.data[start : max(end, field + howto.size)])
+        return end, branch is not None and start + branch.field_offset == field
 
 
 def boundaries(arch: Architecture, code: bytes) -> frozenset[int]:

@@ -137,8 +137,7 @@ class ModuleIdentity:
 # What run memory may hold at a site ------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A destination: `offset` bytes into a node of the graph, or into a kernel symbol known by name."""
 
     node: int | None
@@ -157,8 +156,7 @@ class Literal:
         return len(self.data)
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """A relocated field: it must hold the value of `place` (+ insn_addend) as `howto` stores it.
 
     `background` holds the container's bits outside the field, which must be equal.

@@ -36,6 +36,10 @@ def sites(graph: SectionGraph) -> Mapping[int, tuple[Site, ...]]:
     return {owner: _merged(graph, graph.nodes[owner], listed) for owner, listed in found.items()}
 
 
+_LONGEST = 16
+"""Bytes: no architecture has longer instructions."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """An entry as rows see it (`kdiff.kernel.EntryView`)."""
@@ -76,6 +80,9 @@ class View:
 
     def next_instruction(self, place: Place) -> int:
         node = self._node(place)
+        size = self._relocated_branch(node, place.offset)
+        if size:
+            return size
         found = self.graph.code(node)
         index = bisect_right([each.offset for each in found], place.offset) - 1
         if index < 0 or found[index].offset != place.offset:
@@ -84,6 +91,15 @@ class View:
                 place=self.graph.where(self.entry),
             )  # fmt: skip
         return found[index].size
+
+    def _relocated_branch(self, node: Node, offset: int) -> int:
+        """The length of the branch at an offset whose displacement has a relocation; 0 for anything else."""
+        branch = self.graph.arch.branch(self.graph.contents(node)[offset : offset + _LONGEST])
+        if branch is None:
+            return 0
+        at = offset + branch.field_offset
+        found = self.graph.references_within(node, at, at + 1)
+        return branch.length if found and found[0].branch else 0
 
     def _node(self, place: Place) -> Node:
         if place.node is None or self.graph.nodes[place.node].kind is Kind.EXTERN:

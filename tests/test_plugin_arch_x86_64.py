@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdiff_arch_x86_64 import ARCHITECTURE
+from kdiff_arch_x86_64.operands import around
 
 from kdiff.api import Architecture, Overflow
 from kdiff.insn import disassemble, instructions
@@ -172,3 +173,77 @@ def test_the_assembler_aligns_with_known_no_ops_only(tmp_path: Path) -> None:
     }
     assert len(shapes) > 5
     assert shapes <= set(ARCHITECTURE.nops)
+
+
+def judged(code: bytes, field: int) -> tuple[int, bool]:
+    """What decoding from the start says of the instruction that holds a field."""
+    (found,) = (each for each in instructions(ARCHITECTURE, code) if 0 <= field - each.offset < each.size)
+    decoded = ARCHITECTURE.branch(code[found.offset :])
+    is_branch = decoded is not None and found.offset + decoded.field_offset == field
+    return found.offset + found.size, is_branch
+
+
+@pytest.mark.parametrize(
+    ("code", "field", "end", "is_branch"),
+    [
+        ("e8 00000000", 1, 5, True),
+        ("2e e9 00000000", 2, 6, True),
+        ("0f84 00000000", 2, 6, True),
+        ("488b05 00000000", 3, 7, False),
+        ("ff15 00000000", 2, 6, False),
+        ("803d 00000000 01", 2, 7, False),
+        ("48833d 00000000 01", 3, 8, False),
+        ("c705 00000000 01000000", 2, 10, False),
+    ],
+)
+def test_the_bytes_in_front_of_a_field_tell_its_instruction(
+    code: str, field: int, end: int, is_branch: bool
+) -> None:
+    assert around(bytes.fromhex(code), field) == (end, is_branch) == judged(bytes.fromhex(code), field)
+
+
+@pytest.mark.parametrize(
+    ("code", "field"),
+    [
+        ("81e8 00000000", 2),  # sub $constant, %eax
+        ("c745e8 00000000", 3),  # movl $constant, -24(%rbp)
+        ("48c744e5e8 00000000", 5),  # movq $constant, -24(%rbp,%riz,8)
+        ("c704e8 00000000", 3),  # movl $constant, (%rax,%rbp,8)
+        ("660f3a0f05 00000000 01", 5),  # palignr $1, mem, %xmm0
+        ("c4e37b6305 00000000 01", 5),  # of the third VEX map
+        ("66c705 00000000 0100", 3),  # movw $1, mem
+        ("660f388005 00000000", 5),  # invept mem, %rax
+        ("0ff605 00000000", 3),  # psadbw mem, %mm0
+        ("69448005 00000000", 4),  # imul $constant, 5(%rax,%rax,4), %eax
+        ("488b0425 00000000", 4),  # an absolute operand
+        ("e8", 0),
+    ],
+)
+def test_where_the_bytes_in_front_of_a_field_leave_a_doubt_nothing_is_told(code: str, field: int) -> None:
+    assert around(bytes.fromhex(code), field) is None
+
+
+PREFIXES = st.sampled_from(["", "66", "f0", "f3", "48", "6648", "65", "0f", "480f", "660f", "0f38", "660f38"])
+LONG = st.sampled_from(["0f3a", "660f3a", "c5f8", "c4e279", "c4e379", "8fe878", "62f17c48", "62f37d48"])
+
+
+@given(prefix=st.one_of(PREFIXES, LONG), opcode=st.integers(0, 255), tail=st.binary(min_size=2, max_size=8))
+def test_capstone_agrees_with_what_is_told_of_operands_in_memory(
+    prefix: str, opcode: int, tail: bytes
+) -> None:
+    head = bytes.fromhex(prefix) + bytes([opcode, tail[0] & 0x38 | 0x05])
+    code = head + bytes(4) + tail.ljust(12, b"\x90")
+    found = instructions(ARCHITECTURE, code)[0]
+    told = around(code, len(head))
+    wide = opcode >= 0xB8 and opcode < 0xC0 and "0f" not in prefix  # mov $constant: no ModRM
+    if found.known and found.size >= len(head) + 4 and told is not None and not wide:
+        assert told == judged(code, len(head))
+
+
+@given(opcode=st.sampled_from(["69", "81", "c7", "f7"]), operand=st.binary(min_size=1, max_size=3))
+def test_a_constant_is_never_taken_for_the_displacement_of_a_branch(opcode: str, operand: bytes) -> None:
+    head = bytes.fromhex(opcode) + operand
+    code = head + bytes(4) + b"\x90" * 12
+    found = instructions(ARCHITECTURE, code)[0]
+    if found.known and found.size == len(head) + 4:
+        assert around(code, len(head)) in (None, (found.size, False))

@@ -118,6 +118,8 @@ class Object:
     symbol_names: int
     _known: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
     """Names that were asked for, by table and offset."""
+    _tables: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Where tables of strings begin and end in the file."""
     _section_names: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     _contents: dict[int, memoryview] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Contents that were asked for, by section."""
@@ -149,18 +151,17 @@ class Object:
 
     def symbol_name(self, index: int) -> str:
         """The symbol's name; a section symbol has its section's."""
-        symbol = self.symbols[index]
-        if symbol["type"] == STT_SECTION and not symbol["name"] and symbol["section"] < len(self.sections):
-            return self.section_name(int(symbol["section"]))
-        return self._string(self.symbol_names, int(symbol["name"]))
+        name, _, _, kind, _, _, section = self.symbols[index].item()
+        if kind == STT_SECTION and not name and section < len(self.sections):
+            return self.section_name(section)
+        return self._string(self.symbol_names, name)
 
     def contents(self, index: int) -> memoryview:
         """The raw bytes of a section; empty for SHT_NOBITS."""
         found = self._contents.get(index)
         if found is None:
-            section = self.sections[index]
-            start = int(section["offset"])
-            stop = start if section["type"] == SHT_NOBITS else start + int(section["size"])
+            _, kind, _, _, start, size, *_ = self.sections[index].item()
+            stop = start if kind == SHT_NOBITS else start + size
             found = self._contents[index] = self.data[start:stop]
         return found
 
@@ -188,9 +189,11 @@ class Object:
         return found
 
     def _read_string(self, table: int, offset: int) -> str:
-        section = self.sections[table]
-        start = int(section["offset"]) + offset
-        stop = int(section["offset"] + section["size"])
+        if table not in self._tables:
+            section = self.sections[table]
+            self._tables[table] = int(section["offset"]), int(section["offset"] + section["size"])
+        start, stop = self._tables[table]
+        start += offset
         if table == 0 or not start < stop:
             if table and offset == 0:
                 return ""

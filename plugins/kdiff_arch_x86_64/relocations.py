@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from kdiff.api import BitField, Howto, Overflow
+from kdiff_arch_x86_64.operands import around
 
 R_X86_64_NONE = 0
 R_X86_64_64 = 1
@@ -20,7 +21,10 @@ R_X86_64_PC64 = 24
 
 def _row(type: int, name: str, size: int, overflow: Overflow, *, relative: bool = False) -> Howto:
     fields = (BitField(0, 0, 8 * size),) if size else ()
-    return Howto(type, f"R_X86_64_{name}", size, fields, overflow, relative, end_relative=relative)
+    return Howto(
+        type, f"R_X86_64_{name}", size, fields, overflow, relative, end_relative=relative,
+        around=around if relative and size == 4 else None,
+    )  # fmt: skip
 
 
 HOWTOS = {
