@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kdiff.ends import Ends
 from kdiff.fields import Reader, Spot, field_of
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.kernel import AddressBook, Literal, Site
@@ -35,6 +36,7 @@ class Matcher:
     ) -> None:
         self.graph, self.memory, self.redirects = graph, memory, redirects
         self.reader = Reader(graph, memory, book, owner, redirects)
+        self.ends = Ends(graph, memory, book, owner, self._contents)
         self._sites = sites
         self._known: dict[int, tuple[bytes, list[tuple[int, int, Site | Reference]]]] = {}
 
@@ -43,7 +45,14 @@ class Matcher:
         return self._sites.get(node.id, ())
 
     def match(self, node: Node, address: int) -> Match | Mismatch:
-        """Compare a node with the memory at an address; code by instruction where the layout differs."""
+        """Compare a node with the memory at an address; a function must also end where the node does."""
+        found = self._contents(node, address)
+        if isinstance(found, Match) and node.kind is Kind.FUNCTION and not self.graph.is_piece(node):
+            return self.ends.checked(node, found)
+        return found
+
+    def _contents(self, node: Node, address: int) -> Match | Mismatch:
+        """Compare contents; code by instruction where the layout differs."""
         run = self.memory.read(address, node.size)
         same: Match | Mismatch = Mismatch(node.id, address, 0, 0, "no memory at this address")
         if run is not None:

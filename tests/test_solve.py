@@ -268,6 +268,26 @@ def test_neighbours_that_disagree_tell_nothing() -> None:
     assert named(graph(pre), "twin").id in solved(graph(pre), memory).matches
 
 
+TWIN = "static __attribute__((used, noinline)) int twin(int a) { return a * 3 + 1; }"
+HEADS = (
+    "int head(int a) { return a + 100; }",
+    "int head(int a, int b) { return 2000 * a * a - b * b * b + a * b * 77 + 1234567; }",
+    '__attribute__((aligned(16), naked)) int head(int a) { asm(".fill 13, 1, 0x90; ret; .short 0xcccc"); }',
+)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_copy_of_another_unit_beside_a_neighbour_is_not_this_one(head: str) -> None:
+    """The kernel's unit has no such function; the unit behind begins, or the one before ends, with a copy."""
+    one, two = "int one(int a) { return a - 1; }", "int two(int a) { return a - 2; }"
+    memory = link(compiled(head, WHOLE), compiled(TWIN + one, WHOLE), compiled(two + TWIN, WHOLE))
+    run = solved(graph(head + TWIN), memory)
+    assert run.open[named(run.graph, "twin").id].key == "solve.ambiguous"
+    memory = link(compiled(two + TWIN, WHOLE), compiled(head, WHOLE), compiled(TWIN + one, WHOLE))
+    run = solved(graph(TWIN + head), memory)
+    assert run.open[named(run.graph, "twin").id].key == "solve.ambiguous"
+
+
 def test_functions_of_one_name_and_different_code_are_told_apart_by_their_code() -> None:
     other = LONELY.replace("a * 3", "a * 5")
     memory = link(compiled(other), compiled(LONELY))
@@ -284,6 +304,45 @@ def test_a_weak_function_that_lost_is_no_reason_to_refuse() -> None:
     assert weak.id not in run.matches
     assert run.addresses[weak.id] == memory.at("weak_one")
     assert run.refusals == ()
+
+
+GOES_ON = """
+void die(void); void more(void);
+void last(void) { die(); more(); }
+int next(int a) { return a + 1; }
+"""
+ENDS = GOES_ON.replace("void die", "_Noreturn void die").replace(" more(); ", "")
+DEAD = "void die(void) { for (;;); } void more(void) {}"
+
+
+@pytest.mark.parametrize("pristine", [True, False])
+def test_a_function_that_goes_on_where_the_pre_function_ends_is_other_code(pristine: bool) -> None:
+    memory = link(compiled(GOES_ON, WHOLE), compiled(DEAD))
+    run = solved(graph(ENDS), memory if pristine else memory.alive())
+    assert keys(run) == {"runpre.content"}
+    assert "goes on" in run.refusals[0].reason
+    assert proves(solved(graph(GOES_ON), memory), "last")
+    assert proves(solved(graph(ENDS), link(compiled(ENDS, WHOLE), compiled(DEAD))), "last")
+
+
+def test_the_last_function_of_a_unit_may_not_go_on_either() -> None:
+    lines = "int next(int a) { return a + 1; }"
+    memory = link(compiled(GOES_ON.replace(lines, ""), WHOLE), compiled(DEAD))
+    assert keys(solved(graph(ENDS.replace(lines, "")), memory)) == {"runpre.content"}
+
+
+@pytest.mark.parametrize("first", ["", "int first(int a) { return a + 9; }"])
+def test_a_weak_function_that_lost_may_follow_without_a_symbol(first: str) -> None:
+    """In the same unit, or as the first of the next one."""
+    head = "int head(int a) { return a + 2; }"
+    lost = "__attribute__((weak)) int lost(int a) { return a * 5; } int behind(int a) { return a; }"
+    strong = compiled("int lost(int a) { return a; }")
+    memory = link(compiled(head, WHOLE), compiled(first + lost, WHOLE), strong)
+    assert proves(solved(graph(head), memory), "head")
+    run = solved(graph(first + lost), memory)
+    assert run.refusals == ()
+    memory = link(compiled(head + lost, WHOLE), strong)
+    assert proves(solved(graph(head + lost), memory), "head")
 
 
 def test_a_function_the_kernel_does_not_have_is_open_and_says_so() -> None:
