@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +22,23 @@ from kdiff.assembly import from_edited
 from kdiff.compiler import Compiler, find_assembler, find_compiler
 from kdiff.confdir import Config
 from kdiff.distribution import Say
+from kdiff.elf.same import same_code
 from kdiff.errors import KdiffError, Refusal, Refused
+from kdiff.headers import generated, reached
 from kdiff.lines import pin_lines
 from kdiff.make import Outcome, complaint, failure
 from kdiff.patch import Patch
 from kdiff.shadow import replaced, write_file
 from kdiff.texts import Patched, apply_change, decode, encode, pristine
-from kdiff.units import find_units, listed
+from kdiff.units import SUFFIXES, commands, find_units, not_built
 from kdiff.workplace import Workplace, open_workplace
 
 _KEPT_OBJECTS = 4000
 """At 0.7 MB each."""
 _AT_ONCE = 16
 """How many units one make compiles where many are wanted."""
+_NAMED = 4
+"""How many units progress names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +102,13 @@ def build(
         texts = patch_texts(place.source, patch)
         for line in (line for _, text in texts.values() for line in text.moved):
             say(line)
-        units = find_units(place, texts)
-        pre = _compile(place, units, {}, _Step("pre", "compiling the unpatched source", say))
-        post = _compile_patched(place, units, texts, say)
+        named, through = _units(place, texts, say)
+        units = list(_compiled(place, named, texts, say))
+        units += (
+            each for each in _compiled(place, through, texts, say) if not same_code(each.pre, each.post)
+        )
     return Build(
-        units=tuple(Unit(_target(unit, pre[unit]), unit, pre[unit].data, post[unit].data) for unit in units),
+        units=tuple(sorted(units, key=lambda unit: unit.source)),
         compiler=compiler.text,
         release=config.release,
         arch=config.arch,
@@ -151,7 +158,7 @@ def pristine_units(
     compiler = find_compiler(config)
     jobs = jobs or len(os.sched_getaffinity(0))
     with open_workplace(config, source, compiler, jobs=jobs, say=say, cache=cache) as place:
-        units = sorted(listed(place, sources))
+        units = sorted(each for each in commands(place, sources) if each.endswith(".c"))
         for start in range(0, len(units), _AT_ONCE):
             step = _Step("pre", "the unpatched source does not compile", say)
             made = _compile(place, tuple(units[start : start + _AT_ONCE]), {}, step)
@@ -215,6 +222,44 @@ def reassembled(
         return from_edited(compile_units, edits, find_assembler(compiler))
 
 
+# The units -------------------------------------------------------------------------------------------
+
+
+_Texts = Mapping[str, tuple[bytes, Patched]]
+
+
+def _units(place: Workplace, texts: _Texts, say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The units that the patch names, and those that it reaches through headers."""
+    found = {path: find_units(place, path) for path in texts if path.endswith(SUFFIXES)}
+    named = {unit for units in found.values() for unit in units}
+    headers = [path for path in texts if path not in found]
+    files = _versions(texts)[0]
+    refusals = generated(place, headers, files)
+    if refusals:
+        raise Refused(*refusals)
+    through = reached(place, headers, files, named, say)
+    unused = sorted({*through.unused, *(path for path, units in found.items() if not units)})
+    if len(unused) == len(texts):
+        raise Refused(*map(not_built, unused))
+    for path in unused:
+        say(f"left out of the patch: {path}, which no unit of this configuration is compiled from")
+    return tuple(sorted(named)), through.units
+
+
+def _compiled(place: Workplace, units: tuple[str, ...], texts: _Texts, say: Say) -> Iterator[Unit]:
+    """Compile units before and after the patch, a few at a time."""
+    began = time.monotonic()
+    for start in range(0, len(units), _AT_ONCE):
+        if start:
+            left = (time.monotonic() - began) / start * (len(units) - start)
+            say(f"{start} of {len(units)} units compiled; about {left:.0f} s left")
+        some = units[start : start + _AT_ONCE]
+        pre = _compile(place, some, {}, _Step("pre", "compiling the unpatched source", say))
+        post = _compile_patched(place, some, texts, say)
+        for unit in some:
+            yield Unit(_target(place, unit, pre[unit]), unit, pre[unit].data, post[unit].data)
+
+
 # Compiling -------------------------------------------------------------------------------------------
 
 
@@ -235,7 +280,7 @@ class _Step:
 
 
 def _compile_patched(
-    place: Workplace, units: tuple[str, ...], texts: Mapping[str, tuple[bytes, Patched]], say: Say
+    place: Workplace, units: tuple[str, ...], texts: _Texts, say: Say
 ) -> Mapping[str, _Compiled]:
     """Compile with line numbers pinned; if that fails compile as the patch says, for its true messages."""
     step = _Step("post", "compiling the patched source", say)
@@ -263,7 +308,8 @@ def _compile(
     kept = {unit: place.root / "objects" / _digest(unit, files) for unit in units}
     missing = tuple(unit for unit, file in kept.items() if not file.with_suffix(".cmd").exists())
     if missing:
-        step.say(f"compiling {', '.join(missing)} ({step.name})")
+        shown = ", ".join(missing) if len(missing) <= _NAMED else f"{len(missing)} units"
+        step.say(f"compiling {shown} ({step.name})")
         with replaced(place.source, place.shadow, place.journal, files):
             outcome = _make_objects(place, missing)
         if outcome.status:
@@ -284,7 +330,10 @@ def _make_objects(
     for unit in units:
         for file in _products(place, unit):
             file.unlink(missing_ok=True)
-    return place.make(*(f"{unit[:-2]}.o" for unit in units), environment=environment)
+    objects = [f"{unit[:-2]}.o" for unit in units]
+    # what is in arch/x86/lib is a goal of arch/x86, too, and two makes at once spoil each other's files
+    jobs = 1 if any(each.startswith("arch/") for each in objects) else 0
+    return place.make(*objects, environment=environment, jobs=jobs)
 
 
 def _products(place: Workplace, unit: str) -> tuple[Path, Path]:
@@ -320,11 +369,12 @@ def _relative(place: Workplace, output: str) -> str:
     return output.replace(f"{place.shadow}/", "")
 
 
-def _target(unit: str, made: _Compiled) -> str:
-    """Read off Kbuild's command what the unit is a part of."""
+def _target(place: Workplace, unit: str, made: _Compiled) -> str:
+    """Read off Kbuild's command what the unit is a part of; that for assembly does not name the module."""
     if not re.search(r"\s-DMODULE\s", made.command):
         return "vmlinux"
-    found = re.search(r"""-DKBUILD_MODNAME='"([^"]+)"'""", made.command)
+    command = made.command if unit.endswith(".c") else commands(place, [unit])[unit]
+    found = re.search(r"""-DKBUILD_MODNAME='"([^"]+)"'""", command)
     if found is None or ":" in found[1]:
         names = found[1].replace(":", " and ") if found else "an unnamed module"
         reason = f"this file is linked into {names}, and its symbols cannot be told apart yet"

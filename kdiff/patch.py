@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read a unified diff, as `diff -u` or git write it.
 
-Out: a `Patch`, the hunks of each file it changes. What a live update cannot be made from (headers, new
+Out: a `Patch`, the hunks of each file it changes. What a live update cannot be made from (new
 files, anything but C) is refused here, and nothing that unidiff would skip is overlooked.
 """
 
@@ -22,6 +22,7 @@ from kdiff.texts import FileChange, Hunk, decode, split_lines
 DEV_NULL = "/dev/null"
 NO_CODE = re.compile(r"Documentation/.*\.(rst|txt|yaml)|tools/testing/.*|MAINTAINERS|CREDITS|\.mailmap")
 """Files of a kernel tree that no part of a kernel is made from: they are left out, not refused."""
+_SOURCES = (".c", ".h", ".inc", ".S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +150,10 @@ def _refusal(part: PatchedFile, path: str, strip: int) -> Refusal | None:
         return Refusal("patch.deleted_file", path, "the patch deletes a file; running code stays", wider)
     if renamed:
         return Refusal("patch.renamed_file", path, f"the patch renames {part.source_file}", wider)
-    if path.endswith((".h", ".inc")):
-        reason = "the patch changes a header, and the units that include it are not found yet"
-        return Refusal("patch.header", path, reason, "move the change into the .c files that need it")
-    if not path.endswith(".c"):
-        reason = "the patch changes a file that is not C source, and what depends on it is not found yet"
+    if not path.endswith(_SOURCES) or path.endswith(".lds.S"):
+        reason = (
+            "the patch changes a file that is no source of units, and what depends on it is not found yet"
+        )
         return Refusal("patch.not_c", path, reason, wider)
     return None
 

@@ -57,11 +57,16 @@ def remove_tree(path: Path) -> None:
 
 @contextmanager
 def replaced(source: Path, shadow: Path, journal: Path, files: Mapping[str, bytes]) -> Iterator[None]:
-    """Show `files` (path in the tree -> contents) in the shadow while the context lasts."""
+    """Show `files` (path in the tree -> contents) in the shadow while the context lasts.
+
+    They get the pristine files' times, so that make does not generate anew what all units share.
+    """
     write_file(journal, "".join(f"{path}\n" for path in sorted(files)).encode("utf-8", "surrogateescape"))
     try:
         for path, data in files.items():
             write_file(shadow / path, data)
+            status = (source / path).stat()
+            os.utime(shadow / path, ns=(status.st_atime_ns, status.st_mtime_ns))
         yield
     finally:
         restore(source, shadow, journal)

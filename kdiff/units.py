@@ -3,8 +3,8 @@
 
 Kbuild compiles any .c file it is told to, configured or not, so it must be asked what it would compile
 of its own accord. A makefile that make reads first (MAKEFILES) adds a goal to the directories in question
-that writes down their lists of objects. A file that is compiled only as part of others (kernel/sched/rt.c
-in build_policy.c) stands for those.
+that writes down their lists of objects, with the compiler's flags for each. A file that is compiled only as
+part of others (kernel/sched/rt.c in build_policy.c) stands for those.
 """
 
 from __future__ import annotations
@@ -14,45 +14,43 @@ import posixpath
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from kdiff.errors import Refusal, Refused
+from kdiff.errors import Refusal
 from kdiff.make import failure
 from kdiff.shadow import write_file
 from kdiff.workplace import Workplace
 
+SUFFIXES = (".c", ".S")
+"""What Kbuild makes objects from."""
 _GOAL = ".kdiff.lst"
 _QUERY = """\
 kdiff_here := $(patsubst ./%,%,$(obj))
 ifneq ($(filter $(kdiff_here),{directories}),)
 $(kdiff_here)/{goal}:
-	@:$(file >$@,$(real-obj-y) $(real-obj-m) $(lib-y) $(extra-y))
+	@:$(file >$@)$(foreach @,$(real-obj-y) $(real-obj-m) $(lib-y) $(extra-y),\
+$(foreach *,$(patsubst $(obj)/%.o,%,$@),\
+$(if $(wildcard $(srctree)/$(@:.o=.c)),$(file >>$(kdiff_here)/{goal},$@ .c $(CC) $(c_flags)),\
+$(if $(wildcard $(srctree)/$(@:.o=.S)),$(file >>$(kdiff_here)/{goal},\
+$@ .S $(CC) $(a_flags) $(modname_flags))))))
 endif
 """
+"""The loops give `$@` and `$*` the values that the rule for each object would see."""
+
+Commands = Mapping[str, str]
+"""For each source file the compiler's command, without input and output, as a shell would read it."""
 
 
-def find_units(place: Workplace, paths: Iterable[str]) -> tuple[str, ...]:
-    """The sources of all units that the files at `paths` are compiled into, sorted; Refused if none."""
-    paths = sorted(paths)
-    includers = {path: _includers(place, path) for path in paths}
-    wanted = set(paths) | {each for found in includers.values() for each in found}
-    compiled = listed(place, wanted)
-    units: set[str] = set()
-    refusals = []
-    for path in paths:
-        found = {each for each in {path, *includers[path]} if each in compiled}
-        if not found:
-            refusals.append(_not_built(path, includers[path]))
-        units |= found
-    if refusals:
-        raise Refused(*refusals)
-    return tuple(sorted(units))
+def find_units(place: Workplace, path: str) -> tuple[str, ...]:
+    """The sources of all units that the file at `path` (.c or .S) is compiled into, sorted."""
+    return tuple(sorted(commands(place, {path, *_includers(place, path)})))
 
 
-def _not_built(path: str, includers: frozenset[str]) -> Refusal:
-    also = f", nor a unit that includes it ({', '.join(sorted(includers))})," if includers else ""
+def not_built(path: str) -> Refusal:
+    """The refusal of a patch that changes nothing of this kernel."""
     return Refusal(
         "patch.not_built",
         path,
-        f"Kbuild does not compile it{also} into the kernel or a module in this configuration",
+        "Kbuild does not compile it, nor a unit that includes it, into the kernel or a module in this"
+        " configuration",
         "check that --config belongs to the kernel to be updated, or leave the file out of the patch",
     )
 
@@ -79,15 +77,17 @@ def _names(source: Path, file: str, text: str, target: str) -> bool:
     return beside == target or not (source / beside).exists()
 
 
-def listed(place: Workplace, paths: Iterable[str]) -> frozenset[str]:
-    """Those of the .c files that Kbuild lists for the kernel or a module."""
-    sources = [path for path in paths if path.endswith(".c")]
-    objects = _objects(place, {folder for path in sources for folder in _folders(place.source, path)})
-    return frozenset(
-        path
-        for path in sources
-        if any(f"{path[:-2]}.o" in objects[folder] for folder in _folders(place.source, path))
-    )
+def commands(place: Workplace, paths: Iterable[str]) -> Commands:
+    """Those of the sources that Kbuild lists for the kernel or a module."""
+    sources = {path for path in paths if path.endswith(SUFFIXES)}
+    where = {path: _folders(place.source, path) for path in sources}
+    known = _objects(place, {folder for folders in where.values() for folder in folders})
+    return {
+        path: known[folder][path]
+        for path, folders in sorted(where.items())
+        for folder in folders
+        if path in known[folder]
+    }
 
 
 def _folders(source: Path, path: str) -> list[str]:
@@ -96,16 +96,20 @@ def _folders(source: Path, path: str) -> list[str]:
     return [each for each in above if any((source / each / name).exists() for name in ("Kbuild", "Makefile"))]
 
 
-def _objects(place: Workplace, folders: Iterable[str]) -> Mapping[str, frozenset[str]]:
-    """The objects each directory's makefile lists; none for a directory Kbuild does not descend into."""
-    kept = {folder: place.root / "lists" / folder.replace("/", "!") for folder in sorted(folders)}
+def _objects(place: Workplace, folders: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+    """The sources each directory's makefile lists; none for a directory Kbuild does not descend into."""
+    kept = {folder: place.root / "commands" / folder.replace("/", "!") for folder in sorted(folders)}
     missing = [folder for folder, file in kept.items() if not file.exists()]
     if missing:
-        _ask(place, missing)
-    return {folder: frozenset(json.loads(file.read_text())) for folder, file in kept.items()}
+        (place.root / "commands").mkdir(exist_ok=True)
+        for folder, sources in ask(place, missing).items():
+            write_file(kept[folder], json.dumps(sources).encode())
+    return {folder: json.loads(file.read_text()) for folder, file in kept.items()}
 
 
-def _ask(place: Workplace, folders: list[str]) -> None:
+def ask(place: Workplace, folders: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+    """Ask Kbuild now: directory -> source -> command."""
+    folders = sorted(folders)
     query = place.root / "query.mk"
     write_file(query, _QUERY.format(directories=" ".join(folders), goal=_GOAL).encode())
     answers = {folder: place.build / folder / _GOAL for folder in folders}
@@ -115,9 +119,14 @@ def _ask(place: Workplace, folders: list[str]) -> None:
     goals = [f"{folder}/{_GOAL}" for folder in folders]
     outcome = place.make("-k", *goals, environment={"MAKEFILES": str(query)})
     if outcome.status and "No rule to make target" not in outcome.output:
-        raise failure("build.pre", "asking Kbuild what it compiles", outcome, place=", ".join(folders))
-    (place.root / "lists").mkdir(exist_ok=True)
-    for folder, answer in answers.items():
-        words = answer.read_text().split() if answer.exists() else []
-        objects = sorted(posixpath.normpath(word) for word in words if word.endswith(".o"))
-        write_file(place.root / "lists" / folder.replace("/", "!"), json.dumps(objects).encode())
+        raise failure("build.pre", "asking Kbuild what it compiles", outcome, place=", ".join(folders[:9]))
+    return {folder: _read(answer) for folder, answer in answers.items()}
+
+
+def _read(answer: Path) -> dict[str, str]:
+    sources: dict[str, str] = {}
+    for line in answer.read_text().splitlines() if answer.exists() else []:
+        made, suffix, command = line.split(" ", 2)
+        if made.endswith(".o"):
+            sources[posixpath.normpath(made)[:-2] + suffix] = command
+    return sources

@@ -36,7 +36,7 @@ _KEYS = re.compile(
     r"|CONFIG_MODULE_SIG_ALL)[= ].*\n",
     re.MULTILINE,
 )
-_NOT_COMPILED = frozenset({"Documentation", "tools", "samples", "scripts", "LICENSES"})
+NOT_COMPILED = frozenset({"Documentation", "tools", "samples", "scripts", "LICENSES"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,10 @@ class Workplace:
         """Names the files that are replaced in the shadow at the moment."""
         return self.root / "replaced"
 
-    def make(self, *goals: str, environment: Mapping[str, str] | None = None) -> Outcome:
-        """Run the kernel's make."""
-        return run_make([*self.arguments, f"-j{self.jobs}", *goals], lock=self.lock, environment=environment)
+    def make(self, *goals: str, environment: Mapping[str, str] | None = None, jobs: int = 0) -> Outcome:
+        """Run the kernel's make, with `jobs` jobs or the place's number."""
+        arguments = [*self.arguments, f"-j{jobs or self.jobs}", *goals]
+        return run_make(arguments, lock=self.lock, environment=environment)
 
     def included(self) -> tuple[tuple[str, str], ...]:
         """All (file, text) where `file` of the source includes a .c file as `text`."""
@@ -231,7 +232,7 @@ def _differences(wanted: str, got: str) -> list[str]:
 def _find_included(source: Path) -> str:
     """List which files include a .c file: lines of file, tabulator, what is written in the #include."""
     folders = sorted(
-        entry.name for entry in os.scandir(source) if entry.is_dir() and entry.name not in _NOT_COMPILED
+        entry.name for entry in os.scandir(source) if entry.is_dir() and entry.name not in NOT_COMPILED
     )
     pattern = r'^[[:space:]]*#[[:space:]]*include[[:space:]]*[<"][^<>"]+\.c[">]'
     done = subprocess.run(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A kernel source of a few files with a Kbuild of a few lines, and a compiler that copies.
 
-An "object" is the text that the compiler was given, so a test can read what was compiled. A source line
-`error` does not compile; while the file `hold` exists the compiler sleeps, and `spoil` makes preparing fail.
+An "object" is the text that the compiler was given, so a test can read what was compiled. Headers are pasted
+in; preprocessing drops lines that begin with `//`. A source line `error` does not compile; while the file
+`hold` exists the compiler sleeps, and `spoil` makes preparing fail.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ net/%: ; @$(KBUILD)
 lib/%: ; @$(KBUILD)
 """
 MAKEFILE_BUILD = """\
+srctree := $(SRC)
 include $(SRC)/$(obj)/Makefile
 real-obj-y := $(addprefix $(patsubst ./%,%,$(obj))/,$(obj-y))
 real-obj-m := $(addprefix $(patsubst ./%,%,$(obj))/,$(obj-m))
@@ -39,9 +41,33 @@ COMPILER = """\
 #!/bin/sh
 case "$1" in --version) echo "fakecc (Fake 1.2-3) 1.2.0"; echo "Copyright"; exit;; esac
 while test -e {hold}; do sleep 0.05; done
-if grep -n '^error$' "$3" >&2; then echo "$3:1: error: no such thing" >&2; exit 1; fi
-grep '^warn$' "$3" >/dev/null && echo "$3:1: warning: dubious" >&2
-cat "$3" > "$2"
+if grep -n '^error$' "${{3:-$2}}" >&2; then echo "$3:1: error: no such thing" >&2; exit 1; fi
+grep '^warn$' "${{3:-$2}}" >/dev/null && echo "$3:1: warning: dubious" >&2
+paste() {{
+    while IFS= read -r line; do
+        case "$line" in
+        '#include "'*.h*) file=${{1%/*}}/$(echo "$line" | cut -d '"' -f 2)
+            test "$2" && printf '# 1 "%s"\\n' "$file"; cat "$file" || exit 1;;
+        *) echo "$line";;
+        esac
+    done < "$1"
+}}
+case "$1" in
+-E) paste "$2" markers | grep -v -e '^//' -e '^#line'; echo "$2" >> ../preprocessed;;
+*) paste "$3" > "$2";;
+esac
+"""
+OWN = """\
+// for tests
+static inline int one(int x)
+{
+\treturn x;
+}
+static inline int two(int x)
+{
+\treturn x;
+}
+int three;
 """
 CORE = "".join(f"int core{number};\n" for number in range(1, 21))
 
@@ -63,6 +89,11 @@ class FakeKernel:
         files = list(self.cache.glob("*/made"))
         return files[0].read_text().splitlines() if files else []
 
+    def preprocessed(self) -> list[str]:
+        """The names of the units that were preprocessed, in order."""
+        files = list(self.cache.glob("*/preprocessed"))
+        return [Path(line).name for line in files[0].read_text().splitlines()] if files else []
+
     def shadow(self, path: str) -> Path:
         (found,) = self.cache.glob("*/source")
         return found / path
@@ -83,7 +114,9 @@ def make_fake_kernel(root: Path) -> FakeKernel:
     files = {
         "source/Makefile": MAKEFILE,
         "source/Makefile.build": MAKEFILE_BUILD,
-        "source/net/Makefile": "obj-y := core.o part.o\nobj-m := mod.o\nname-mod.o := mod_name\n",
+        "source/net/Makefile": "obj-y := core.o part.o user.o other.o\nobj-m := mod.o\n"
+        "name-mod.o := mod_name\nmade.c: $(src)/origin.h\n",
+        "source/net/origin.h": "int a;\nint b;\nint c;\n",
         "source/net/core.c": CORE,
         "source/net/mod.c": "int a;\nint b;\nint c;\n",
         "source/net/part.c": 'int before;\n# include "piece.c"\nint after;\n',
@@ -91,6 +124,11 @@ def make_fake_kernel(root: Path) -> FakeKernel:
         "source/net/orphan.c": "int a;\nint b;\nint c;\n",
         "source/net/off.c": "int a;\nint b;\nint c;\n",
         "source/net/none.c": '#include "orphan.c"\n',
+        "source/net/own.h": OWN,
+        "source/net/unused.h": "int a;\nint b;\nint c;\n",
+        "source/net/user.c": '#include "own.h"\nint user(void)\n{\n\treturn one(1);\n}\n',
+        "source/net/other.c": '#include "own.h"\nint other;\n',
+        "source/net/stray.c": '#include "own.h"\nint stray;\n',
         "source/off/Makefile": "obj-y := driver.o\n",
         "source/off/driver.c": "int a;\nint b;\nint c;\n",
         "source/lib/Makefile": "lib-y := lib/string.o\nobj-m := shared.o\nname-shared.o := one:two\n",

@@ -97,6 +97,7 @@ def test_every_borrowed_symbol_says_how_it_was_resolved(kernel: KernelSetup) -> 
 
 REFUSED = {
     "ambiguous": "bind.ambiguous",
+    "assembly": "livepatch.no_fentry",
     "data_changed": "review.data_changed",
     "in_place": "emit.in_place",
     "init_code": "review.init_code",

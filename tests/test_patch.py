@@ -192,15 +192,16 @@ def test_a_file_outside_the_tree_is_an_error(path: str) -> None:
 @pytest.mark.parametrize(
     "path, key",
     [
-        ("include/linux/tcp.h", "patch.header"),
+        ("include/linux/tcp.h", "accepted"),
+        ("arch/x86/entry/entry_64.S", "accepted"),
+        ("arch/x86/kernel/vmlinux.lds.S", "patch.not_c"),
         ("net/Kconfig", "patch.not_c"),
         ("net/Makefile", "patch.not_c"),
-        ("arch/x86/entry/entry_64.S", "patch.not_c"),
         ("rust/kernel/lib.rs", "patch.not_c"),
         ("net/core.c", "accepted"),
     ],
 )
-def test_only_c_files_are_accepted(path: str, key: str) -> None:
+def test_sources_and_headers_are_accepted(path: str, key: str) -> None:
     assert key_of(ONE.replace("net/core.c", path)) == key
 
 
@@ -217,8 +218,8 @@ def test_added_deleted_renamed_and_binary_files_are_refused() -> None:
 
 def test_every_reason_to_refuse_is_reported_at_once() -> None:
     with pytest.raises(Refused) as caught:
-        parse(ONE.replace("core.c", "core.h") + ONE.replace("core.c", "Makefile") + ONE)
-    assert [refusal.key for refusal in caught.value.refusals] == ["patch.header", "patch.not_c"]
+        parse(ONE.replace("core.c", "core.rs") + ONE.replace("a/net/core.c", "a/net/other.c") + ONE)
+    assert [refusal.key for refusal in caught.value.refusals] == ["patch.not_c", "patch.renamed_file"]
 
 
 def test_documentation_beside_code_is_left_out() -> None:

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which units a changed header reaches: names, preprocessed texts, objects that are the same."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from updates import PATCHES, make
+
+from kdiff.distribution import KernelSetup
+from kdiff.elf.same import same_code
+from kdiff.mentions import changed_names, chunks, mentioning
+from kdiff.preprocess import Judge, declared, preprocess
+
+ATTRIBUTES = "__attribute__((__gnu_inline__)) __attribute__((__unused__))"
+HEADER = f"""\
+struct thing {{ int a; }};
+extern int far(struct thing *t);
+static inline {ATTRIBUTES} int near(struct thing *t)
+{{
+	return t->a;
+}}
+int kept;
+"""
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("static inline __attribute__((__gnu_inline__)) int f(int (*g)(int)) { return 1; }", {"f"}),
+        ("extern int f(int);", {"f"}),
+        ("int *f(void) __attribute__((__cold__));", {"f"}),
+        ("extern struct a b[];", {"b"}),
+        ("struct foo { int a; struct { int c; }; } __attribute__((packed));", {"foo"}),
+        ("struct foo { enum kind { ONE, TWO = 2 } x; };", {"foo", "kind", "ONE", "TWO"}),
+        ("enum { A, B };", {"A", "B"}),
+        ("struct foo;", set()),
+        ("int f;", None),
+        ("static int (*f)(int);", None),
+        ("static int (*f[3])(int);", None),
+        ("static int f = g(3);", None),
+        ("static inline __attribute__((__used__)) int f(void) { }", None),
+        ("static __attribute__((constructor)) inline void f(void) { }", None),
+        ("struct foo { int a; } f;", None),
+        ("struct foo { int a; } f = { 1 };", None),
+        ("int f(void) { }", None),
+        ("static int f(void) { }", None),
+        ('asm("nop");', None),
+        ('void f(int) __asm__("g");', None),
+        ("int f(int), g(int);", None),
+        ("static inline int f(void) { if (1) { }", None),
+        ("#pragma pack(1)\nextern int f(int);", None),
+    ],
+)
+def test_a_declaration_is_known_to_leave_nothing_behind_or_counts_as_code(
+    text: str, names: set[str] | None
+) -> None:
+    expected = None if names is None else {name.encode() for name in names}
+    assert declared(text.encode()) == expected
+
+
+def test_what_may_be_a_macro_is_no_prototype_before_preprocessing() -> None:
+    assert declared(b"DEFINE_THING(f);", expanded=False) is None
+    assert declared(b"int f(int);", expanded=False) == {b"f"}
+    assert declared(b"struct foo { int a; } __packed;", expanded=False) == {b"foo"}
+
+
+@pytest.mark.parametrize(
+    "old, new, user, affected",
+    [
+        ("return t->a", "return -t->a", "int x(void) { return 1; }", False),
+        ("return t->a", "return -t->a", "int x(struct thing *t) { return near(t); }", True),
+        ("return t->a", "return -t->a", 'asm("call near");', True),
+        ("int a;", "int b, a;", "int x;", True),
+        ("extern int far(struct thing *t);", "extern int far(int);", "int x;", False),
+        ("extern int far(struct thing *t);", "extern int far(int);", "int x(void) { return far(0); }", True),
+        ("int kept;", "int kept = 1;", "", True),
+        ("int kept;", "int kept; static inline int more(void) { return 1; }", "", False),
+        ("int kept;", "int kept; static int more(void) { return 1; }", "", True),
+    ],
+)
+def test_a_unit_is_affected_if_it_uses_what_changes(old: str, new: str, user: str, affected: bool) -> None:
+    assert HEADER.count(old) == 1
+    pre, post = (f"int first;\n{text}\n{user}\n".encode() for text in (HEADER, HEADER.replace(old, new)))
+    judge = Judge()
+    assert judge.affected(pre, post) is affected
+    assert judge.affected(b"int zero;\n" + pre, b"int zero;\n" + post) is affected
+    assert not judge.affected(pre, pre)
+
+
+def test_an_edit_that_is_known_is_not_taken_for_another() -> None:
+    judge = Judge()
+    pre, post = HEADER.encode(), HEADER.replace("return t->a", "return -t->a").encode()
+    assert not judge.affected(pre, post)
+    assert judge.affected(pre + b"int y;\n", post + b"int y = 2;\n")
+    assert judge.affected(pre + b"int y;\n", post + b"int z;\n")
+
+
+def test_markers_and_empty_lines_do_not_count_and_line_numbers_do(tmp_path: Path) -> None:
+    texts = []
+    for number, lines in enumerate(
+        ("int a = 1;\n", "\n\n/* more */\nint a = 1;\n", "int a = __LINE__;\n" * 2)
+    ):
+        source = tmp_path / f"{number}.c"
+        source.write_text(f'#include "{number}.h"\n{lines}')
+        (tmp_path / f"{number}.h").write_text("")
+        text = preprocess("gcc -Wp,-MMD,none.d", source, tmp_path)
+        assert text is not None
+        assert any(name.endswith(f"{number}.h") for name in text.files)
+        texts.append(text.code)
+    assert texts == [b"int a = 1;\n", b"int a = 1;\n", b"int a = 2;\nint a = 3;\n"]
+    assert preprocess("gcc", tmp_path / "none.c", tmp_path) is None
+
+
+# Names -----------------------------------------------------------------------------------------------
+
+
+def test_names_of_what_differs_are_told_and_comments_are_not_differences() -> None:
+    old = b"#define ONE 1 /* one */\nstatic inline int f(void)\n{\n\treturn ONE;\n}\n"
+    assert changed_names(old, old.replace(b"/* one */", b"// two")) == frozenset()
+    assert changed_names(old, old.replace(b"ONE 1", b"ONE \\\n 2")) == {b"ONE"}
+    assert changed_names(old, old.replace(b"return ONE", b"return 2")) == {b"f"}
+    assert changed_names(old, old + b"#define NEW\n") == {b"NEW"}
+    assert changed_names(old, old.replace(b"\treturn", b"#line 9\n\treturn")) == frozenset()
+    assert changed_names(b'#define A "a b"\n', b'#define A "a  b"\n') == {b"A"}
+    assert changed_names(old, old + b"#ifdef NEW\n#endif\n") is None
+    assert changed_names(old, old + b"DEFINE(x);\n") is None
+
+
+def test_a_string_is_no_comment() -> None:
+    assert changed_names(b'#define A "/* 1 */"\n', b'#define A "/* 2 */"\n') == {b"A"}
+    assert [part for part, _ in chunks(b'#define A "//" /* x */ B\n')] == [b'#define A "//"   B']
+
+
+class Tree(dict[str, bytes]):
+    """Files, and which of them have some words."""
+
+    def find(self, words: Iterable[bytes]) -> dict[str, frozenset[bytes]]:
+        wanted = set(words)
+        return {path: frozenset(text.replace(b"(", b" ").split()) & wanted for path, text in self.items()}
+
+    def users(self, *names: bytes) -> set[str] | None:
+        sources = frozenset(path for path in self if path.endswith(".c"))
+        found = mentioning(names, sources, self.find, lambda path: (self[path],))
+        return None if found is None else set(found)
+
+
+def test_a_name_is_followed_through_inline_functions_and_macros() -> None:
+    tree = Tree(
+        {
+            "a.h": b"static inline int f_one( int x ) { return 1; }",
+            "b.h": b"static inline int g( int x ) { return f_one( x ); }\n#define TWO g( 2 )\n",
+            "direct.c": b"int a = f_one( 1 );",
+            "through.c": b"int a = TWO ;",
+            "none.c": b"int a;",
+        }
+    )
+    assert tree.users(b"f_one") == {"direct.c", "through.c"}
+
+
+def test_a_header_that_does_more_than_declare_makes_names_useless() -> None:
+    tree = Tree({"a.h": b"DEFINE( f );", "a.c": b""})
+    assert tree.users(b"f") is None
+
+
+def test_a_name_that_macros_may_paste_together_makes_names_useless() -> None:
+    tree = Tree({"a.c": b"CALL( get_ , thing )", "b.c": b"get_thing"})
+    assert tree.users(b"get_thing") is None
+    assert tree.users(b"get_other") == set()
+
+
+# Objects ---------------------------------------------------------------------------------------------
+
+
+def compiled(folder: Path, text: str, *flags: str) -> bytes:
+    (folder / "x.c").write_text(text)
+    subprocess.run(["gcc", "-c", "-O2", "-ffunction-sections", *flags, "x.c"], cwd=folder, check=True)
+    return (folder / "x.o").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "new, same",
+    [
+        ("int f(int x) { return g(x) + 1; }\n\n\nint *p = &a;", True),
+        ("int f(int x) { return g(x) + 2; }\nint *p = &a;", False),
+        ("int f(int x) { return h(x) + 1; }\nint *p = &a;", False),
+        ("int f(int x) { return g(x) + 1; }\nint *p = &b;", False),
+        ("int f(int x) { return g(x) + 1; }\nint *p = &a;\nint more;", False),
+        ("int f(int x) { return g(x) + 1; }\nint *p;", False),
+    ],
+)
+def test_objects_are_the_same_if_only_debugging_information_differs(
+    tmp_path: Path, new: str, same: bool
+) -> None:
+    head = "int g(int), h(int); extern int a, b;\n"
+    first = compiled(tmp_path, head + "int f(int x) { return g(x) + 1; }\nint *p = &a;", "-g")
+    assert same_code(first, compiled(tmp_path, head + new, "-g")) is same
+
+
+# A real kernel ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.kernel
+def test_a_changed_inline_function_replaces_its_callers(kernel: KernelSetup) -> None:
+    said: list[str] = []
+    package = make(kernel, PATCHES / "header.patch", said.append)
+    replaced = package.manifest["replaced"]
+    assert isinstance(replaced, list)
+    assert [each["name"] for each in replaced] == ["proc_ipc_sem_dointvec"]
+    assert [line for line in said if "compiling" in line] in (
+        [], ["compiling ipc/ipc_sysctl.c (pre)", "compiling ipc/ipc_sysctl.c (post)"]
+    )  # fmt: skip
