@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the units that kdiff finds for a changed header are those that a build of all its users shows.
+
+    python benchmarks/bench_headers.py [--header PATH]... [--seed N]
+
+In each header one inline function that returns something is edited: it returns one more. `kdiff.kbuild.build`
+then says which units' objects change, once as always, once with every unit compiled that the compiler
+says includes the header. Both answers must be equal: the same units, with the same objects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import random
+import re
+import resource
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from kdiff import registry, setup
+from kdiff.confdir import read_config
+from kdiff.distribution import KernelSetup
+from kdiff.errors import KdiffError
+from kdiff.headers import Reached, reached
+from kdiff.kbuild import Build, build
+from kdiff.patch import read_patch
+
+HEADERS = (
+    "ipc/util.h", "kernel/workqueue_internal.h", "fs/proc/internal.h", "fs/mount.h", "mm/slab.h",
+    "net/core/dev.h", "block/blk-mq.h", "fs/ext4/ext4.h", "kernel/sched/sched.h", "fs/pnode.h",
+    "include/net/tcp_states.h", "kernel/locking/rtmutex_common.h", "security/keys/internal.h",
+)  # fmt: skip
+_INLINE = re.compile(
+    r"^static inline (?:int|bool|unsigned int|long) \w+\([^{;]*\)\n\{\n(?:[^}]*?\n)?\treturn ([^;]+);\n\}",
+    re.M,
+)
+
+
+def edited(source: Path, header: str, seed: int) -> str | None:
+    """A patch that changes one inline function, drawn at random; None if there is none."""
+    text = (source / header).read_text()
+    found = list(_INLINE.finditer(text))
+    if not found:
+        return None
+    one = random.Random(f"{header} {seed}").choice(found)
+    new = f"{text[: one.start(1)]}({one[1]}) + 1{text[one.end(1) :]}"
+    lines = (text.splitlines(keepends=True), new.splitlines(keepends=True))
+    return "".join(difflib.unified_diff(*lines, f"a/{header}", f"b/{header}"))
+
+
+@contextmanager
+def every_user() -> Iterator[None]:
+    """Let nothing but the compiler's list of files keep a unit from being compiled."""
+    with (
+        patch("kdiff.headers.changed_names", return_value=None),
+        patch("kdiff.headers.Judge.affected", return_value=True),
+    ):
+        yield
+
+
+def cpu() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def changed(kernel: KernelSetup, file: Path) -> tuple[Build, int, float]:
+    """What a patch makes of the source, how many units were compiled for it or are kept, and CPU seconds."""
+    began = cpu()
+    found: list[Reached] = []
+
+    def noted(*args: Any) -> Reached:
+        found.append(reached(*args))
+        return found[-1]
+
+    with patch("kdiff.kbuild.reached", noted):
+        made = build(read_config(kernel.config), kernel.source, read_patch(file), say=lambda line: None)
+    return made, len(found[0].units), cpu() - began
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--header", action="append", help="a header; the list in this file if not given")
+    parser.add_argument("--seed", type=int, default=1, help="which function is edited")
+    args = parser.parse_args()
+    plugins = registry.load()
+    wanted = setup.choose(plugins, setup.distribution(plugins).newest(), None)
+    kernel = setup.make(plugins, wanted, lambda line: print(line, file=sys.stderr))
+    wrong = 0
+    for header in args.header or HEADERS:
+        text = edited(kernel.source, header, args.seed)
+        if text is None:
+            print(f"{header}: no inline function to edit")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "x.patch")
+            file.write_text(text)
+            try:
+                made, compiled, seconds = changed(kernel, file)
+                with every_user():
+                    truth, including, longer = changed(kernel, file)
+            except KdiffError as error:
+                print(f"{header}: {error}")
+                wrong += 1
+                continue
+        equal = made.units == truth.units
+        wrong += not equal
+        print(
+            f"{header}: {len(made.units)} of {including} including units change, {compiled} compiled"
+            f" in {seconds:.0f} s, all in {longer:.0f} s CPU: {'equal' if equal else 'DIFFERENT'}",
+            flush=True,
+        )
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
