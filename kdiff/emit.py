@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a bound update to module files, through an emitter plugin.
 
-An emitter is asked three times: `review` says early what it could never redirect, `check` what it could not
-write of an update that is bound, `emit` writes the module.
+An emitter is asked four times: `redirects` which functions it can redirect, `review` what it could never do
+of a plan, `check` what it could not write of an update that is bound, and `emit` writes the module.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from kdiff.kernel import KernelFacts
 from kdiff.update import Update
 
 if TYPE_CHECKING:
+    from kdiff.graph import SectionGraph
     from kdiff.plan import Plan
 
 
@@ -46,6 +47,9 @@ class Emitter(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    def redirects(self, graph: SectionGraph, function: int) -> bool:
+        """Whether calls of a function of a pre graph can be redirected; if not, its callers may do."""
 
     def review(self, plan: Plan, facts: KernelFacts) -> tuple[Refusal, ...]:
         """What this emitter cannot redirect, as refusals."""

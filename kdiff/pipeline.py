@@ -18,6 +18,7 @@ from typing import Any
 from kdiff import kbuild
 from kdiff.arch import Architecture
 from kdiff.bind import Bound, bind
+from kdiff.callers import by_callers
 from kdiff.confdir import Config, read_config
 from kdiff.correlate import correlate
 from kdiff.diff import diff
@@ -146,7 +147,9 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
     say("comparing before and after")
     if request.pairs is not None:
         check_units(request.pairs, (unit.source for unit in built.units))
-    read = partial(_planned, plugins=plugins, special=special, habits=habits, pairs=request.pairs)
+    read = partial(
+        _planned, plugins=plugins, special=special, habits=habits, emitter=emitter, pairs=request.pairs
+    )
     plans = join(tuple(read(unit) for unit in built.units))
     built, plans = _in_time(request, config, patch, built, plans, book, read, say)
     refusals = [
@@ -193,6 +196,7 @@ def _planned(
     plugins: Registry,
     special: Mapping[str, SpecialSection],
     habits: Habits,
+    emitter: Emitter,
     pairs: PairsFile | None,
 ) -> Plan:
     """Stages 1 to 5 for one unit."""
@@ -203,7 +207,8 @@ def _planned(
         chosen = [each for each in (*pairs.pin, *pairs.forbid) if each.unit in ("", unit.source)]
         wanted = wishes(pairs, chosen, pre, post)
     pairing = correlate(pre, post, wanted)
-    return plan(pre, post, pairing, diff(pre, post, pairing), unit.target)
+    planned = plan(pre, post, pairing, diff(pre, post, pairing), unit.target)
+    return by_callers(planned, emitter.redirects)
 
 
 def _in_time(

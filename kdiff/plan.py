@@ -56,6 +56,14 @@ def plan(pre: SectionGraph, post: SectionGraph, pairing: Pairing, delta: Delta, 
     return _closed(bare, changed, {new for _, new in replaced} | demanded)
 
 
+def replacing(plan: Plan, replaced: Iterable[tuple[int, int]], moved: set[int]) -> Plan:
+    """The plan that redirects other functions, and takes some along (post ids) though they may not differ."""
+    bare = replace(plan, replaced=tuple(sorted(replaced)))
+    demanded = {index for index in plan.delta.added if _goes_along(plan.post.nodes[index])}
+    sources = {new for _, new in bare.replaced} | demanded
+    return _closed(bare, _not_kept(plan.delta) | moved, sources)
+
+
 def _not_kept(delta: Delta) -> set[int]:
     """Post ids of what changed and does not keep its place."""
     return {change.post for change in delta.changed} - {each.post for each in delta.in_place}

@@ -24,6 +24,7 @@ from kdiff.errors import (
     Refusal,
     Refused,
 )
+from kdiff.graph import SectionGraph
 from kdiff.kernel import KernelFacts
 from kdiff.pipeline import check
 from kdiff.plan import Plan
@@ -135,6 +136,9 @@ class Choosy:
     """An emitter that finds out only when all is bound that it cannot write an update."""
 
     name = "choosy"
+
+    def redirects(self, graph: SectionGraph, function: int) -> bool:
+        return True
 
     def review(self, plan: Plan, facts: KernelFacts) -> tuple[Refusal, ...]:
         return ()

@@ -18,6 +18,7 @@ from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
 from kdiff.emit import EmittedModule, Workshop
 from kdiff.errors import KdiffError, NothingChanged, Refusal, Refused
+from kdiff.graph import SectionGraph
 from kdiff.kernel import KernelFacts
 from kdiff.package import write
 from kdiff.pairs import read_pairs
@@ -122,6 +123,9 @@ class Bold:
     """An emitter that objects to nothing."""
 
     name = "bold"
+
+    def redirects(self, graph: SectionGraph, function: int) -> bool:
+        return True
 
     def review(self, plan: Plan, facts: KernelFacts) -> tuple[Refusal, ...]:
         return ()

@@ -115,6 +115,21 @@ def test_removal_waits_until_the_kernel_lets_go(fake: FakeMachine, capsys: Out) 
     assert not fake.loaded()
 
 
+def test_removal_waits_until_nobody_sleeps_in_new_code(fake: FakeMachine, capsys: Out) -> None:
+    applied(fake, capsys)
+    stack = "proc/77/task/78/stack"
+    fake.put(stack, f"[<0>] helper.ksplice0_3+0x10/0x20 [{MODULE}]\n[<0>] seq_read+0x5/0x10\n")
+    assert run_undo([ID], fake.machine) == 1
+    told = capsys.readouterr().err
+    assert "1 task did not leave its code yet" in told
+    assert "server (77 thread 78)" in told
+    assert "helper.ksplice0_3" in told
+    assert fake.loaded()
+    fake.put(stack, "[<0>] seq_read+0x5/0x10\n[<0>] other+0x1/0x2 [ksplice_other]\n")
+    assert run_undo([ID], fake.machine) == 0
+    assert not fake.loaded()
+
+
 # What makes apply refuse -----------------------------------------------------------------------------
 
 

@@ -19,6 +19,8 @@ from kdiff.rehearse import program
 
 pytestmark = [pytest.mark.kernel, pytest.mark.guest]
 
+BIND = """python3 -c "import socket; socket.socket().bind(('127.9.9.9', 0))" 2>/dev/null"""
+"""What inet_addr_type decides, by way of an inline function without an ftrace site."""
 PORT = Path(__file__).parent.parent / "examples" / "port.sh"
 
 
@@ -51,11 +53,12 @@ CASES = (
     Case(
         PATCHES / "kernel_clone.patch", "true; dmesg | grep -Eq 'kdiff test: (one|two|three) tasks'", "true"
     ),
+    Case(PATCHES / "net_inline.patch", f"! {BIND}", BIND),
     Case(EXAMPLE, f"{PORT} 6688 silent && {PORT} 6689 answers", f"{PORT} 6688 answers"),
 )
 
 
-OTHERS = ("two_units", "new_global", "kernel_kthreadd")
+OTHERS = ("two_units", "new_global", "kernel_kthreadd", "fs_sleeper")
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,20 @@ def test_units_share_what_one_of_them_adds(guest: Guest, tarballs: Path) -> None
     held(guest, "cat /proc/cmdline; cat /proc/cmdline | grep '^shared 2 '")
     held(guest, program("undo", "new_global"))
     held(guest, "! grep shared /proc/cmdline")
+
+
+def test_undo_waits_for_a_task_that_sleeps_in_a_new_function(guest: Guest, tarballs: Path) -> None:
+    """The replaced function jumps to it at its end, so livepatch does not see the task."""
+    start = len(guest.records())
+    held(guest, program("apply", "ksplice-fs_sleeper.tar.gz"), tarballs)
+    held(guest, "cat /proc/cmdline & sleep 1; true")
+    early = guest.run(program("undo", "fs_sleeper"), timeout=120)
+    assert early.status == 1
+    assert "1 task did not leave its code yet" in early.output
+    assert "slowly" in early.output
+    held(guest, "killall cat; while pidof cat; do sleep 1; done")
+    held(guest, program("undo", "fs_sleeper"))
+    assert complaints(guest.records()[start:]) == ()
 
 
 def test_an_update_of_a_function_that_is_patched_already_is_refused(guest: Guest, tarballs: Path) -> None:

@@ -8,8 +8,9 @@ has a directory while it is enabled or in transition, `enabled` says where a tra
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from kdiff.errors import KdiffError
@@ -152,14 +153,34 @@ def tasks(machine: Machine, on: bool, stacks: bool = False) -> list[Task]:
     """The tasks that have not followed a transition (`on`: to the new code), with their stacks on demand."""
     behind = "0" if on else "1"
     found = []
+    for process, thread, here in _threads(machine):
+        if text(f"{here}/patch_state") == behind:
+            stack = (text(f"{here}/stack") or "").splitlines()[:STACK_LINES] if stacks else []
+            found.append(Task(process, thread, text(f"{here}/comm") or "?", tuple(stack)))
+    return found
+
+
+def inside(machine: Machine, id: str) -> list[Task]:
+    """The tasks that sleep in an update's code, with their stacks.
+
+    A transition only looks for functions that replace others (klp_check_stack_func). A task may be in a
+    new function, which a replacement has jumped to at its end, when that itself is on no stack any more.
+    """
+    mark = f"[{layout.module_name(id)}]"
+    found = []
+    for process, thread, here in _threads(machine):
+        stack = (text(f"{here}/stack") or "").splitlines()
+        if any(line.endswith(mark) for line in stack):
+            found.append(Task(process, thread, text(f"{here}/comm") or "?", tuple(stack[:STACK_LINES])))
+    return found
+
+
+def _threads(machine: Machine) -> Iterator[tuple[int, int, str]]:
+    """Process, thread and directory of every task."""
     for process in sorted(int(each) for each in names(machine.proc) if each.isdigit()):
         threads = f"{machine.proc}/{process}/task"
         for thread in sorted(int(each) for each in names(threads) if each.isdigit()):
-            here = f"{threads}/{thread}"
-            if text(f"{here}/patch_state") == behind:
-                stack = (text(f"{here}/stack") or "").splitlines()[:STACK_LINES] if stacks else []
-                found.append(Task(process, thread, text(f"{here}/comm") or "?", tuple(stack)))
-    return found
+            yield process, thread, f"{threads}/{thread}"
 
 
 def describe(waiting: Iterable[Task]) -> tuple[str, ...]:
@@ -198,14 +219,24 @@ def loaded(machine: Machine, id: str) -> bool:
 def unload(machine: Machine, id: str, patience: float = 10.0) -> None:
     """Remove an update's module, whose last use the kernel drops a moment after the transition.
 
+    Nobody can enter its code any more, but a task may still sleep there; the module stays until that is gone.
     KdiffError `update.in_use` if somebody keeps it.
     """
     name = layout.module_name(id)
     deadline = machine.now() + patience
     while loaded(machine, id):
-        status = machine.remove(name)
+        sleepers = inside(machine, id)
+        status = machine.remove(name) if not sleepers else errno.EBUSY
         if status == 0:
             return
+        if machine.now() >= deadline and sleepers:
+            raise KdiffError(
+                "update.in_use",
+                f"it has no effect any more, but {counted(sleepers)} did not leave its code yet",
+                place=id,
+                remedy=f"leave the module alone and run again later: ksplice-undo {id}",
+                details=describe(sleepers),
+            )
         if machine.now() >= deadline:
             raise KdiffError(
                 "update.in_use",

@@ -32,7 +32,7 @@ from kdiff_emit_livepatch import arrival, convert, review, second_reader, workbe
 from kdiff_emit_livepatch.stamp import stamp
 
 if TYPE_CHECKING:
-    from kdiff.api import Plan
+    from kdiff.api import Plan, SectionGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,10 @@ class LivepatchEmitter:
     """The emitter `livepatch`."""
 
     name: str = "livepatch"
+
+    def redirects(self, graph: SectionGraph, function: int) -> bool:
+        """Whether a function has an ftrace site."""
+        return review.has_site(graph, function)
 
     def review(self, plan: Plan, facts: KernelFacts) -> tuple[Refusal, ...]:
         """What livepatch cannot redirect in this kernel."""

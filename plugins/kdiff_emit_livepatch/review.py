@@ -51,7 +51,7 @@ def review(plan: Plan, facts: KernelFacts) -> Iterator[Refusal]:
         )
     for pre, _ in plan.replaced:
         node = plan.pre.nodes[pre]
-        if not _has_site(plan.pre, pre):
+        if not has_site(plan.pre, pre):
             yield Refusal(
                 "livepatch.no_fentry",
                 plan.pre.where(node),
@@ -61,7 +61,8 @@ def review(plan: Plan, facts: KernelFacts) -> Iterator[Refusal]:
             )
 
 
-def _has_site(graph: SectionGraph, function: int) -> bool:
+def has_site(graph: SectionGraph, function: int) -> bool:
+    """Whether a function of a pre graph has an ftrace site."""
     return any(
         reference.target == function and 0 <= reference.addend <= ENTRY_REACH
         for entry in graph.entries.get(function, ())
