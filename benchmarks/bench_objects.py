@@ -3,12 +3,13 @@
 
 The pairs are those of bench_pairs.py for Linux 6.1 on x86-64 (build them with its --build). The peer is
 Debian's package kpatch-build from trixie, run from where it is unpacked, with the C library of trixie. Both
-look at each pair in turn, several times; medians count. The peer is measured as kpatch-build runs it, a
-process for each object that reads a list of the kernel's symbols, and once more with a list of the object's
-own symbols only, which is as good as none.
+go through all pairs several times; medians count. kdiff does so in a new process each time, which sees each
+pair once, as in a batch. The peer is measured as kpatch-build runs it, a process for each object that reads a
+list of the kernel's symbols, and once more with a list of the object's own symbols only, which is as good as
+none.
 
-kdiff pairs, compares and plans; the peer also writes its output object, and knows less: no layouts of
-structures, no alternatives to unsure pairs, no reason for what it says.
+kdiff pairs, compares, plans and reviews; the peer also writes its output object, and knows less: no layouts
+of structures, no alternatives to unsure pairs, no reason for what it says.
 
     python benchmarks/bench_objects.py [--runs 3] [--only REGEX] [--json FILE]
 """
@@ -24,7 +25,9 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import pairlab
@@ -32,6 +35,7 @@ import pairlab
 from kdiff import registry
 from kdiff.compare import comparer
 from kdiff.elf.read import read
+from kdiff.review import review
 from kdiff.setup import cache
 
 PACKAGES = ("kpatch-build", "libc6", "libelf1t64", "zlib1g", "libzstd1")
@@ -72,34 +76,54 @@ def main() -> int:
     if not cases:
         raise SystemExit("no pairs are built: python benchmarks/bench_pairs.py --build --where '^6.1/x86$'")
     peer = Peer(cache() / "peers" / "kpatch")
-    compare = comparer(registry.load())
+    paths = [(case.pre(build), case.post(build)) for case in cases]
+    batches = [in_new_process(paths) for _ in range(given.runs)]
     rows = []
-    for case in cases:
-        pre, post = case.pre(build), case.post(build)
-        ours = []
-        for _ in range(given.runs + 1):
-            start = time.process_time()
-            compare(read(pre), read(post), False, None)
-            ours.append(time.process_time() - start)
+    for number, (case, (pre, post)) in enumerate(zip(cases, paths, strict=True)):
+        ours = [batch.seconds[number] for batch in batches]
         few, status = peer.seconds(pre, post, peer.own_symbols(pre), given.runs)
         many, _ = peer.seconds(pre, post, peer.kernel_symbols(pre), given.runs)
-        rows.append(Row(case.name, pre.stat().st_size, statistics.median(ours[1:]), few, many, status))
+        rows.append(Row(case.name, pre.stat().st_size, statistics.median(ours), few, many, status))
         print(
             f"{rows[-1].name:<44} {rows[-1].size >> 10:>5} KB  kdiff {1e3 * rows[-1].kdiff:6.1f} ms"
             f"  peer {1e3 * few:6.1f} ms, with the kernel's symbols {1e3 * many:6.1f} ms  ({status})"
         )
-    report(rows, given.runs)
+    report(rows, given.runs, max(batch.memory for batch in batches))
     if given.json:
         given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     return 0
 
 
-def report(rows: list[Row], runs: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All pairs in one process: CPU seconds of each, and the most memory, in MiB."""
+
+    seconds: list[float]
+    memory: int
+
+
+def in_new_process(paths: list[tuple[Path, Path]]) -> Batch:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(compared, paths).result()
+
+
+def compared(paths: list[tuple[Path, Path]]) -> Batch:
+    """Compare each pair once; what is imported and asked of plugins for all of them is not counted."""
+    compare = comparer(registry.load())
+    review(compare(*map(read, paths[0]), False, None))
+    seconds = []
+    for pre, post in paths:
+        start = time.process_time()
+        review(compare(read(pre), read(post), False, None))
+        seconds.append(time.process_time() - start)
+    return Batch(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+
+
+def report(rows: list[Row], runs: int, memory: int) -> None:
     """Totals, medians and ratios."""
     ours, few, many = (
         [getattr(row, name) for row in rows] for name in ("kdiff", "peer", "peer_with_symbols")
     )
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     print(f"{len(rows)} pairs, medians of {runs} runs, {platform.machine()}, {os.cpu_count()} processors:")
     print(
         f"  kdiff                     {sum(ours):6.2f} s CPU, median {1e3 * statistics.median(ours):5.1f} ms"
@@ -114,7 +138,7 @@ def report(rows: list[Row], runs: int) -> None:
         sum(a > b for a, b in zip(ours, many, strict=True)),
     )
     print(f"  pairs for which kdiff is slower: {slower[0]} and {slower[1]}")
-    print(f"  most memory of kdiff, all pairs in one process: {own} MiB")
+    print(f"  most memory of kdiff, all pairs in one process: {memory} MiB")
 
 
 class Peer:

@@ -35,13 +35,15 @@ class Scope:
     """What of an object becomes a graph. All columns are boolean, by section.
 
     `nodes`: sections that are cut into nodes. `references`: those whose relocations become references.
-    `entries`: for tables, which of their entries become nodes. `tables`: the rows of all of the object's.
+    `entries`: for tables, which of their entries become nodes. `tables`: the rows of all of the object's;
+    `pieces`: its sections that hold code for table entries only, None if nobody looked.
     """
 
     nodes: Column
     references: Column
     entries: Mapping[int, Column]
     tables: Mapping[int, SpecialSection]
+    pieces: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +311,7 @@ class _Comparison:
             if table.step:
                 entries[table.section] = kept[table.owners] | (table.owners == 0)
                 references[table.section] = bool(entries[table.section].any())
-        return Scope(references | reached, references, entries, side.rows)
+        return Scope(references | reached, references, entries, side.rows, side.piece_sections)
 
 
 def _reached(side: Side, kept: Column) -> Column:

@@ -84,7 +84,7 @@ def correlate(
     work.pair_in_order("content", _constant_key)
     work.pair_by_targets()
     work.pair_unique("section", lambda n: None if post.is_pool_word(n) else _section_key(n))
-    work.pair_in_order("row", _ownerless_key)
+    work.pair_in_order("row", _ownerless_key, rows=True)
     for _ in range(2):
         work.follow_references()
         work.pair_entries()
@@ -138,6 +138,10 @@ class _Work:
         self.by_pre: dict[int, Pair] = {}
         self.by_post: dict[int, Pair] = {}
         self._fresh: deque[Pair] = deque()
+        self._named = tuple(
+            [node for node in graph.nodes if node.table is None or node.names] for graph in (pre, post)
+        )
+        """All nodes of either graph but table entries without a name."""
         for one, other in wishes.pinned.items():
             self.add(one, other, "pinned")
 
@@ -167,7 +171,7 @@ class _Work:
 
     def pair_unique(self, how: str, key: Callable[[Node], Hashable | None]) -> None:
         """Pair nodes whose key exists once on either side."""
-        ours, theirs = (_group(g.nodes, key, seen) for g, seen in self._sides())
+        ours, theirs = (_group(self._named[g is self.post], key, seen) for g, seen in self._sides())
         for value, nodes in ours.items():
             partners = theirs.get(value, [])
             if len(nodes) == len(partners) == 1:
@@ -197,9 +201,14 @@ class _Work:
             if len(nodes) == len(partners) == 1:
                 self.add(nodes[0].id, partners[0].id, "name")
 
-    def pair_in_order(self, how: str, key: Callable[[SectionGraph, Node], Hashable | None]) -> None:
-        """Pair nodes of equal key in the order in which they stand; for nodes without identity."""
-        ours, theirs = (_group(g.nodes, partial(key, g), seen) for g, seen in self._sides())
+    def pair_in_order(
+        self, how: str, key: Callable[[SectionGraph, Node], Hashable | None], rows: bool = False
+    ) -> None:
+        """Pair nodes of equal key, with `rows` also nameless entries, in order: they have no identity."""
+        ours, theirs = (
+            _group(g.nodes if rows else self._named[g is self.post], partial(key, g), seen)
+            for g, seen in self._sides()
+        )
         for value, nodes in ours.items():
             for node, partner in zip(nodes, theirs.get(value, []), strict=False):
                 self.add(node.id, partner.id, how)

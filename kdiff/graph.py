@@ -37,8 +37,8 @@ from kdiff.kernel import SpecialSection
 from kdiff.naming import is_fragment, stem
 from kdiff.owners import behind_padding, follows, owners_of, tails_of
 from kdiff.resolved import resolved
-from kdiff.split import Kind, Piece, is_mapping, split
-from kdiff.tables import counts_nothing, piece_sections
+from kdiff.split import Kind, Piece, is_mapping, pieces_in, split
+from kdiff.tables import counts_nothing
 
 
 class Node(NamedTuple):
@@ -179,8 +179,7 @@ def build(
     scope: Scope | None = None,
 ) -> SectionGraph:  # fmt: skip
     """Make the graph of an object, or of a part of it; KdiffError for relocations kdiff does not know."""
-    pieces = enumerate(split(obj, arch, special, scope))
-    nodes = _unique(_node(obj, habits, index, piece) for index, piece in pieces)
+    nodes = _unique(_nodes(obj, habits, split(obj, arch, special, scope)))
     lookup = _Lookup(obj, arch, nodes)
     references = _references(obj, arch, nodes, lookup, None if scope is None else scope.references)
     nodes += lookup.externs
@@ -192,26 +191,30 @@ def build(
     owned = {owner: tuple(found) for owner, found in entries.items()}
     return SectionGraph(
         obj, arch, special, tuple(nodes), tuple(references), owned, owners, lookup.inner,
-        frozenset(map(obj.section_name, piece_sections(obj, special))), habits, tails_of(nodes, references),
+        frozenset(map(obj.section_name, pieces_in(obj, special, scope))), habits, tails_of(nodes, references),
     )  # fmt: skip
 
 
-def _node(obj: Object, habits: Habits, index: int, piece: Piece) -> Node:
-    section = obj.section_name(piece.section)
-    names = tuple(dict.fromkeys(name for s in piece.symbols if (name := obj.symbol_name(s))))
-    label = names[0] if names else f"{section}+{piece.start:#x}" if piece.start or piece.row >= 0 else section
-    align = max(int(obj.sections["align"][piece.section]), 1)
-    if piece.start:
-        align = min(align, piece.start & -piece.start)
-    kind = Kind.CONSTANT if piece.kind is Kind.DATA and habits.is_constant(section) else piece.kind
-    bindings = [int(obj.symbols["binding"][each]) for each in piece.symbols]
-    return Node(
-        id=index, label=label, kind=kind, section=piece.section, section_name=section,
-        start=piece.start, size=piece.size, align=align, names=names,
-        local=all(each == STB_LOCAL for each in bindings), weak=STB_WEAK in bindings,
-        table=piece.table, row=piece.row, standing=habits.standing(section),
-        remade=_remade(habits, piece, names[0] if names else "", section),
-    )  # fmt: skip
+def _nodes(obj: Object, habits: Habits, pieces: Iterable[Piece]) -> Iterator[Node]:
+    aligns, name, current, aligned = obj.sections["align"].tolist(), "", 0, 1
+    standing, constant = Standing.ORDINARY, False
+    for index, piece in enumerate(pieces):
+        if piece.section != current:
+            current, name = piece.section, obj.section_name(piece.section)
+            aligned = max(aligns[current], 1)
+            standing, constant = habits.standing(name), habits.is_constant(name)
+        names, local, weak = tuple[str, ...](), True, False
+        if piece.symbols:
+            names = tuple(dict.fromkeys(text for each in piece.symbols if (text := obj.symbol_name(each))))
+            bindings = [obj.symbols["binding"][each] for each in piece.symbols]
+            local, weak = all(each == STB_LOCAL for each in bindings), STB_WEAK in bindings
+        label = names[0] if names else f"{name}+{piece.start:#x}" if piece.start or piece.row >= 0 else name
+        kind = Kind.CONSTANT if constant and piece.kind is Kind.DATA else piece.kind
+        yield Node(
+            index, label, kind, current, name,
+            piece.start, piece.size, min(aligned, piece.start & -piece.start or aligned), names, local, weak,
+            piece.table, piece.row, standing, _remade(habits, piece, names[0] if names else "", name),
+        )  # fmt: skip
 
 
 def _remade(habits: Habits, piece: Piece, name: str, section: str) -> RemadeData | None:

@@ -107,9 +107,11 @@ class Habits:
         self._standings: dict[str, Standing] = {}
         self._names = tuple(row.name for row in self._classes)
         self._constants = frozenset(row.name for row in rows if isinstance(row, ConstantSection))
+        self._constant_families = tuple(f"{name}." for name in self._constants)
         remade = [row for row in rows if isinstance(row, RemadeData)]
         self._remade = {row.name: row for row in remade if not row.section}
         self._remade_sections = [row for row in remade if row.section]
+        self._remade_heads = tuple(row.name for row in self._remade_sections)
 
     def standing(self, section: str) -> Standing:
         """The class of a section: that of the longest name which its own begins with."""
@@ -124,16 +126,17 @@ class Habits:
 
     def is_constant(self, section: str) -> bool:
         """Whether what lies in a section is read-only whatever its flags say."""
-        return any(section == name or section.startswith(f"{name}.") for name in self._constants)
+        return section in self._constants or section.startswith(self._constant_families)
 
     def remade(self, stem: str, section: str) -> RemadeData | None:
         """The row for a datum, by its name without numbers, or by its section's.
 
         gcc writes `__key`, clang `function.__key` and `__func__.function`.
         """
-        parts = (stem, stem.rpartition(".")[2], stem.partition(".")[0])
-        found = next((self._remade[part] for part in parts if part in self._remade), None)
-        if found is None:
+        found = self._remade.get(stem)
+        if found is None and "." in stem:
+            found = self._remade.get(stem.rpartition(".")[2]) or self._remade.get(stem.partition(".")[0])
+        if found is None and section.startswith(self._remade_heads):
             found = next((row for row in self._remade_sections if section.startswith(row.name)), None)
         return found
 

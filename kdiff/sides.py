@@ -97,6 +97,9 @@ class Names:
         return found
 
 
+_PLAIN = (False, False, False)
+
+
 class Side:
     """One object's columns."""
 
@@ -138,7 +141,9 @@ class Side:
         """Sections of data made anew, of statics with numbers, and of constants and parts of functions."""
         remade, numbered, constant = (np.zeros(len(self.obj.sections), bool) for _ in range(3))
         for index in np.flatnonzero(self.loaded & ~self.code & ~self.is_table).tolist():
-            remade[index], numbered[index], constant[index] = names.section(self.names[index])
+            found = names.section(self.names[index])
+            if found != _PLAIN:
+                remade[index], numbered[index], constant[index] = found
         local = self.named & self.defined & ~self.label & (self.obj.symbols["binding"] == STB_LOCAL)
         code, texts = self.code[self.home], self.symbol_names
         for index in np.flatnonzero(self.named & self.defined & code).tolist():

@@ -73,7 +73,7 @@ def split(
 ) -> list[Piece]:
     """Cut all allocated sections, or those of a scope, in section order and by offset."""
     tables = tables_of(obj, arch, special, declared_sizes(obj, arch)) if scope is None else scope.tables
-    companions = _cuts(obj, arch, piece_sections(obj, special), tables)
+    companions = _cuts(obj, arch, pieces_in(obj, special, scope), tables)
     payloads = _payloads(obj, arch, tables)
     wanted = obj.sections["flags"] & SHF_ALLOC > 0
     if scope is not None:
@@ -131,6 +131,12 @@ def split(
                 obj, arch, index, kind, by_section.get(index, []), payloads.get(index, set())
             )
     return pieces
+
+
+def pieces_in(obj: Object, special: Mapping[str, SpecialSection], scope: Scope | None) -> frozenset[int]:
+    """The sections that hold code for table entries only."""
+    known = None if scope is None else scope.pieces
+    return piece_sections(obj, special) if known is None else known
 
 
 def _kind(flags: int) -> Kind:

@@ -48,12 +48,10 @@ def piece_sections(obj: Object, special: Mapping[str, SpecialSection]) -> frozen
     """The sections that hold code for table entries only (`SpecialSection.pieces`)."""
     names = {name for row in special.values() for name in row.pieces}
     families = tuple(name[:-1] for name in names if name.endswith("*"))
+    named = obj.names_of_sections()
+    loaded = np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()
     return frozenset(
-        [
-            index
-            for index, name in enumerate(obj.names_of_sections())
-            if index and (name in names or (families and name.startswith(families)))
-        ]
+        [index for index in loaded if index and (named[index] in names or named[index].startswith(families))]
     )
 
 
@@ -85,8 +83,9 @@ def tables_of(
 
 def counts_nothing(row: SpecialSection | None, entry: memoryview, address: int) -> bool:
     """Whether nothing lies where an entry's field at `address` points to."""
-    counts = row.counts if row is not None else ()
-    return any(field == address and bytes(entry[count : count + 1]) == b"\0" for field, count in counts)
+    if row is None or not row.counts:
+        return False
+    return any(field == address and bytes(entry[count : count + 1]) == b"\0" for field, count in row.counts)
 
 
 def rows_in(total: int, size: int, least: int = 0) -> int:
