@@ -268,7 +268,6 @@ def test_neighbours_that_disagree_tell_nothing() -> None:
     assert named(graph(pre), "twin").id in solved(graph(pre), memory).matches
 
 
-TWIN = "static __attribute__((used, noinline)) int twin(int a) { return a * 3 + 1; }"
 HEADS = (
     "int head(int a) { return a + 100; }",
     "int head(int a, int b) { return 2000 * a * a - b * b * b + a * b * 77 + 1234567; }",
@@ -280,11 +279,11 @@ HEADS = (
 def test_a_copy_of_another_unit_beside_a_neighbour_is_not_this_one(head: str) -> None:
     """The kernel's unit has no such function; the unit behind begins, or the one before ends, with a copy."""
     one, two = "int one(int a) { return a - 1; }", "int two(int a) { return a - 2; }"
-    memory = link(compiled(head, WHOLE), compiled(TWIN + one, WHOLE), compiled(two + TWIN, WHOLE))
-    run = solved(graph(head + TWIN), memory)
+    memory = link(compiled(head, WHOLE), compiled(LONELY + one, WHOLE), compiled(two + LONELY, WHOLE))
+    run = solved(graph(head + LONELY), memory)
     assert run.open[named(run.graph, "twin").id].key == "solve.ambiguous"
-    memory = link(compiled(two + TWIN, WHOLE), compiled(head, WHOLE), compiled(TWIN + one, WHOLE))
-    run = solved(graph(TWIN + head), memory)
+    memory = link(compiled(two + LONELY, WHOLE), compiled(head, WHOLE), compiled(LONELY + one, WHOLE))
+    run = solved(graph(LONELY + head), memory)
     assert run.open[named(run.graph, "twin").id].key == "solve.ambiguous"
 
 
