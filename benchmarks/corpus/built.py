@@ -21,8 +21,7 @@ from corpus.split import Candidate
 from kdiff.compiler import find_compiler
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
-from kdiff.errors import Refused
-from kdiff.units import find_units, listed
+from kdiff.units import SUFFIXES, commands, find_units
 from kdiff.workplace import Workplace, open_workplace
 
 _INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*[<"]([^">]+)', re.MULTILINE)
@@ -37,10 +36,10 @@ def reaching(kernel: KernelSetup, paths: Iterable[str], fixed: Path, jobs: int) 
     with open_workplace(config, kernel.source, find_compiler(config), jobs=jobs, say=say) as place:
         above = includers(kernel.source)
         behind = {path: _units_above(path, above) for path in paths if path.endswith(_HEADER)}
-        sources = {path for path in paths if path.endswith((".c", ".S"))}
+        sources = {path for path in paths if path.endswith(SUFFIXES)}
         say("asking Kbuild what it builds")
-        built = listed(place, {_as_c(path) for path in sources}.union(*behind.values()))
-        found = {path for path in sources if _as_c(path) in built or _is_part(place, path)}
+        built = commands(place, sources.union(*behind.values())).keys()
+        found = {path for path in sources if path in built or _is_part(place, path)}
         found |= {path for path, units in behind.items() if units & built}
         found |= {
             path for path in sources if not (kernel.source / path).exists() and _listed_later(fixed, path)
@@ -72,7 +71,7 @@ def includers(tree: Path) -> Mapping[str, list[tuple[str, str]]]:
 
 
 def _units_above(path: str, above: Mapping[str, list[tuple[str, str]]]) -> frozenset[str]:
-    """All .c and .S files, named as .c, that include `path`, directly or not."""
+    """All .c and .S files that include `path`, directly or not."""
     found = {path}
     waiting = [path]
     while waiting:
@@ -81,7 +80,7 @@ def _units_above(path: str, above: Mapping[str, list[tuple[str, str]]]) -> froze
             if file not in found and _means(file, text, target):
                 found.add(file)
                 waiting.append(file)
-    return frozenset(_as_c(file) for file in found if file.endswith((".c", ".S")))
+    return frozenset(file for file in found if file.endswith(SUFFIXES))
 
 
 def _means(file: str, text: str, target: str) -> bool:
@@ -89,17 +88,9 @@ def _means(file: str, text: str, target: str) -> bool:
     return beside == target or target.endswith(f"/{text}")
 
 
-def _as_c(path: str) -> str:
-    """What `listed` takes; only the object's name matters to it."""
-    return f"{path[:-2]}.c"
-
-
 def _is_part(place: Workplace, path: str) -> bool:
     """Whether a .c file is compiled as a part of others."""
-    try:
-        return path.endswith(".c") and bool(find_units(place, (path,)))
-    except Refused:
-        return False
+    return path.endswith(".c") and bool(find_units(place, path))
 
 
 def _listed_later(fixed: Path, path: str) -> bool:
