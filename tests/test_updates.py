@@ -115,12 +115,12 @@ def test_undo_waits_for_a_task_that_sleeps_in_a_new_function(guest: Guest, tarba
     """The replaced function jumps to it at its end, so livepatch does not see the task."""
     start = len(guest.records())
     held(guest, program("apply", "ksplice-fs_sleeper.tar.gz"), tarballs)
-    held(guest, "cat /proc/cmdline & sleep 1; true")
+    held(guest, "dd if=/proc/cmdline & sleep 1; true")
     early = guest.run(program("undo", "fs_sleeper"), timeout=120)
     assert early.status == 1
     assert "1 task did not leave its code yet" in early.output
     assert "slowly" in early.output
-    held(guest, "killall cat; while pidof cat; do sleep 1; done")
+    held(guest, "killall dd; while pidof dd; do sleep 1; done")
     held(guest, program("undo", "fs_sleeper"))
     assert complaints(guest.records()[start:]) == ()
 
