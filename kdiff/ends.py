@@ -5,7 +5,8 @@ In: a match. Out: the same, or a `Mismatch`. Equal contents prove nothing if run
 callee is `noreturn` in one source and not in the other, one function is the beginning of the other. So only
 padding may lie between the end of a match and the next symbol of kallsyms, or code that has no symbol there:
 what this unit has next, or, behind the last function of a unit, what begins anew. A weak definition that
-lost is such code: it stays in the kernel, and its name is another's.
+lost is such code: it stays in the kernel, and its name is another's. Only memory in which nothing has run yet
+is asked: elsewhere what lies behind may be rewritten, and refusing the right place could leave a wrong one.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Ends:
         """The match itself if it takes in all of the function that lies there."""
         if node.standing in (Standing.BOOT, Standing.EXIT):
             return match  # not aligned, and nobody replaces it
+        if not self.memory.pristine:
+            return match  # what lies behind may be rewritten itself, which is not told apart here
         stop = match.address + match.size
         following = _next_at(self.book, stop)
         gap = _WIDEST if following is None else following - stop
