@@ -169,14 +169,22 @@ class _Flood:
         results = [self._checked(node, address) for address in candidates]
         survivors = [each for each in results if isinstance(each, Match)]
         self.failures[node.id] = tuple(each for each in results if isinstance(each, Mismatch))
-        if len(survivors) > 1:
-            self.ambiguous[node.id] = tuple(each.address for each in survivors)
-            return False
         if not survivors:
+            return False
+        possible = {each.address for each in survivors} | self._hidden(node)
+        if len(possible) > 1:
+            self.ambiguous[node.id] = tuple(sorted(possible))
             return False
         self.ambiguous.pop(node.id, None)
         self._commit(node, survivors[0], "run-pre")
         return True
+
+    def _hidden(self, node: Node) -> set[int]:
+        """Where a function may be though it does not match: a probe or a tracer may have written over it."""
+        if self.memory.pristine or node.kind is not Kind.FUNCTION:
+            return set()
+        asked = self.graph, self.matcher.sites(node), self.memory, self.book
+        return {each.address for each in self.failures[node.id] if any(intruder(*asked, each))}
 
     def _infer(self) -> bool:
         """Where nothing else helps, tell one function among its copies by what lies beside it."""

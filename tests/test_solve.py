@@ -223,6 +223,18 @@ def test_equal_functions_of_one_name_that_nothing_tells_apart_are_ambiguous() ->
     assert all(f"{each.address:#x}" in run.open[node.id].reason for each in memory.book.named("twin"))
 
 
+@pytest.mark.parametrize(("written", "known"), [(b"\xcc", False), (b"\xcd", True)])
+def test_a_copy_is_no_proof_while_a_probe_may_hide_the_true_one(written: bytes, known: bool) -> None:
+    memory = link(compiled(LONELY), compiled(LONELY)).alive()
+    first, second = sorted(each.address for each in memory.book.named("twin"))
+    run = solved(graph(LONELY), memory.patched(first, written))
+    node = named(run.graph, "twin")
+    assert run.addresses.get(node.id) == (second if known else None)
+    if not known:
+        assert run.open[node.id].key == "solve.ambiguous"
+        assert f"{first:#x}, {second:#x}" in run.open[node.id].reason
+
+
 ROW = """
 int head_%(own)s(int a) { return a + 100; }
 static __attribute__((used, noinline)) int twin(int a) { return a * 3 + 1; }
