@@ -119,6 +119,22 @@ def test_a_patch_that_must_not_be_applied_live_is_refused(kernel: KernelSetup, n
     assert all(refusal.place and refusal.reason for refusal in caught.value.refusals)
 
 
+def test_jump_labels_of_a_module_become_tests_of_their_keys(kernel: KernelSetup) -> None:
+    """Four of nf_tables' own in one function."""
+    said: list[str] = []
+    assert make(kernel, PATCHES / "module_jump_labels.patch", said.append).modules
+    assert any("without what the kernel would read too early" in line for line in said)
+
+
+def test_an_entry_that_would_be_read_too_early_is_refused(
+    kernel: KernelSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdiff_kernel_linux.x86.without", lambda facts: {})
+    with pytest.raises(Refused) as caught:
+        make(kernel, PATCHES / "module_jump_labels.patch")
+    assert {refusal.key for refusal in caught.value.refusals} == {"bind.module_table"}
+
+
 class Bold:
     """An emitter that objects to nothing."""
 
