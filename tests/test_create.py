@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -341,7 +342,7 @@ def test_an_interrupted_create_leaves_the_source_as_it_was_and_no_tarball(
 ) -> None:
     patch = tmp_path / "slow.patch"
     text = (PATCHES / "mm_do_mmap.patch").read_text()
-    patch.write_text(text.replace("first mapping", f"first mapping ({tmp_path.name})"))
+    patch.write_text(text.replace("first mapping", f"first mapping ({time.time_ns()})"))
     before = (kernel.source / "mm/mmap.c").read_bytes()
     command = [sys.executable, "-c", "from kdiff.cli.main import *; sys.exit(ksplice_create())"]
     process = subprocess.Popen(
