@@ -107,10 +107,10 @@ class _Comparison:
         kept = self._kept(~found & self.pre.loaded, ~self._in_post(found) & self.post.loaded)
         paired = np.flatnonzero((found | used) & (self.to_post > 0) & ~self.pre.pieces)
         anchors = dict(zip(paired.tolist(), self.to_post[paired].tolist(), strict=True))
-        reached = self._shared(*(_reached(*each) for each in zip((self.pre, self.post), kept, strict=True)))
-        return Alike(
-            self._scope(self.pre, kept[0], reached[0]), self._scope(self.post, kept[1], reached[1]), anchors
-        )
+        read = self._read_tables(*kept)
+        reached = self._shared(*map(_reached, (self.pre, self.post), kept, read))
+        before, after = map(self._scope, (self.pre, self.post), kept, reached, read)
+        return Alike(before, after, anchors)
 
     # Sections ----------------------------------------------------------------------------------------
 
@@ -172,8 +172,7 @@ class _Comparison:
         symbols, records, index = side.obj.symbols, side.records, side.records.symbol
         home, inside = own[side.home], side.defined
         text = inside & side.strings[side.home]
-        doubtful = inside & ((home < 0) | ~self.same_symbols[home])
-        doubtful &= ~text
+        doubtful = inside & ~text & ((home < 0) | ~self.same_symbols[home])
         text &= (home < 0) | ~self.same_bytes[home]
         whole = (symbols["type"] == STT_SECTION) | symbols["other"].astype("i8") << 8
         what = np.where(inside, home, -2 - side.symbol_ids)[index]
@@ -304,21 +303,38 @@ class _Comparison:
         marked &= ~side.is_table
         return marked
 
-    def _scope(self, side: Side, kept: Column, reached: Column) -> Scope:
+    def _read_tables(self, pre: Column, post: Column) -> tuple[Column, Column]:
+        """Tables that kept code of either object refers to: all of their entries become nodes."""
+        ours, theirs = (_direct(side, kept) for side, kept in ((self.pre, pre), (self.post, post)))
+        paired = np.flatnonzero(self.to_post > 0)
+        both = ours[paired] | theirs[self.to_post[paired]]
+        ours[paired] = theirs[self.to_post[paired]] = both
+        return ours, theirs
+
+    def _scope(self, side: Side, kept: Column, reached: Column, read: Column) -> Scope:
         references = kept & side.loaded
         entries: dict[int, Column] = {}
         for table in side.tables.values():
             if table.step:
-                entries[table.section] = kept[table.owners] | (table.owners == 0)
+                entries[table.section] = kept[table.owners] | (table.owners == 0) | read[table.section]
                 references[table.section] = bool(entries[table.section].any())
         return Scope(references | reached, references, entries, side.rows, side.piece_sections)
 
 
-def _reached(side: Side, kept: Column) -> Column:
-    """What these sections, or the entries that they own, refer to."""
+def _reached(side: Side, kept: Column, read: Column | None = None) -> Column:
+    """What these sections refer to, or entries that they own, or any entry of tables that are `read`."""
     marked = np.zeros(len(kept), bool)
-    marked[side.target[kept[side.source]]] = True
-    marked &= side.loaded & ~side.is_table
+    speaking = kept[side.source] if read is None else kept[side.source] | read[side.records.section]
+    marked[side.target[speaking]] = True
+    marked[side.is_table | ~side.loaded] = False
+    return marked
+
+
+def _direct(side: Side, kept: Column) -> Column:
+    """The tables that these sections themselves refer to."""
+    marked = np.zeros(len(kept), bool)
+    marked[side.target[kept[side.records.section]]] = True
+    marked[~side.is_table] = False
     return marked
 
 

@@ -140,6 +140,9 @@ def travels(post: SectionGraph, pairing: Pairing, changed: set[int], node: Node)
     if node.kind is Kind.EXTERN:
         return False
     if node.table is not None:
+        owner = post.owners.get(node.id)
+        if owner is not None and node.table.keep is Keep.OWNER:
+            return post.nodes[owner].table is not None or travels(post, pairing, changed, post.nodes[owner])
         return node.table.keep is not Keep.NEVER and not node.table.opaque
     if node.id not in pairing.by_post or node.kind is Kind.STRING or post.is_piece(node):
         return True

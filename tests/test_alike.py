@@ -139,6 +139,20 @@ def test_entries_of_equal_code_are_compared() -> None:
     assert both(first, flags, special=BUGS)[0][4] == ["f"]
 
 
+POINTED = ENTRIES + function("h", "{2}; lea __bugs+12(%rip),%rax")
+
+
+def test_an_entry_that_code_refers_to_stays_with_its_owner() -> None:
+    """A second entry about a function that stays would be read by the kernel as one more."""
+    before, after = (compiled(POINTED.format(1, 1, code), ASSEMBLY) for code in ("nop", "inc %eax"))
+    (_, _, _, carried, replaced), entries, _ = both(before, after, special=BUGS)
+    assert (carried, replaced, entries) == (["h"], ["h"], [])
+    pre, post = (read_bytes(each, "unit.o") for each in (before, after))
+    for whole in (False, True):
+        plan = planned(pre, post, ARCHITECTURE, BUGS, HABITS, whole)
+        assert [plan.post.nodes[index].label for index in plan.borrowed] == ["__bugs+0xc"]
+
+
 def test_entries_of_a_table_that_only_one_object_has_are_compared() -> None:
     table = ENTRIES.index(".section __bugs")
     full, bare = compiled(ENTRIES.format(1, 1), ASSEMBLY), compiled(ENTRIES[:table], ASSEMBLY)

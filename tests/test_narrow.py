@@ -16,7 +16,7 @@ from kdiff_arch_x86_64 import ARCHITECTURE
 from linkoracle import EDITS, Cross
 from linkoracle import compiled as cross_compiled
 from strategies import pairs
-from test_alike import BUGS, ENTRIES, NUMBERED, RELRO, REPLACED, function, outcome
+from test_alike import BUGS, ENTRIES, NUMBERED, POINTED, RELRO, REPLACED, function, outcome
 from test_linenumbers import AARCH64, LOONGARCH64, PPC64LE, RISCV64, S390X
 
 from kdiff import narrow as narrowing
@@ -94,17 +94,15 @@ ROW = SpecialSection(".alts", 8, Keep.OWNER, owner=0, pieces=(".repl",))
         (ENTRIES, (20, 1), (20, 2), BUGS, ["f"]),
         (REPLACED, ("1", "2", "nop"), ("2", "1", "inc %eax"), {ROW.name: ROW}, ["h"]),
         (RELRO, ("nop",), ("inc %eax",), {}, ["f"]),
+        (POINTED, (1, 1, "nop"), (1, 1, "inc %eax"), BUGS, ["h"]),
     ],
-    ids=["numbered", "lines", "flags", "payload", "relro"],
+    ids=["numbered", "lines", "flags", "payload", "relro", "pointed"],
 )
 def test_the_plan_is_that_of_whole_graphs_for_odd_ones(
     text: str, before: Sequence[object], after: Sequence[object], special: Special, expected: list[str]
 ) -> None:
     found = both(*(compiled(text.format(*each), ASSEMBLY) for each in (before, after)), special=special)
     assert replaced(found) == expected
-
-
-POINTED = ENTRIES + function("h", "{2}; lea __bugs+12(%rip),%rax")
 
 
 def test_owners_of_entries_that_are_referred_to_stay() -> None:
