@@ -293,7 +293,7 @@ def _unverified(unit: Bound, match: Match) -> list[Refusal]:
     """Fields of a replaced function whose value nothing confirms: a flipped bit there would go unseen."""
     return [
         Refusal(
-            "solve.unverified", fact.source,
+            "solve.unverified", fact.source(unit.run.graph),
             f"refers to {unit.plan.pre.nodes[fact.node].label} at {fact.address:#x}, which nothing confirms",
         )
         for fact in match.facts

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from kdiff.arch import Howto
+from kdiff.arch import Howto, Overflow
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.kernel import (
     KERNEL,
@@ -68,7 +68,7 @@ class Reader:
         self.graph, self.memory, self.book, self.owner = graph, memory, book, owner
         self._redirects = redirects
         self._order = graph.arch.byte_order
-        self._listed: dict[int, frozenset[int]] = {}
+        self._listed: dict[int, frozenset[int] | None] = {}
         self._run_time: dict[tuple[str, str], frozenset[int]] = {}
 
     def site(self, spot: Spot, site: Site, run: bytes, parts: list[RunPart], facts: list[Fact]) -> str:
@@ -130,18 +130,33 @@ class Reader:
             return "" if destination in self._made(part) else f"refers to {destination:#x}, no {part.name}"
         if isinstance(part, Through):
             return self._through(part.place, destination)
-        address = (destination - part.place.offset) & WORD
-        here = self.newest(address) if part.place.node == spot.node.id else spot.start
-        if spot.start not in (None, here):
-            return (
-                f"refers to {destination:#x}, another place of {spot.node.label} than {part.place.offset:#x}"
-            )
-        if not self.plausible(part.place, address):
-            return f"refers to {destination:#x}, which is not {part.place.name or 'the target'}"
-        source = self.graph.where(spot.node, spot.offset)
-        facts.append(
-            Fact(part.place.node, part.place.name, part.place.offset, destination, spot.address, source)
-        )
+        return self._taught(spot, part.place, self.allowed(part.place), destination, facts)
+
+    def field(
+        self, node: Node, offset: int, start: int, part: Field, allowed: frozenset[int] | None, run: bytes,
+        facts: list[Fact],
+    ) -> str:  # fmt: skip
+        """The same for a plain invertible field, as nearly all are, of a node that starts at `start`."""
+        howto = part.howto
+        place = start + offset
+        value = int.from_bytes(run, self._order, signed=howto.overflow is not Overflow.UNSIGNED)
+        if howto.pc_relative:
+            value += place
+        spot = Spot(node, offset, place, start)
+        return self._taught(spot, part.place, allowed, (value - part.insn_addend) & WORD, facts)
+
+    def _taught(
+        self, spot: Spot, place: Place, allowed: frozenset[int] | None, destination: int, facts: list[Fact]
+    ) -> str:
+        """Note what a field says, unless that is impossible."""
+        target, name, inner = place.node, place.name, place.offset
+        node, offset, at, start = spot
+        address = (destination - inner) & WORD
+        if target == node.id and start is not None and start != self.newest(address):
+            return f"refers to {destination:#x}, another place of {node.label} than {inner:#x}"
+        if allowed is not None and address not in allowed:
+            return f"refers to {destination:#x}, which is not {name or 'the target'}"
+        facts.append(Fact(target, name, inner, destination, at, node.id, offset))
         return ""
 
     def _destination(self, howto: Howto, run: bytes, place: int, insn_addend: int) -> int:
@@ -181,15 +196,20 @@ class Reader:
         return [int.from_bytes(slot, self._order) for slot in slots if slot is not None]
 
     def plausible(self, place: Place, address: int) -> bool:
-        """Whether kallsyms allows a place's symbol at an address; moved code, unknown names: anywhere."""
+        """Whether kallsyms allows a place's symbol at an address."""
+        allowed = self.allowed(place)
+        return allowed is None or address in allowed
+
+    def allowed(self, place: Place) -> frozenset[int] | None:
+        """Where kallsyms allows a place's symbol; None for moved code and for unknown names: anywhere."""
         if place.node is None:
-            return any(entry.address == address for entry in self.book.named(place.name))
+            return frozenset(entry.address for entry in self.book.named(place.name))
         node = self.graph.nodes[place.node]
         if self.graph.is_piece(node) and not self.memory.pristine:
-            return False
-        if node.kind is Kind.FUNCTION and place.offset:
-            return True
-        return self.names_allow(node, address)
+            return frozenset()
+        if place.offset and node.kind is Kind.FUNCTION:
+            return None
+        return self._places(node)
 
     def newest(self, address: int) -> int:
         """Where a function's newest code is: where it was linked, or where a live patch has put it."""
@@ -197,11 +217,14 @@ class Reader:
 
     def names_allow(self, node: Node, address: int) -> bool:
         """Whether the book lists one of the node's names at this address, or lists none of them at all."""
-        listed = self._listed.get(node.id)
-        if listed is None:
+        places = self._places(node)
+        return places is None or address in places
+
+    def _places(self, node: Node) -> frozenset[int] | None:
+        if node.id not in self._listed:
             found = [entry.address for name in node.names for entry in self.entries(node, name)]
-            listed = self._listed[node.id] = frozenset((*found, *map(self.newest, found)))
-        return not listed or address in listed
+            self._listed[node.id] = frozenset((*found, *map(self.newest, found))) if found else None
+        return self._listed[node.id]
 
     def entries(self, node: Node, name: str) -> tuple[BookEntry, ...]:
         """What the book lists under a node's name: of its owner's, or what its owner may import."""

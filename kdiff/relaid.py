@@ -9,6 +9,7 @@ branch inside the function must lead to the place that the map gives.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from kdiff.fields import WORD, Reader, Spot, field_of
 from kdiff.graph import Node, Reference
@@ -76,7 +77,7 @@ class Walk:
                     self.node.id, self.address, offset, self.moved[offset], "branches to another place"
                 )
         moved = tuple(sorted(self.moved.items()))
-        return Match(self.node.id, self.address, r, tuple(self.parts), tuple(self.facts), moved)
+        return Match(self.node.id, self.address, r, partial(tuple, self.parts), tuple(self.facts), moved)
 
     def _is_nop(self, start: int, stop: int) -> bool:
         return self.pre[start:stop] in self.arch.nops and not any(
@@ -158,8 +159,10 @@ class Walk:
         address = (self.address + destination) & WORD
         if not self.reader.plausible(place, (address - place.offset) & WORD):
             return f"branches to {address:#x}, which is not {place.name}"
-        source = self.graph.where(self.node, reference.offset)
-        self.facts.append(Fact(place.node, place.name, place.offset, address, self.address + r, source))
+        at = self.address + r
+        self.facts.append(
+            Fact(place.node, place.name, place.offset, address, at, self.node.id, reference.offset)
+        )
         return ""
 
     def _literal(self, start: int, stop: int) -> None:

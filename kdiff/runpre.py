@@ -10,16 +10,30 @@ fits (kdiff.fields), or to a branch or no-op that the linker's layout made short
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
 
 from kdiff.ends import Ends
 from kdiff.fields import Reader, Spot, field_of
 from kdiff.graph import Node, Reference, SectionGraph
-from kdiff.kernel import AddressBook, Literal, Site
+from kdiff.kernel import AddressBook, Field, Literal, Site
 from kdiff.memory import MemorySource
 from kdiff.redirected import NOTHING
 from kdiff.relaid import Walk
 from kdiff.split import Kind
-from kdiff.verdict import Fact, Match, Mismatch, RunPart
+from kdiff.verdict import Allowed, Fact, Match, Mismatch, RunPart
+
+
+class _Span(NamedTuple):
+    """A field or a site of a node: what its bytes from `offset` to `stop` are.
+
+    `allowed`: the addresses at which the field's target may start; None: anywhere, or what is a site asks.
+    """
+
+    offset: int
+    stop: int
+    item: Site | Field
+    allowed: frozenset[int] | None
 
 
 class Matcher:
@@ -38,7 +52,7 @@ class Matcher:
         self.reader = Reader(graph, memory, book, owner, redirects)
         self.ends = Ends(graph, memory, book, owner, self._contents)
         self._sites = sites
-        self._known: dict[int, tuple[bytes, list[tuple[int, int, Site | Reference]]]] = {}
+        self._known: dict[int, tuple[bytes, list[_Span]]] = {}
 
     def sites(self, node: Node) -> tuple[Site, ...]:
         """Where a node may differ."""
@@ -77,61 +91,76 @@ class Matcher:
             problem = self.reader.learn(spot, field_of(self.graph, pre, reference), field, facts)
             if problem:
                 return Mismatch(node.id, address, reference.offset, reference.offset, problem)
-        return Match(node.id, address, node.size, (), tuple(facts))
+        return Match(node.id, address, node.size, tuple, tuple(facts))
 
     def _same_layout(self, node: Node, address: int, run: bytes) -> Match | Mismatch:
         """Compare byte for byte, which is how nearly all nodes match."""
-        pre, ranges = self._of(node)
-        parts: list[RunPart] = []
+        pre, spans = self._of(node)
         facts: list[Fact] = []
+        position = 0
+        for span in spans:
+            offset, stop, _, _ = span
+            if pre[position:offset] != run[position:offset]:
+                return _unequal(node, address, pre, run, position, offset)
+            problem = self._learn(node, address, span, run[offset:stop], facts)
+            if problem:
+                return Mismatch(node.id, address, offset, offset, problem)
+            position = stop
+        if pre[position:] != run[position:]:
+            return _unequal(node, address, pre, run, position, len(pre))
+        return Match(node.id, address, node.size, partial(_parts, pre, spans), tuple(facts))
+
+    def _learn(self, node: Node, address: int, span: _Span, run: bytes, facts: list[Fact]) -> str:
+        """Read a field or a site of a node that starts at `address`; return a reason if it must not be so."""
+        offset, _, item, allowed = span
+        if isinstance(item, Field) and item.howto.plain and item.howto.invertible:
+            return self.reader.field(node, offset, address, item, allowed, run, facts)
+        spot = Spot(node, offset, address + offset, address)
+        if isinstance(item, Site):
+            return self.reader.site(spot, item, run, [], facts)
+        return self.reader.learn(spot, item, run, facts)
+
+    def _of(self, node: Node) -> tuple[bytes, list[_Span]]:
+        """A node's bytes and spans; a name like `__func__.1` has candidates by the hundred."""
+        found = self._known.get(node.id)
+        if found is None:
+            pre = self.graph.contents(node)
+            found = self._known[node.id] = pre, self._spans(node, pre)
+        return found
+
+    def _spans(self, node: Node, pre: bytes) -> list[_Span]:
+        """Sites and the references outside of sites, by offset; at one offset the site comes first."""
+        sites = self.sites(node)
+        ranges: list[tuple[int, int, Site | Reference]] = [(site.offset, site.size, site) for site in sites]
+        ranges += [(each.offset, each.howto.size, each) for each in self.graph.references[node.id]]
+        if sites:
+            ranges.sort(key=lambda item: (item[0], isinstance(item[2], Reference)))
+        spans: list[_Span] = []
         position = 0
         for offset, size, item in ranges:
             if offset < position:
                 continue
-            if pre[position:offset] != run[position:offset]:
-                return _unequal(node, address, pre, run, position, offset)
-            if offset > position:
-                parts.append(Literal(run[position:offset]))
-            spot = Spot(node, offset, address + offset, address)
-            problem = self._item(spot, item, pre, run[offset : offset + size], parts, facts)
-            if problem:
-                return Mismatch(node.id, address, offset, offset, problem)
+            if isinstance(item, Site):
+                spans.append(_Span(offset, offset + size, item, None))
+            else:
+                part = field_of(self.graph, pre, item)
+                spans.append(_Span(offset, offset + size, part, self.reader.allowed(part.place)))
             position = offset + size
-        if pre[position:] != run[position:]:
-            return _unequal(node, address, pre, run, position, len(pre))
-        if len(pre) > position:
-            parts.append(Literal(run[position:]))
-        return Match(node.id, address, node.size, tuple(parts), tuple(facts))
+        return spans
 
-    def _of(self, node: Node) -> tuple[bytes, list[tuple[int, int, Site | Reference]]]:
-        """A node's bytes and special ranges; a name like `__func__.1` has candidates by the hundred."""
-        found = self._known.get(node.id)
-        if found is None:
-            found = self._known[node.id] = self.graph.contents(node), self._special_ranges(node)
-        return found
 
-    def _special_ranges(self, node: Node) -> list[tuple[int, int, Site | Reference]]:
-        """Sites and the references outside of sites, by offset; at one offset the site comes first."""
-        ranges: list[tuple[int, int, Site | Reference]] = [
-            (site.offset, site.size, site) for site in self.sites(node)
-        ]
-        ranges += [(each.offset, each.howto.size, each) for each in self.graph.references[node.id]]
-        return sorted(ranges, key=lambda item: (item[0], isinstance(item[2], Reference)))
-
-    def _item(
-        self,
-        spot: Spot,
-        item: Site | Reference,
-        pre: bytes,
-        run: bytes,
-        parts: list[RunPart],
-        facts: list[Fact],
-    ) -> str:
-        if isinstance(item, Site):
-            return self.reader.site(spot, item, run, parts, facts)
-        part = field_of(self.graph, pre, item)
-        parts.append(part)
-        return self.reader.learn(spot, part, run, facts)
+def _parts(pre: bytes, spans: list[_Span]) -> tuple[RunPart, ...]:
+    """The run bytes of a node whose layout is the pre layout: outside of its spans they are the pre bytes."""
+    parts: list[RunPart] = []
+    position = 0
+    for offset, stop, item, _ in spans:
+        if offset > position:
+            parts.append(Literal(pre[position:offset]))
+        parts.append(Allowed(item, item.size) if isinstance(item, Site) else item)
+        position = stop
+    if len(pre) > position:
+        parts.append(Literal(pre[position:]))
+    return tuple(parts)
 
 
 def _unequal(node: Node, address: int, pre: bytes, run: bytes, start: int, stop: int) -> Mismatch:

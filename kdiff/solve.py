@@ -290,7 +290,7 @@ class _Flood:
             base = self._base(fact)
             if base is not None and fact.node not in self.addresses:
                 self.addresses[fact.node] = base
-                self.learned.setdefault(fact.node, f"reference at {fact.source}")
+                self.learned.setdefault(fact.node, f"reference at {fact.source(self.graph)}")
                 self._wait(fact.node)
 
     # What is left ------------------------------------------------------------------------------------
@@ -305,14 +305,14 @@ class _Flood:
                     continue
                 if not self._fits(fact, base):
                     yield Refusal(
-                        "solve.contradiction", fact.source,
+                        "solve.contradiction", fact.source(self.graph),
                         f"places {node.label} at {base:#x}, but it is at {self.addresses[index]:#x}"
                         f" ({self.learned.get(index, 'learned')})",
                         "the running code is not what this source compiles to",
                     )  # fmt: skip
                 elif not self.matcher.reader.names_allow(node, base):
                     yield Refusal(
-                        "solve.kallsyms", fact.source,
+                        "solve.kallsyms", fact.source(self.graph),
                         f"places {node.label} at {base:#x}, where kallsyms does not list it",
                         "the running code is not what this source compiles to",
                     )  # fmt: skip

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from kdiff.graph import SectionGraph
 from kdiff.kernel import Part, Site
 
 
 class Fact(NamedTuple):
     """The run bytes at `place` say that `offset` bytes into `node` (or symbol `name`) lies at `address`.
 
-    `source` is that place in the object, for messages.
+    In the object that place is pre offset `at` of node `within`.
     """
 
     node: int | None
@@ -20,7 +22,12 @@ class Fact(NamedTuple):
     offset: int
     address: int
     place: int
-    source: str
+    within: int
+    at: int
+
+    def source(self, graph: SectionGraph) -> str:
+        """The place in the object, for messages."""
+        return graph.where(graph.nodes[self.within], self.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +41,8 @@ class Allowed:
 RunPart: TypeAlias = Part | Allowed
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A node found at `address`. `parts` are the run bytes in order, `size` bytes together.
+class Match(NamedTuple):
+    """A node found at `address`: its `size` run bytes are what `laid_out` makes parts of, in order.
 
     `moved` maps pre offsets of instructions to run offsets where the layout differs, else it is empty.
     """
@@ -44,9 +50,14 @@ class Match:
     node: int
     address: int
     size: int
-    parts: tuple[RunPart, ...]
+    laid_out: Callable[[], tuple[RunPart, ...]]
     facts: tuple[Fact, ...]
     moved: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def parts(self) -> tuple[RunPart, ...]:
+        """The run bytes in order; made when asked for, which is for few nodes."""
+        return self.laid_out()
 
     def run_offset(self, offset: int) -> int | None:
         """Where a pre offset lies in the run copy; None if nothing there was matched."""
@@ -55,8 +66,7 @@ class Match:
         return dict(self.moved).get(offset)
 
 
-@dataclass(frozen=True, slots=True)
-class Mismatch:
+class Mismatch(NamedTuple):
     """A node that is not at `address`: first difference at pre offset `offset`, run offset `run_offset`."""
 
     node: int

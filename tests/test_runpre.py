@@ -59,8 +59,9 @@ def test_a_match_covers_every_run_byte_and_teaches_where_the_targets_are() -> No
 
 
 def test_a_match_tells_from_where_it_learned() -> None:
-    match = proved(matched(graph(UNIT), kernel(), "helper"))
-    assert {fact.source.partition("+")[0] for fact in match.facts} == {"unit.o: .text.helper"}
+    pre = graph(UNIT)
+    match = proved(matched(pre, kernel(), "helper"))
+    assert {fact.source(pre).partition("+")[0] for fact in match.facts} == {"unit.o: .text.helper"}
 
 
 def test_the_first_different_byte_is_the_place_of_a_mismatch() -> None:
