@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pluggy
 
-from kdiff.arch import Architecture
-from kdiff.distribution import Distribution
-from kdiff.emit import Emitter
-from kdiff.habits import Habit
-from kdiff.kernel import KernelFacts, SpecialSection
-from kdiff.memory import MemoryScheme
+if TYPE_CHECKING:
+    from kdiff.arch import Architecture
+    from kdiff.distribution import Distribution
+    from kdiff.emit import Emitter
+    from kdiff.habits import Habit
+    from kdiff.kernel import KernelFacts, SpecialSection
+    from kdiff.memory import MemoryScheme
 
 PROJECT = "kdiff"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -3,6 +3,7 @@
 
 In: an `Architecture` and bytes of code. Out: `Instruction`s, or lines for a person. Bytes that decode to
 nothing become one-byte instructions that are not `known`, so the result always covers the code gap by gap.
+capstone is imported when the first code is decoded.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
-
-import capstone
 
 from kdiff.arch import Architecture, Howto
 from kdiff.errors import KdiffError
@@ -110,9 +109,10 @@ def insn_addend(howto: Howto, field_offset: int, insn_end: int) -> int:
 def _decoded(arch: Architecture, code: bytes, address: int) -> Iterable[tuple[int, int, str, str]]:
     """(address, size, mnemonic, operands); words as data where capstone lacks the architecture."""
     if arch.capstone is not None:
+        decoder, trouble = _decoder(arch.capstone)
         try:
-            found = list(_decoder(arch.capstone).disasm_lite(code, address))
-        except capstone.CsError as error:
+            found = list(decoder.disasm_lite(code, address))
+        except trouble as error:
             raise KdiffError("arch.decoding", f"capstone gives up: {error}", place=arch.name) from error
         end = found[-1][0] + found[-1][1] - address if found else 0
         return [*found, *((address + at, 1, _UNKNOWN, f"{code[at]:#04x}") for at in range(end, len(code)))]
@@ -126,11 +126,14 @@ def _decoded(arch: Architecture, code: bytes, address: int) -> Iterable[tuple[in
 
 
 @cache
-def _decoder(names: tuple[str, tuple[str, ...]]) -> Any:
+def _decoder(names: tuple[str, tuple[str, ...]]) -> tuple[Any, type[Exception]]:
+    """capstone's decoder of an architecture, and the exception that it raises."""
+    import capstone
+
     machine, modes = names
     mode = 0
     for each in modes:
         mode |= getattr(capstone, each)
     decoder = capstone.Cs(getattr(capstone, machine), mode)
     decoder.skipdata = True
-    return decoder
+    return decoder, capstone.CsError

@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
 from kdiff import hookspecs
 from kdiff.arch import Architecture, ByteOrder
-from kdiff.distribution import Distribution
-from kdiff.emit import Emitter
 from kdiff.errors import KdiffError
 from kdiff.habits import Habits
 from kdiff.kernel import KernelFacts, SpecialSection
 from kdiff.memory import MemoryScheme, MemorySource
+
+if TYPE_CHECKING:
+    from kdiff.distribution import Distribution
+    from kdiff.emit import Emitter
 
 Value = TypeVar("Value")
 Key = TypeVar("Key")

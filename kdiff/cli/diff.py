@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kdiff import registry
-from kdiff.cli.batch import run_batch
 from kdiff.cli.delta import as_json, is_listed
 from kdiff.compare import comparer
 from kdiff.correlate import Pairing
@@ -54,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     plugins = registry.load()
     compare = comparer(plugins, read_facts(args.facts) if args.facts else KernelFacts())
     if args.batch or args.pre.is_dir():
+        from kdiff.cli.batch import run_batch
+
         return run_batch(args, compare)
     if args.post is None:
         raise KdiffError("diff.pairs", "there is only one object", remedy="name PRE.o and POST.o")

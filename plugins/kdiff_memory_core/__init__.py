@@ -10,8 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kdiff.api import MemoryScheme, hookimpl
-from kdiff_memory_core.source import open_memory
+from kdiff.api import Architectures, MemoryScheme, MemorySource, hookimpl
+
+
+def open_memory(what: str, architectures: Architectures) -> MemorySource:
+    """Open it, with code that is imported only now."""
+    from kdiff_memory_core import source
+
+    return source.open_memory(what, architectures)
 
 
 @hookimpl

@@ -9,8 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kdiff.api import MemoryScheme, hookimpl
-from kdiff_memory_gdb.source import open_memory
+from kdiff.api import Architectures, MemoryScheme, MemorySource, hookimpl
+
+
+def open_memory(what: str, architectures: Architectures) -> MemorySource:
+    """Open it, with code that is imported only now."""
+    from kdiff_memory_gdb import source
+
+    return source.open_memory(what, architectures)
 
 
 @hookimpl
