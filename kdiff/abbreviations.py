@@ -72,7 +72,7 @@ def walk(info: bytes, place: int, steps: tuple[Step, ...], big: bool) -> tuple[t
             place = info.index(0, place) + 1
             value = info[begin : place - 1]
         elif form in _NUMBERS:
-            value, place = _sleb(info, place) if form == _SDATA else uleb(info, place)
+            value, place = sleb(info, place) if form == _SDATA else uleb(info, place)
         elif width := _BLOCKS[form]:
             begin = place + width
             place = begin + int.from_bytes(info[place:begin], "big" if big else "little")
@@ -99,7 +99,7 @@ def uleb(data: bytes, place: int) -> tuple[int, int]:
     raise ValueError("a number of more than 64 bits")
 
 
-def _sleb(data: bytes, place: int) -> tuple[int, int]:
+def sleb(data: bytes, place: int) -> tuple[int, int]:
     value, after = uleb(data, place)
     bits = 7 * (after - place)
     return (value - (1 << bits) if value >> (bits - 1) else value), after
@@ -142,7 +142,7 @@ def abbreviations(
                 form, place = uleb(data, place)
                 constant = None
                 if form == _IMPLICIT:
-                    constant, place = _sleb(data, place)
+                    constant, place = sleb(data, place)
                 if not attribute and not form:
                     break
                 attributes.append((attribute, form, constant))

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
 
 from kdiff.correlate import Pair, Pairing
+from kdiff.dwarflines import source_lines
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.inplace import InPlace, in_place
 from kdiff.linenumbers import Tables, moved_lines, same_but_line
 from kdiff.split import Kind
-
-if TYPE_CHECKING:
-    from kdiff.dwarflines import SourceLines
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +54,13 @@ class Delta:
     in_place: tuple[InPlace, ...] = ()
 
 
-def _line_tables(pre: SectionGraph, post: SectionGraph) -> tuple[SourceLines, SourceLines]:
-    """Both objects' lines; pyelftools is imported only where they are asked for."""
-    from kdiff.dwarflines import source_lines
-
-    return source_lines(pre.obj, pre.arch), source_lines(post.obj, post.arch)
-
-
 def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
     """Compare all pairs, then let changes spread to whatever cannot stay as it is because of them."""
     work = _Comparison(
         pre,
         post,
         pairing,
-        cache(partial(_line_tables, pre, post)),
+        cache(lambda: (source_lines(pre.obj, pre.arch), source_lines(post.obj, post.arch))),
     )
     causes: dict[int, tuple[Cause, ...]] = {}
     for pair in pairing.by_pre.values():

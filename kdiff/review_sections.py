@@ -14,7 +14,7 @@ from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.plan import Plan
 from kdiff.split import Kind
-from kdiff.structures import declared_sizes, size_of
+from kdiff.structures import declared_sizes
 from kdiff.tables import row_of, tables_of
 
 _FACTS = "name the size of its entries with --facts, or compare objects that have debugging information"
@@ -84,10 +84,10 @@ def _mistyped_tables(plan: Plan) -> Iterator[Refusal]:
     """Tables cut by their relocations of which entries travel, and whose C type has another size."""
     carried = (plan.post.nodes[index] for index in plan.carried)
     found = {node.section_name: node for node in carried if _is_cut_by_looks(plan.post, node)}
-    sizes = size_of(plan.post.obj, plan.post.arch) if found else {}
+    sizes = declared_sizes(plan.post.obj, plan.post.arch)
     for name, node in sorted(found.items()):
         table = node.table
-        typed = sizes.get(table.structure, 0) if table is not None else 0
+        typed = sizes(table.structure) if table is not None else 0
         if table is not None and typed not in (0, table.entry_size):
             yield Refusal(
                 "review.unknown_entries", plan.post.where(node),

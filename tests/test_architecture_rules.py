@@ -112,7 +112,7 @@ DOORS = {
     "lief": {"kdiff/elf/image.py"},
     "capstone": {"kdiff/insn.py"},
     "networkx": {"kdiff/topology.py"},
-    "elftools": {"kdiff/dwarflines.py"},
+    "elftools": set(),
     "pluggy": {"kdiff/hookspecs.py", "kdiff/registry.py"},
 }
 

@@ -15,6 +15,7 @@ from kdiff.cli.delta import as_json, is_listed
 from kdiff.compare import comparer
 from kdiff.correlate import Pairing
 from kdiff.diff import Delta
+from kdiff.dwarflines import source_lines
 from kdiff.elf.read import read
 from kdiff.errors import EXIT_DONE, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, Refusal
 from kdiff.factsfile import read_facts
@@ -111,7 +112,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _why(planned: Plan, name: str, as_json: bool) -> int:
-    from kdiff.dwarflines import source_lines
     from kdiff.evidence import Side
     from kdiff.why import Answer, why
 
@@ -138,7 +138,6 @@ def _why(planned: Plan, name: str, as_json: bool) -> int:
 
 
 def _write_page(planned: Plan, refusals: tuple[Refusal, ...], path: Path) -> str:
-    from kdiff.dwarflines import source_lines
     from kdiff.object_file import write_whole
     from kdiff.page import page
 
