@@ -5,8 +5,8 @@ In: a match. Out: the same, or a `Mismatch`. Equal contents prove nothing if run
 callee is `noreturn` in one source and not in the other, one function is the beginning of the other. So only
 padding may lie between the end of a match and the next symbol of kallsyms, or code that has no symbol there:
 what this unit has next, or, behind the last function of a unit, what begins anew. A weak definition that
-lost is such code: it stays in the kernel, and its name is another's. Only memory in which nothing has run yet
-is asked: elsewhere what lies behind may be rewritten, and refusing the right place could leave a wrong one.
+lost is such code: it stays in the kernel, and its name is another's. Once a kernel runs, such code may itself
+begin with no-ops where it called a tracer, so where the padding ends is tried out.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ class Ends:
         """The match itself if it takes in all of the function that lies there."""
         if node.standing in (Standing.BOOT, Standing.EXIT):
             return match  # not aligned, and nobody replaces it
-        if not self.memory.pristine:
-            return match  # what lies behind may be rewritten itself, which is not told apart here
         stop = match.address + match.size
         following = _next_at(self.book, stop)
         gap = _WIDEST if following is None else following - stop
@@ -82,13 +80,14 @@ class Ends:
 
     def _is_without_symbol(self, node: Node, stop: int, behind: bytes) -> bool:
         """Whether code there is what the unit has next; behind its last function: whether it begins anew."""
-        sizes = range(len(behind) + 1)
-        begin = next(size for size in reversed(sizes) if self._is_padding(behind[:size]))
+        gaps = [size for size in range(len(behind) + 1) if self._is_padding(behind[:size])]
         follower = self._followers.get(node.id)
         if follower is None:
-            return begin > 0 or stop % _ALIGNED == 0
-        found = self._compare(self.graph.nodes[follower], stop + begin)
-        return isinstance(found, Match)
+            return gaps[-1] > 0 or stop % _ALIGNED == 0
+        behind_it = self.graph.nodes[follower]
+        ahead = {0, lead(self.graph, behind_it)}
+        places = (stop + gap + more for gap in gaps for more in ahead)
+        return any(isinstance(self._compare(behind_it, place), Match) for place in places)
 
     def _ahead_of(self, address: int | None) -> int:
         """How much in front of the symbol there may belong to it; nothing if that has a symbol of its own."""

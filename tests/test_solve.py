@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from compiled import ASSEMBLY, REST, UNIT, WHOLE, compiled, graph, graph_of, inside, inside_whole, named
 from hypothesis import given, settings
+from kdiff_kernel_linux import kdiff_special_sections
 from run_memory import BASE, SLIDE, LinkedMemory, link
 from strategies import units
 
@@ -328,9 +329,10 @@ DEAD = "void die(void) { for (;;); } void more(void) {}"
 
 def test_a_function_that_goes_on_where_the_pre_function_ends_is_other_code() -> None:
     memory = link(compiled(GOES_ON, WHOLE), compiled(DEAD))
-    run = solved(graph(ENDS), memory)
-    assert keys(run) == {"runpre.content"}
-    assert "goes on" in run.refusals[0].reason
+    for each in (memory, memory.alive()):
+        run = solved(graph(ENDS), each)
+        assert keys(run) == {"runpre.content"}
+        assert "goes on" in run.refusals[0].reason
     assert proves(solved(graph(GOES_ON), memory), "last")
     assert proves(solved(graph(ENDS), link(compiled(ENDS, WHOLE), compiled(DEAD))), "last")
 
@@ -353,6 +355,29 @@ def test_a_weak_function_that_lost_may_follow_without_a_symbol(first: str) -> No
     assert run.refusals == ()
     memory = link(compiled(head + lost, WHOLE), strong)
     assert proves(solved(graph(head + lost), memory), "head")
+
+
+TRACEABLE = """
+int head(int a) { return a + 2; }
+__attribute__((weak, naked, aligned(16))) int lost(int a)
+{
+    asm("1: call __fentry__; jmp head; .short 0xcccc;"
+        ".pushsection __mcount_loc, \\"a\\"; .quad 1b; .popsection");
+}
+"""
+LOSER = "int lost(int a) { return a; } void __fentry__(void) {}"
+
+
+def test_a_weak_function_that_lost_may_begin_with_no_ops_as_those_in_front_of_it() -> None:
+    """As it does once ftrace has taken away the call at its entry."""
+    memory = link(compiled(TRACEABLE, WHOLE), compiled(LOSER)).alive()
+    pre = graph(TRACEABLE, special=kdiff_special_sections(memory.facts()))
+    assert sites(pre)[named(pre, "lost").id][0].rewrite == "fentry"
+    assert proves(solved(pre, memory), "head")
+    site = memory.at("head") + 16
+    memory = memory.patched(site, bytes.fromhex("0f1f440000"))
+    assert proves(solved(pre, memory), "head")
+    assert not proves(solved(pre, memory.patched(site, b"\x55")), "head")
 
 
 def test_a_function_the_kernel_does_not_have_is_open_and_says_so() -> None:
