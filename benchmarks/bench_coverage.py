@@ -6,7 +6,7 @@ say, built as `ksplice-create` builds them, and matched by the code of `kdiff ma
 is not found is listed with its reason; each address is held against the symbol table of the debug package.
 Objects and that symbol table are kept in the cache.
 
-    python benchmarks/bench_coverage.py --sample 300 --seed 1 [--kernel ABI] [--booted]
+    python benchmarks/bench_coverage.py --sample 300 --seed 1 [--kernel ABI] [--booted] [--built]
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from kdiff.distribution import KernelSetup
 from kdiff.errors import KdiffError, Refused
 from kdiff.guest import Guest
 from kdiff.kbuild import Pristine, pristine_units
+from kdiff.kernel import KERNEL
 from kdiff.running import find_memory
 from kdiff.truth import source_files
 
@@ -54,6 +55,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=300, help="how many units to draw")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kernel", help="kernel ABI (default: the newest)")
+    parser.add_argument("--built", action="store_true", help="draw from what is built already, build nothing")
     parser.add_argument("--memory", help="what to match against (default: the kernel's vmlinuz)")
     parser.add_argument("--booted", action="store_true", help="match against the memory of a booted guest")
     parser.add_argument("--jobs", type=int, default=1, help="processes that match")
@@ -64,7 +66,10 @@ def main() -> int:
     config = read_config(kernel.config)
     truth = debug_symbols(abi)
     tree = setup.cache() / "coverage" / abi
-    units = sampled(config, kernel.source, truth, tree, given.sample, given.seed)
+    if given.built:
+        units = drawn(truth, tree, given.sample, given.seed)
+    else:
+        units = sampled(config, kernel.source, truth, tree, given.sample, given.seed)
     with ExitStack() as stack:
         memory = given.memory or find_memory(config)
         if given.booted:
@@ -152,7 +157,21 @@ def sampled(config: Config, source: Path, truth: Path, tree: Path, sample: int, 
         part = files[start : start + AT_ONCE]
         build(config, source, tree, part)
         made = {unit.source: unit for unit in built_units(tree)}
-        found += [made[path] for path in part if path in made and made[path].part_of == "vmlinux"]
+        found += [made[path] for path in part if path in made and made[path].part_of == KERNEL]
+    return found[:sample]
+
+
+def drawn(truth: Path, tree: Path, sample: int, seed: int) -> list[BuiltUnit]:
+    """Units of the kernel itself out of the cache, in random order."""
+    names = source_files(truth)
+    found = [
+        unit
+        for unit in built_units(tree)
+        if unit.part_of == KERNEL
+        and Path(unit.source).name in names
+        and not unit.source.startswith(NOT_LINKED)
+    ]
+    random.Random(seed).shuffle(found)
     return found[:sample]
 
 
