@@ -3,9 +3,9 @@
 
 Matches all units that bench_coverage.py has left in the cache against the kernel's image, in one process, and
 prints CPU time by stage, MB/s of matched code beside what comparing the same bytes takes, the median and the
-largest unit, and the peak of memory. With `--check` each unit is matched again with code decoded from the
-start wherever a field needs it, in the image and in a copy alive with one bit in a thousand bytes flipped:
-references, addresses, verdicts and refusals must be the same, or the benchmark fails.
+largest unit, and the peak of memory. With `--check` each unit is matched again with all of its tables, and
+with code decoded from the start wherever a field needs it, in the image and in a copy alive with one bit in
+a thousand bytes flipped: references, addresses, verdicts and refusals must be the same, or it fails.
 
     python benchmarks/bench_match_speed.py [--sample 300] [--seed 1] [--check]
 """
@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from bench_strictness import kernel
 
 from kdiff.arch import Architecture
 from kdiff.buildtree import built_units
+from kdiff.cli.main import NEW_OBJECTS
 from kdiff.elf.read import Object, read_bytes
 from kdiff.kernel import KERNEL
 from kdiff.matchable import graph_to_match
@@ -34,6 +36,7 @@ from kdiff.memory import MemorySource
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.split import Kind
+from kdiff.verdict import Fact
 
 _STEP = 1009
 """Bytes between two flipped bits."""
@@ -58,11 +61,13 @@ class Flipped:
         return bytes(changed)
 
 
-def matched(obj: Object, arch: Architecture, memory: MemorySource, spent: Counter[str]) -> RunMatch:
-    """One object, and what each stage took, in seconds of CPU."""
+def matched(
+    obj: Object, arch: Architecture, memory: MemorySource, spent: Counter[str], whole: bool = False
+) -> RunMatch:
+    """One object, with all of its tables if `whole`, and what each stage took, in seconds of CPU."""
     _, image, special, habits, _ = kernel()
     start = time.process_time()
-    graph = graph_to_match(obj, arch, special, habits)
+    graph = graph_to_match(obj, arch, special, habits, memory.pristine and not whole)
     made = time.process_time()
     permitted = sites(graph)
     asked = time.process_time()
@@ -74,9 +79,27 @@ def matched(obj: Object, arch: Architecture, memory: MemorySource, spent: Counte
 
 
 def verdicts(run: RunMatch) -> tuple[Any, ...]:
-    """All that matching says of a unit."""
-    found = {i: (m.address, m.size, m.facts, m.moved) for i, m in run.matches.items()}
-    return run.graph.references, run.addresses, found, run.learned, run.open, run.unverified, run.refusals
+    """All that matching says of a unit, by the names of its nodes: some of its tables may be left out."""
+    label = [node.label for node in run.graph.nodes]
+
+    def named(values: Mapping[int, Any]) -> dict[str, Any]:
+        return {label[index]: value for index, value in values.items()}
+
+    def told(fact: Fact) -> tuple[Any, ...]:
+        target = None if fact.node is None else label[fact.node]
+        return fact._replace(node=None, within=0), target, label[fact.within]
+
+    found = {i: (m.address, m.size, tuple(map(told, m.facts)), m.moved) for i, m in run.matches.items()}
+    made = {
+        node.id: [(*each[:2], label[each.target], *each[3:]) for each in run.graph.references[node.id]]
+        for node in run.graph.nodes
+        if node.table is None and node.kind is not Kind.EXTERN
+    }
+    return (
+        *map(named, (made, run.addresses, found, run.learned, run.open)),
+        {label[index] for index in run.unverified},
+        run.refusals,
+    )
 
 
 def decoding(arch: Any) -> Architecture:
@@ -98,6 +121,7 @@ def main() -> int:
     random.Random(given.seed).shuffle(units)
     units = units[: given.sample]
     memory.address_book().named("")
+    gc.set_threshold(NEW_OBJECTS)  # as the command has it
     gc.collect()
     gc.freeze()
     spent: Counter[str] = Counter()
@@ -137,7 +161,7 @@ def differs(obj: Object, arch: Architecture, memory: MemorySource, run: RunMatch
     """Whether decoding all code leads to another verdict, in the image or in changed memory."""
     ignored: Counter[str] = Counter()
     slow, changed = decoding(arch), Flipped(memory)
-    if verdicts(matched(obj, slow, memory, ignored)) != verdicts(run):
+    if verdicts(matched(obj, slow, memory, ignored, whole=True)) != verdicts(run):
         return True
     both = (matched(obj, which, changed, ignored) for which in (arch, slow))
     return verdicts(next(both)) != verdicts(next(both))

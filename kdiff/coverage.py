@@ -77,7 +77,7 @@ class Against:
                 remedy="load the module first; the kernel must describe its structures (BTF)",
             )
         arch = self.plugins.architecture(obj.machine, obj.byte_order, obj.path)
-        graph = graph_to_match(obj, arch, self.special, self.habits)
+        graph = graph_to_match(obj, arch, self.special, self.habits, self.memory.pristine)
         return solve(graph, sites(graph), self.memory, self.book, owner)
 
     def inside(self, file: Path, symvers: Path) -> Against:

@@ -133,17 +133,25 @@ class Reader:
         return self._taught(spot, part.place, self.allowed(part.place), destination, facts)
 
     def field(
-        self, node: Node, offset: int, start: int, part: Field, allowed: frozenset[int] | None, run: bytes,
+        self, node: Node, start: int, reference: Reference, allowed: frozenset[int] | None, run: bytes,
         facts: list[Fact],
     ) -> str:  # fmt: skip
-        """The same for a plain invertible field, as nearly all are, of a node that starts at `start`."""
-        howto = part.howto
+        """The same for a plain invertible field, as nearly all are, of a node that starts at `start`.
+
+        `allowed`: what `where` says of the reference.
+        """
+        offset, howto, target, inner, share, _, _, _ = reference
+        destination = int.from_bytes(run, self._order, signed=howto.overflow is not Overflow.UNSIGNED) - share
         place = start + offset
-        value = int.from_bytes(run, self._order, signed=howto.overflow is not Overflow.UNSIGNED)
         if howto.pc_relative:
-            value += place
-        spot = Spot(node, offset, place, start)
-        return self._taught(spot, part.place, allowed, (value - part.insn_addend) & WORD, facts)
+            destination += place
+        destination &= WORD
+        address = (destination - inner) & WORD
+        if (allowed is not None and address not in allowed) or target == node.id:
+            known = Place(target, self.graph.nodes[target].name, inner)
+            return self._taught(Spot(node, offset, place, start), known, allowed, destination, facts)
+        facts.append(Fact(target, self.graph.nodes[target].name, inner, destination, place, node.id, offset))
+        return ""
 
     def _taught(
         self, spot: Spot, place: Place, allowed: frozenset[int] | None, destination: int, facts: list[Fact]
@@ -204,10 +212,14 @@ class Reader:
         """Where kallsyms allows a place's symbol; None for moved code and for unknown names: anywhere."""
         if place.node is None:
             return frozenset(entry.address for entry in self.book.named(place.name))
-        node = self.graph.nodes[place.node]
-        if self.graph.is_piece(node) and not self.memory.pristine:
+        return self.where(place.node, place.offset)
+
+    def where(self, target: int, offset: int) -> frozenset[int] | None:
+        """The same for an offset in a node."""
+        node = self.graph.nodes[target]
+        if not self.memory.pristine and self.graph.is_piece(node):
             return frozenset()
-        if place.offset and node.kind is Kind.FUNCTION:
+        if offset and node.kind is Kind.FUNCTION:
             return None
         return self._places(node)
 

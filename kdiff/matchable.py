@@ -3,6 +3,7 @@
 
 Most nodes of a unit are entries of the unwinder's tables. Matching asks tables only where memory may differ
 from the compiler's bytes, so a table without such rows is left out, unless something else refers to it.
+Where nothing has run yet, nothing has been rewritten, and all tables are left out that only tell of that.
 """
 
 from __future__ import annotations
@@ -23,21 +24,27 @@ from kdiff.tables import tables_of
 
 
 def graph_to_match(
-    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits
-) -> SectionGraph:
-    """The graph of an object, in which run-pre matching finds what it finds in the whole."""
-    graph = build(obj, arch, special, habits, _needed(obj, arch, special))
+    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits,
+    pristine: bool = False,
+) -> SectionGraph:  # fmt: skip
+    """The graph of an object, in which run-pre matching finds what it finds in the whole.
+
+    `pristine`: only for memory in which nothing has run yet (`MemorySource.pristine`).
+    """
+    graph = build(obj, arch, special, habits, _needed(obj, arch, special, pristine))
     nameless = (n for n in graph.nodes if n.kind is Kind.FUNCTION and n.start and not n.names)
     if all(graph.is_piece(node) for node in nameless):
         return graph
     return build(obj, arch, special, habits)  # whether tables refer to that code decides what it is
 
 
-def _needed(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> Scope:
+def _needed(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], pristine: bool) -> Scope:
     tables = tables_of(obj, arch, special, declared_sizes(obj, arch))
     loaded = obj.sections["flags"] & SHF_ALLOC > 0
-    leaders = {row.parallel for row in tables.values() if row.sites is not None}
-    idle = [i for i, row in tables.items() if row.sites is None and obj.section_name(i) not in leaders]
+    asked = {i for i, row in tables.items() if row.sites is not None and not pristine}
+    leaders = {tables[i].parallel for i in asked}
+    named = obj.names_of_sections()
+    idle = [i for i, row in tables.items() if i not in asked and not row.ahead and named[i] not in leaders]
     silent = np.zeros(len(obj.sections), bool)
     silent[idle] = True
     speaking = obj.relocations[(loaded & ~silent)[obj.relocations["section"]]]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from kdiff.ends import Ends
 from kdiff.fields import Reader, Spot, field_of
 from kdiff.graph import Node, Reference, SectionGraph
-from kdiff.kernel import AddressBook, Field, Literal, Site
+from kdiff.kernel import AddressBook, Literal, Site
 from kdiff.memory import MemorySource
 from kdiff.redirected import NOTHING
 from kdiff.relaid import Walk
@@ -32,7 +32,7 @@ class _Span(NamedTuple):
 
     offset: int
     stop: int
-    item: Site | Field
+    item: Site | Reference
     allowed: frozenset[int] | None
 
 
@@ -98,39 +98,56 @@ class Matcher:
         pre, spans = self._of(node)
         facts: list[Fact] = []
         position = 0
-        for span in spans:
-            offset, stop, _, _ = span
+        for offset, stop, item, allowed in spans:
             if pre[position:offset] != run[position:offset]:
                 return _unequal(node, address, pre, run, position, offset)
-            problem = self._learn(node, address, span, run[offset:stop], facts)
+            if isinstance(item, Reference) and item.howto.plain and item.howto.invertible:
+                problem = self.reader.field(node, address, item, allowed, run[offset:stop], facts)
+            else:
+                spot = Spot(node, offset, address + offset, address)
+                problem = self._learn(spot, item, pre, run[offset:stop], facts)
             if problem:
                 return Mismatch(node.id, address, offset, offset, problem)
             position = stop
         if pre[position:] != run[position:]:
             return _unequal(node, address, pre, run, position, len(pre))
-        return Match(node.id, address, node.size, partial(_parts, pre, spans), tuple(facts))
+        return Match(node.id, address, node.size, partial(self._parts, node, pre), tuple(facts))
 
-    def _learn(self, node: Node, address: int, span: _Span, run: bytes, facts: list[Fact]) -> str:
-        """Read a field or a site of a node that starts at `address`; return a reason if it must not be so."""
-        offset, _, item, allowed = span
-        if isinstance(item, Field) and item.howto.plain and item.howto.invertible:
-            return self.reader.field(node, offset, address, item, allowed, run, facts)
-        spot = Spot(node, offset, address + offset, address)
+    def _learn(self, spot: Spot, item: Site | Reference, pre: bytes, run: bytes, facts: list[Fact]) -> str:
+        """Read a field or a site; return a reason if it must not be so."""
         if isinstance(item, Site):
             return self.reader.site(spot, item, run, [], facts)
-        return self.reader.learn(spot, item, run, facts)
+        return self.reader.learn(spot, field_of(self.graph, pre, item), run, facts)
+
+    def _parts(self, node: Node, pre: bytes) -> tuple[RunPart, ...]:
+        """The run bytes of a node whose layout is the pre layout: outside of its spans the pre bytes."""
+        parts: list[RunPart] = []
+        position = 0
+        for offset, stop, item, _ in self._spans(node, self.sites(node)):
+            if offset > position:
+                parts.append(Literal(pre[position:offset]))
+            parts.append(
+                Allowed(item, item.size) if isinstance(item, Site) else field_of(self.graph, pre, item)
+            )
+            position = stop
+        if len(pre) > position:
+            parts.append(Literal(pre[position:]))
+        return tuple(parts)
 
     def _of(self, node: Node) -> tuple[bytes, list[_Span]]:
-        """A node's bytes and spans; a name like `__func__.1` has candidates by the hundred."""
+        """A node's bytes and spans; a name like `__func__.1` has candidates by the hundred.
+
+        Where nothing has run yet nothing has been rewritten: what is at a site is compared like all else.
+        """
         found = self._known.get(node.id)
         if found is None:
             pre = self.graph.contents(node)
-            found = self._known[node.id] = pre, self._spans(node, pre)
+            sites = () if self.memory.pristine else self.sites(node)
+            found = self._known[node.id] = pre, self._spans(node, sites)
         return found
 
-    def _spans(self, node: Node, pre: bytes) -> list[_Span]:
+    def _spans(self, node: Node, sites: tuple[Site, ...]) -> list[_Span]:
         """Sites and the references outside of sites, by offset; at one offset the site comes first."""
-        sites = self.sites(node)
         ranges: list[tuple[int, int, Site | Reference]] = [(site.offset, site.size, site) for site in sites]
         ranges += [(each.offset, each.howto.size, each) for each in self.graph.references[node.id]]
         if sites:
@@ -140,27 +157,10 @@ class Matcher:
         for offset, size, item in ranges:
             if offset < position:
                 continue
-            if isinstance(item, Site):
-                spans.append(_Span(offset, offset + size, item, None))
-            else:
-                part = field_of(self.graph, pre, item)
-                spans.append(_Span(offset, offset + size, part, self.reader.allowed(part.place)))
+            allowed = None if isinstance(item, Site) else self.reader.where(item.target, item.addend)
             position = offset + size
+            spans.append(_Span(offset, position, item, allowed))
         return spans
-
-
-def _parts(pre: bytes, spans: list[_Span]) -> tuple[RunPart, ...]:
-    """The run bytes of a node whose layout is the pre layout: outside of its spans they are the pre bytes."""
-    parts: list[RunPart] = []
-    position = 0
-    for offset, stop, item, _ in spans:
-        if offset > position:
-            parts.append(Literal(pre[position:offset]))
-        parts.append(Allowed(item, item.size) if isinstance(item, Site) else item)
-        position = stop
-    if len(pre) > position:
-        parts.append(Literal(pre[position:]))
-    return tuple(parts)
 
 
 def _unequal(node: Node, address: int, pre: bytes, run: bytes, start: int, stop: int) -> Mismatch:

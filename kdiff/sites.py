@@ -9,31 +9,30 @@ runs of no-ops may have any shape.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kdiff.arch import Architecture
 from kdiff.errors import KdiffError
 from kdiff.graph import Node, Reference, SectionGraph
-from kdiff.kernel import Field, Form, Literal, Pad, Part, Place, Site
+from kdiff.kernel import EntryView, Field, Form, Literal, Pad, Part, Place, Site
 from kdiff.split import Kind
 
 
 def sites(graph: SectionGraph) -> Mapping[int, tuple[Site, ...]]:
-    """Ask every entry's row what it permits, and merge what overlaps."""
-    found: dict[int, list[Site]] = {}
+    """Ask every entry's row what it permits, and merge what overlaps, for each node when it is asked for."""
+    found: dict[int, list[View]] = {}
     for entry in graph.nodes:
         if entry.table is None or entry.table.sites is None:
             continue
         owner = graph.owners.get(entry.id)
-        if owner is None or graph.nodes[owner].kind is not Kind.FUNCTION:
-            continue
-        found.setdefault(owner, []).extend(entry.table.sites(View(graph, entry)))
+        if owner is not None and graph.nodes[owner].kind is Kind.FUNCTION:
+            found.setdefault(owner, []).append(View(graph, entry, entry.table.sites))
     rewritten = {row.name: row.sites for row in graph.special.values() if row.code and row.sites is not None}
     for node in graph.nodes:
         if node.kind is Kind.FUNCTION and node.section_name in rewritten:
-            found.setdefault(node.id, []).extend(rewritten[node.section_name](View(graph, node)))
-    return {owner: _merged(graph, graph.nodes[owner], listed) for owner, listed in found.items()}
+            found.setdefault(node.id, []).append(View(graph, node, rewritten[node.section_name]))
+    return _Sites(graph, found)
 
 
 _LONGEST = 16
@@ -42,10 +41,11 @@ _LONGEST = 16
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An entry as rows see it (`kdiff.kernel.EntryView`)."""
+    """An entry as rows see it (`kdiff.kernel.EntryView`), and the row's function that is to see it."""
 
     graph: SectionGraph
     entry: Node
+    permits: Callable[[EntryView], Iterable[Site]]
 
     @property
     def architecture(self) -> Architecture:
@@ -110,6 +110,26 @@ class View:
         return self.graph.nodes[place.node]
 
 
+class _Sites(Mapping[int, tuple[Site, ...]]):
+    """Node id -> its sites, computed when they are first asked for: most nodes hold what was compiled."""
+
+    def __init__(self, graph: SectionGraph, views: Mapping[int, list[View]]) -> None:
+        self._graph, self._views = graph, views
+        self._known: dict[int, tuple[Site, ...]] = {}
+
+    def __getitem__(self, node: int) -> tuple[Site, ...]:
+        if node not in self._known:
+            listed = [site for view in self._views[node] for site in view.permits(view)]
+            self._known[node] = _merged(self._graph, self._graph.nodes[node], listed)
+        return self._known[node]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+
 def _place(graph: SectionGraph, reference: Reference) -> Place:
     return Place(reference.target, graph.nodes[reference.target].name, reference.addend)
 
@@ -117,7 +137,7 @@ def _place(graph: SectionGraph, reference: Reference) -> Place:
 def parts(graph: SectionGraph, node: Node, start: int, stop: int, *, loose_nops: bool = False) -> Form:
     """The pre bytes of a range as literals and fields; with `loose_nops`, one-byte no-ops become pads."""
     data = graph.contents(node)
-    fields = {each.offset: each for each in graph.references[node.id] if start <= each.offset < stop}
+    fields = {each.offset: each for each in graph.references_within(node, start, stop)}
     nops = _one_byte_nops(graph, node) if loose_nops else frozenset()
     result: list[Part] = []
     position = start

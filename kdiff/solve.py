@@ -64,7 +64,7 @@ def solve(
 ) -> RunMatch:
     """Match every node of a unit that can be matched."""
     redirects = redirected(memory) if owner == KERNEL else NOTHING
-    matcher = Matcher(graph, dict(sites), memory, book, owner, redirects)
+    matcher = Matcher(graph, sites, memory, book, owner, redirects)
     work = _Flood(graph, matcher, memory, book, owner)
     work.run()
     contradictions = tuple(work.contradictions())
@@ -138,20 +138,24 @@ class _Flood:
     # The flood ---------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Match until a whole round teaches nothing new."""
+        """Match until nothing teaches anything new; what may be in several places waits for what is not."""
         for index in self._taking_part:
             self._wait(index)
-        progress = True
-        while progress:
-            progress = False
-            for _ in range(len(self._waiting)):
-                node = self.graph.nodes[self._waiting.popleft()]
-                self._queued.discard(node.id)
-                if self._try(node):
-                    progress = True
-                elif node.id not in self.matches and self._candidates(node):
-                    self._wait(node.id)
-            progress = progress or self._infer()
+        while self._round(several=False) or self._round(several=True) or self._infer():
+            pass
+
+    def _round(self, several: bool) -> bool:
+        """Try what waits, nodes with several candidates only if asked; tell whether that taught anything."""
+        progress = False
+        for _ in range(len(self._waiting)):
+            node = self.graph.nodes[self._waiting.popleft()]
+            self._queued.discard(node.id)
+            candidates = len(self._candidates(node))
+            if (candidates == 1 or (candidates and several)) and self._try(node):
+                progress = True
+            elif candidates and node.id not in self.matches:
+                self._wait(node.id)
+        return progress
 
     def _wait(self, index: int) -> None:
         if index not in self._queued and index in self._taking_part:
@@ -273,8 +277,8 @@ class _Flood:
         """The address of the target's start, where the fact tells it."""
         if fact.node is None:
             return None
-        found = self.matches.get(fact.node)
         if fact.offset and self.graph.nodes[fact.node].kind is Kind.FUNCTION:
+            found = self.matches.get(fact.node)
             run_offset = found.run_offset(fact.offset) if found is not None else None
             return None if run_offset is None else (fact.address - run_offset) & WORD
         return self.matcher.reader.newest((fact.address - fact.offset) & WORD)
@@ -299,8 +303,10 @@ class _Flood:
         """What was learned twice must agree: each fact with the final addresses and with kallsyms."""
         for index, facts in sorted(self.facts.items()):
             node = self.graph.nodes[index]
+            sound: set[tuple[int, int]] = set()
             for fact in facts:
-                base = self._base(fact)
+                said = fact.offset, fact.address
+                base = None if said in sound else self._base(fact)
                 if base is None:
                     continue
                 if not self._fits(fact, base):
@@ -316,6 +322,8 @@ class _Flood:
                         f"places {node.label} at {base:#x}, where kallsyms does not list it",
                         "the running code is not what this source compiles to",
                     )  # fmt: skip
+                else:
+                    sound.add(said)
 
     def unverified(self) -> frozenset[int]:
         """Nodes whose address rests on nothing but the fields that refer to them, and constants that do."""

@@ -210,7 +210,7 @@ def _facts_of_object(data: bytes, partner: bytes) -> None:
     asked: tuple[Callable[[], object], ...] = (
         lambda: types_of(broken.obj, broken.arch).locals,
         lambda: source_lines(broken.obj, broken.arch),
-        lambda: sites(broken),
+        lambda: dict(sites(broken)),
         lambda: [broken.code(node) for node in broken.nodes],
         lambda: read_bytes(write(model(broken.obj)), "again.o"),
     )

@@ -275,7 +275,7 @@ def test_a_site_is_as_compiled_where_nothing_has_run(case: str) -> None:
     site = Site(0, 5, "rewrite", (form,))
     assert proved(matched(pre, memory, "f", {"f": site})).parts[0] == Allowed(site, 5)
     found = differs(matched(pre, memory.patched(memory.at("f"), run_bytes(memory)), "f", {"f": site}))
-    assert found.reason.startswith("rewrite site holds")
+    assert found.offset < site.size
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -43,7 +43,7 @@ def view(number: int = 0) -> tuple[View, Place]:
     """An entry of the table and the place it names."""
     found = graph(None)
     entry = next(node for node in found.nodes if node.table is not None and node.row == number)
-    seen = View(found, entry)
+    seen = View(found, entry, whole)
     place = seen.place(0)
     assert place is not None
     return seen, place

@@ -85,9 +85,8 @@ class ElfImage:
         stored = max(0, min(start + size, segment.file_size) - start)
         if stored < size and self.type == ET_CORE:
             return None
-        return bytes(self.data[segment.offset + start : segment.offset + start + stored]) + bytes(
-            size - stored
-        )
+        found = bytes(self.data[segment.offset + start : segment.offset + start + stored])
+        return found if stored == size else found + bytes(size - stored)
 
 
 @dataclass(frozen=True, slots=True)
