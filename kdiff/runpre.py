@@ -51,12 +51,12 @@ class Matcher:
         self.graph, self.memory, self.redirects = graph, memory, redirects
         self.reader = Reader(graph, memory, book, owner, redirects)
         self.ends = Ends(graph, memory, book, owner, self._contents)
-        self._sites = sites
+        self.all_sites = sites
         self._known: dict[int, tuple[bytes, list[_Span]]] = {}
 
     def sites(self, node: Node) -> tuple[Site, ...]:
         """Where a node may differ."""
-        return self._sites.get(node.id, ())
+        return self.all_sites.get(node.id, ())
 
     def match(self, node: Node, address: int) -> Match | Mismatch:
         """Compare a node with the memory at an address; a function must also end where the node does."""

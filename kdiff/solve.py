@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from kdiff.doubt import Doubts
 from kdiff.errors import Refusal
 from kdiff.fields import WORD
 from kdiff.graph import Node, SectionGraph
@@ -184,11 +185,12 @@ class _Flood:
         return True
 
     def _hidden(self, node: Node) -> set[int]:
-        """Where a function may be though it does not match: a probe or a tracer may have written over it."""
-        if self.memory.pristine or node.kind is not Kind.FUNCTION:
-            return set()
-        asked = self.graph, self.matcher.sites(node), self.memory, self.book
-        return {each.address for each in self.failures[node.id] if any(intruder(*asked, each))}
+        """Where a node may be though it does not match: what refuses it is perhaps not other code."""
+        return {each.address for each in self.failures[node.id] if self._doubts.may_be(node, each)}
+
+    @cached_property
+    def _doubts(self) -> Doubts:
+        return Doubts(self.matcher, self._agrees)
 
     def _infer(self) -> bool:
         """Where nothing else helps, tell one function among its copies by what lies beside it."""

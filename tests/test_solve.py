@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from compiled import ASSEMBLY, REST, UNIT, WHOLE, compiled, graph, graph_of, inside, inside_whole, named
@@ -14,6 +14,7 @@ from run_memory import BASE, SLIDE, LinkedMemory, link
 from strategies import units
 
 from kdiff.graph import SectionGraph
+from kdiff.kernel import AddressBook, KernelFacts
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.split import Kind
@@ -234,6 +235,81 @@ def test_a_copy_is_no_proof_while_a_probe_may_hide_the_true_one(written: bytes, 
     if not known:
         assert run.open[node.id].key == "solve.ambiguous"
         assert f"{first:#x}, {second:#x}" in run.open[node.id].reason
+
+
+def test_a_copy_is_no_proof_while_the_true_ones_memory_cannot_be_read() -> None:
+    memory = link(compiled(LONELY), compiled(LONELY))
+    first = min(each.address for each in memory.book.named("twin"))
+    run = solved(graph(LONELY), Torn(memory, first))
+    assert run.open[named(run.graph, "twin").id].key == "solve.ambiguous"
+
+
+@dataclass(frozen=True)
+class Torn:
+    """A memory that lacks what lies at one address."""
+
+    whole: LinkedMemory
+    gone: int
+    pristine: bool = True
+    name: str = "torn"
+
+    def read(self, address: int, size: int) -> bytes | None:
+        return None if address <= self.gone < address + size else self.whole.read(address, size)
+
+    def address_book(self) -> AddressBook:
+        return self.whole.book
+
+    def facts(self) -> KernelFacts:
+        return self.whole.facts()
+
+
+def test_a_copy_is_no_proof_where_another_one_goes_on() -> None:
+    """Whether a function goes on is told by what lies behind it, which says nothing of its own code."""
+    next_one = "int next(int a) { return a + 1; }"
+    last = "void die(void); static __attribute__((used)) void last(void) { die();%s }" + next_one
+    long, short = last % " more();", ("_Noreturn " + last) % ""
+    other = short.replace("next", "third")
+    memory = link(compiled("void more(void);" + long, WHOLE), compiled(DEAD), compiled(other, WHOLE))
+    run = solved(graph(short), memory)
+    assert run.open[named(run.graph, "last").id].key == "solve.ambiguous"
+
+
+TRACED = """
+static __attribute__((used, naked, aligned(16))) int twin(int a)
+{
+    asm("1: call __fentry__; mov $%d, %%eax; ret; .pushsection __mcount_loc, \\"a\\"; .quad 1b; .popsection");
+}
+"""
+
+
+@pytest.mark.parametrize(("other", "known"), [(1, False), (2, True)])
+def test_a_copy_is_no_proof_while_the_true_one_has_a_site_that_holds_something_unknown(
+    other: int, known: bool
+) -> None:
+    memory = link(compiled(TRACED % 1), compiled(TRACED % other), compiled(LOSER)).alive()
+    first, second = sorted(each.address for each in memory.book.named("twin"))
+    pre = graph(TRACED % 1, special=kdiff_special_sections(memory.facts()))
+    if known:
+        first, second = second, first
+    run = solved(pre, memory.patched(first, bytes.fromhex("eb03909090")))
+    assert run.addresses.get(named(pre, "twin").id) == (second if known else None)
+
+
+COUNTED = "int f(void) { static int once; return once++; }"
+
+
+def test_a_copy_is_no_proof_where_only_a_compilers_number_speaks_against_another() -> None:
+    """The compiler of the kernel counted on from another static of this name."""
+    twin = "static __attribute__((used)) int twin(int a) { static int once; return a * once++; }"
+    more = "int g(void) { static int once; return once--; }"
+    pre, run, copy = compiled(twin + COUNTED), compiled(more + twin + COUNTED), compiled(twin)
+    numbers = [
+        {each.name for each in graph_of(data).nodes if "once" in each.name} for data in (pre, run, copy)
+    ]
+    assert numbers[0] != numbers[1]
+    assert numbers[0] & numbers[2]
+    found = solved(graph_of(pre), link(run, copy))
+    assert named(found.graph, "twin").id not in found.matches
 
 
 ROW = """
