@@ -17,7 +17,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from corpus import built, changelog, creating, guests, hunks, manifest, outcomes, page, report, split, trees
+from corpus import (
+    built,
+    changelog,
+    creating,
+    guests,
+    hunks,
+    manifest,
+    outcomes,
+    page,
+    report,
+    split,
+    ties,
+    trees,
+)
 from releaselab import say
 
 PHASES = ("split", "units", "create", "guest", "report")
@@ -37,7 +50,7 @@ def main() -> int:
     )
     parser.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help="make jobs")
     parser.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="decides in which order they are taken"
+        "--seed", type=int, metavar="N", help="take them in another order than the list's own"
     )
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="take only the first N of that order"
@@ -84,10 +97,11 @@ def listing(both: trees.Trees) -> Path:
     return MANIFESTS / f"{both.before}_{both.after}.tsv"
 
 
-def chosen(rows: Sequence[manifest.Row], seed: int, limit: int, only: str) -> list[manifest.Row]:
-    """The rows to take, in an order that `seed` decides."""
-    found = sorted(rows, key=lambda row: row.id)
-    Random(seed).shuffle(found)
+def chosen(rows: Sequence[manifest.Row], seed: int | None, limit: int, only: str) -> list[manifest.Row]:
+    """The rows to take, in the list's order or one that `seed` decides."""
+    found = list(rows)
+    if seed is not None:
+        Random(seed).shuffle(found)
     fitting = [row for row in found if re.search(only, " ".join((row.id, row.kind, *row.paths)))]
     return fitting[: limit or None]
 
@@ -105,7 +119,8 @@ def cut(both: trees.Trees, jobs: int) -> None:
     say(f"comparing {both.before} with {both.after}")
     found = hunks.difference(both.kernel.source, both.fixed)
     say(f"{len(found)} hunks; looking for their words in both trees")
-    candidates = split.split(found, *split.known_words(found, both.kernel.source, both.fixed))
+    words = split.known_words(found, both.kernel.source, both.fixed)
+    candidates = split.split(found, *words, ties.find(found, both.kernel.source, both.fixed))
     reach = built.reaching(both.kernel, {hunk.path for hunk in found}, both.fixed, jobs)
     wanted = built.kept(candidates, reach)
     fixes = changelog.entries(both.changelog, both.before)
@@ -114,6 +129,8 @@ def cut(both: trees.Trees, jobs: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for each in wanted:
         (folder / f"{each.id}.patch").write_text(each.patch, "utf-8", "surrogateescape")
+    earlier = manifest.read(listing(both)) if listing(both).exists() else ()
+    listed = manifest.placed(listed, earlier)
     manifest.write(listing(both), listed)
     kinds = ", ".join(
         f"{number} {kind}" for kind, number in sorted(Counter(row.kind for row in listed).items())

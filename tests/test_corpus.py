@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from corpus import changelog, manifest
+from corpus import changelog, manifest, ties
 from corpus.built import kept
 from corpus.hunks import difference, owner, render
 from corpus.split import Candidate, known_words, split
@@ -39,7 +39,7 @@ def cut(tmp_path: Path) -> Cut:
     def cutting(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Candidate, ...]:
         one, other = tree(tmp_path / "before", before), tree(tmp_path / "after", after)
         hunks = difference(one, other)
-        return split(hunks, *known_words(hunks, one, other))
+        return split(hunks, *known_words(hunks, one, other), ties.find(hunks, one, other))
 
     return cutting
 
@@ -78,6 +78,95 @@ def test_the_end_of_a_helper_takes_its_callers_along_who_also_stand_alone(cut: C
     users = {"a.c": FIRST.replace("return a;", "return clamped(a);")}
     found = cut({"h.h": header, **users}, {"h.h": header.replace("int clamped(int);\n", ""), "a.c": FIRST})
     assert sorted(each.paths for each in found) == [("a.c",), ("a.c", "h.h")]
+
+
+STRUCT = "struct %s {\n\tint size;\n" + PAD + "};\n"
+"""A structure of some name."""
+USER = '#include "h.h"\nint get(struct box *box)\n{\n\treturn box->size;\n}\n'
+
+
+def test_who_uses_a_new_member_of_a_common_name_takes_it_along(cut: Cut) -> None:
+    others = {"c.c": "int count(struct bag *bag)\n{\n\treturn bag->count;\n}\n"}
+    header = STRUCT % "box"
+    found = cut(
+        {"h.h": header, "a.c": USER, **others},
+        {
+            "h.h": header.replace("size;", "size;\n\tint count;"),
+            "a.c": USER.replace("box->size", "box->count"),
+            "c.c": others["c.c"].replace("bag->count", "bag->count + 1"),
+        },
+    )
+    assert sorted(each.paths for each in found) == [("a.c", "h.h"), ("c.c",)]
+
+
+def test_a_member_of_another_type_changes_with_those_who_use_it(cut: Cut) -> None:
+    header = STRUCT % "box" + STRUCT % "bag"
+    found = cut(
+        {"h.h": header, "a.c": USER, "b.c": USER.replace("box", "bag")},
+        {
+            "h.h": header.replace("int size;", "long size;", 1),
+            "a.c": USER.replace("box->size", "(int)box->size"),
+            "b.c": USER.replace("box", "bag").replace("bag->size", "(int)bag->size"),
+        },
+    )
+    assert sorted(each.paths for each in found) == [("a.c", "h.h"), ("b.c",)]
+
+
+def test_the_end_of_a_member_takes_its_users_along(cut: Cut) -> None:
+    header = (STRUCT % "box").replace("size;", "size;\n\tint count;")
+    user = USER.replace("box->size", "box->count")
+    other = {"c.c": "int count;\n"}
+    found = cut({"h.h": header, "a.c": user, **other}, {"h.h": STRUCT % "box", "a.c": USER, **other})
+    assert sorted(each.paths for each in found) == [("a.c",), ("a.c", "h.h")]
+
+
+def test_functions_behind_a_pointer_that_takes_another_argument_change_with_it(cut: Cut) -> None:
+    header = (STRUCT % "box").replace("int size;", "int (*size)(int a);")
+    user = f'#include "h.h"\nstatic {FIRST}{PAD}static struct box one = {{\n\t.size = first,\n}};\n'
+    found = cut(
+        {"h.h": header, "a.c": user, "b.c": user.replace("first", "other")},
+        {name: text.replace("(int a)", "(long a)") for name, text in (("h.h", header), ("a.c", user))}
+        | {"b.c": user.replace("first", "other").replace("return a", "return 1")},
+    )
+    assert sorted(each.paths for each in found) == [("a.c", "h.h"), ("b.c",)]
+
+
+def test_a_word_that_is_new_to_a_file_comes_with_the_header_that_has_it(cut: Cut) -> None:
+    own = {"c.c": "static int clamped(int a)\n{\n\treturn a;\n}\n"}
+    helped = FIRST.replace("return a;", "return clamped(a);")
+    found = cut(
+        {"h.h": "/* empty */\n", "a.c": f'#include "h.h"\n{FIRST}', "d.c": FIRST, **own},
+        {"h.h": "int clamped(int);\n", "a.c": f'#include "h.h"\n{helped}', "d.c": helped, **own},
+    )
+    assert sorted(each.paths for each in found) == [("a.c", "h.h"), ("d.c",)]
+
+
+def test_a_new_line_that_includes_a_header_comes_with_those_who_need_it(cut: Cut) -> None:
+    header = {"h.h": "int clamped(int);\n"}
+    text = "/* top */\n" + PAD + FIRST + PAD + SECOND
+    after = '#include "h.h"\n' + text.replace("return a;", "return clamped(a);").replace(
+        "return b;", "return 1;"
+    )
+    found = cut({"a.c": text, **header}, {"a.c": after, **header})
+    assert sorted(len(each.hunks) for each in found) == [1, 2]
+
+
+def test_a_function_of_a_type_that_changes_changes_with_it(cut: Cut) -> None:
+    text = (
+        f"typedef int (shape)(int a);\n{PAD}static {FIRST}{PAD}int run(void)\n{{\n\treturn call(first);\n}}\n"
+    )
+    found = cut({"a.c": text + PAD + SECOND}, {"a.c": (text + PAD + SECOND).replace("(int a)", "(long a)")})
+    assert sorted(len(each.hunks) for each in found) == [1, 2]
+
+
+def test_a_candidate_that_stays_keeps_its_place(cut: Cut) -> None:
+    before = {f"{name}.c": FIRST for name in "abcdefgh"}
+    after = {name: text.replace("return a", f"return {name[0]}") for name, text in before.items()}
+    rows = manifest.rows(cut(before, after), {})
+    earlier = tuple(reversed(rows))
+    assert manifest.placed(rows, earlier) == earlier
+    assert [row for row in manifest.placed(rows, earlier[:4]) if row in earlier[:4]] == list(earlier[:4])
+    assert sorted(manifest.placed(rows, ()), key=lambda row: row.id) == sorted(rows, key=lambda row: row.id)
 
 
 def test_a_function_that_takes_another_argument_changes_with_its_callers(cut: Cut) -> None:

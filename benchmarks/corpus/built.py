@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from releaselab import say
 
-from corpus.hunks import LEFT_OUT, Hunk
+from corpus.hunks import Hunk
+from corpus.includes import above, includers
 from corpus.split import Candidate
 from kdiff.compiler import find_compiler
 from kdiff.confdir import read_config
@@ -24,7 +24,6 @@ from kdiff.distribution import KernelSetup
 from kdiff.units import SUFFIXES, commands, find_units
 from kdiff.workplace import Workplace, open_workplace
 
-_INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*[<"]([^">]+)', re.MULTILINE)
 _BUILD = re.compile(r"(Makefile|Kbuild|Kconfig)[^/]*")
 _HEADER = (".h", ".inc")
 
@@ -34,8 +33,12 @@ def reaching(kernel: KernelSetup, paths: Iterable[str], fixed: Path, jobs: int) 
     config = read_config(kernel.config)
     paths = sorted(path for path in paths if not _foreign(path, config.arch))
     with open_workplace(config, kernel.source, find_compiler(config), jobs=jobs, say=say) as place:
-        above = includers(kernel.source)
-        behind = {path: _units_above(path, above) for path in paths if path.endswith(_HEADER)}
+        lines = includers(kernel.source)
+        behind = {
+            path: frozenset(file for file in above(path, lines) if file.endswith(SUFFIXES))
+            for path in paths
+            if path.endswith(_HEADER)
+        }
         sources = {path for path in paths if path.endswith(SUFFIXES)}
         say("asking Kbuild what it builds")
         built = commands(place, sources.union(*behind.values())).keys()
@@ -55,37 +58,6 @@ def kept(candidates: Iterable[Candidate], reach: frozenset[str]) -> tuple[Candid
         if any(not _BUILD.fullmatch(hunk.path.rpartition("/")[2]) for hunk in hunks):
             found.setdefault(hunks, replace(each, hunks=hunks))
     return tuple(found.values())
-
-
-def includers(tree: Path) -> Mapping[str, list[tuple[str, str]]]:
-    """(file, text of the #include) by the last part of the included name, for all C files of a tree."""
-    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for pattern in ("*.c", "*.h", "*.S", "*.inc"):
-        for file in tree.rglob(pattern):
-            name = str(file.relative_to(tree))
-            if not name.startswith(tuple(f"{folder}/" for folder in LEFT_OUT)):
-                for text in _INCLUDE.findall(file.read_bytes()):
-                    word = text.decode("utf-8", "surrogateescape")
-                    found[posixpath.basename(word)].append((name, word))
-    return found
-
-
-def _units_above(path: str, above: Mapping[str, list[tuple[str, str]]]) -> frozenset[str]:
-    """All .c and .S files that include `path`, directly or not."""
-    found = {path}
-    waiting = [path]
-    while waiting:
-        target = waiting.pop()
-        for file, text in above.get(posixpath.basename(target), ()):
-            if file not in found and _means(file, text, target):
-                found.add(file)
-                waiting.append(file)
-    return frozenset(file for file in found if file.endswith(SUFFIXES))
-
-
-def _means(file: str, text: str, target: str) -> bool:
-    beside = posixpath.normpath(posixpath.join(posixpath.dirname(file), text))
-    return beside == target or target.endswith(f"/{text}")
 
 
 def _is_part(place: Workplace, path: str) -> bool:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The list of candidates as a file: one line each, no line of any patch.
+"""The list of candidates as a file: one line each, in the order in which they are taken; no line of a patch.
 
 Columns: id, kind, when it runs, number of hunks, lines added, lines removed, CVE ids, paths.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Row:
 
 
 def rows(candidates: Iterable[Candidate], about: Mapping[str, Sequence[Entry]]) -> tuple[Row, ...]:
-    """The manifest of candidates, by path."""
+    """What the manifest says of candidates, by path."""
     found = [
         Row(
             id=each.id,
@@ -46,6 +47,17 @@ def rows(candidates: Iterable[Candidate], about: Mapping[str, Sequence[Entry]]) 
         for each in candidates
     ]
     return tuple(sorted(found, key=lambda row: (row.paths, row.id)))
+
+
+def placed(listed: Sequence[Row], earlier: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows in the order in which they are taken.
+
+    What an earlier list has keeps its place in it, as a share of its length. The rest goes where its id says.
+    So all places are drawn blindly, and a new cut leaves most of what was done in use.
+    """
+    place = {row.id: at / len(earlier) for at, row in enumerate(earlier)}
+    drawn = {row.id: int(hashlib.sha256(row.id.encode()).hexdigest()[:12], 16) / 16**12 for row in listed}
+    return tuple(sorted(listed, key=lambda row: (place.get(row.id, drawn[row.id]), row.id)))
 
 
 def write(path: Path, listed: Iterable[Row]) -> None:

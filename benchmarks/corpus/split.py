@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpus.hunks import Hunk, render
+from corpus.ties import NONE, Ties
 
 _WORD = re.compile(rb"[A-Za-z_]\w{2,}")
 _NAME = re.compile(r"[A-Za-z_]\w{2,}")
@@ -74,15 +75,17 @@ class Candidate:
         return sum(1 for hunk in self.hunks for _ in hunk.changed("-"))
 
 
-def split(hunks: Sequence[Hunk], before: frozenset[str], after: frozenset[str]) -> tuple[Candidate, ...]:
+def split(
+    hunks: Sequence[Hunk], before: frozenset[str], after: frozenset[str], ties: Ties = NONE
+) -> tuple[Candidate, ...]:
     """Cut `hunks` into candidates; `before` and `after` are which of their words each tree has.
 
     What changes blank lines and comments only is none.
     """
-    groups = _joined(hunks, _bonds(hunks))
+    groups = _joined(hunks, (*_bonds(hunks).values(), *ties.bonds))
     group_of = {number: group for group, members in groups.items() for number in members}
-    makes = _needs(hunks, group_of, "+", before)
-    ends = _needs(hunks, group_of, "-", after)
+    makes = _needs(hunks, group_of, "+", before, ties.makes)
+    ends = _needs(hunks, group_of, "-", after, ties.ends)
     whole = {group: _reached(group, makes, ends) for group in groups}
     taken = {part for group, parts in makes.items() for part in parts if whole[part] != whole[group]}
     wanted = dict.fromkeys(whole[group] for group in groups if group not in taken)
@@ -109,7 +112,7 @@ def _bonds(hunks: Sequence[Hunk]) -> Mapping[object, list[int]]:
     return bonds
 
 
-def _joined(hunks: Sequence[Hunk], bonds: Mapping[object, list[int]]) -> dict[int, list[int]]:
+def _joined(hunks: Sequence[Hunk], bonds: Iterable[Iterable[int]]) -> dict[int, list[int]]:
     """Hunks by group; a group is called by its first hunk."""
     parent = list(range(len(hunks)))
 
@@ -119,9 +122,10 @@ def _joined(hunks: Sequence[Hunk], bonds: Mapping[object, list[int]]) -> dict[in
             number = parent[number]
         return number
 
-    for members in bonds.values():
-        for member in members[1:]:
-            low, high = sorted((root(members[0]), root(member)))
+    for members in bonds:
+        first, *others = members
+        for member in others:
+            low, high = sorted((root(first), root(member)))
             parent[high] = low
     groups: dict[int, list[int]] = defaultdict(list)
     for number in range(len(hunks)):
@@ -130,12 +134,16 @@ def _joined(hunks: Sequence[Hunk], bonds: Mapping[object, list[int]]) -> dict[in
 
 
 def _needs(
-    hunks: Sequence[Hunk], group_of: Mapping[int, int], sign: str, known: frozenset[str]
+    hunks: Sequence[Hunk],
+    group_of: Mapping[int, int],
+    sign: str,
+    known: frozenset[str],
+    told: Iterable[tuple[int, int]],
 ) -> Mapping[int, set[int]]:
     """Groups by the group that needs them, because of a word that only one of the trees has.
 
     Whoever uses a new word (`+`) needs the group that defines it. Whoever removes the definition of a word
-    that goes (`-`) needs all that use it.
+    that goes (`-`) needs all that use it. `told` are hunks that need others for what their files know.
     """
     users: dict[str, set[int]] = defaultdict(set)
     makers: dict[str, set[int]] = defaultdict(set)
@@ -151,6 +159,8 @@ def _needs(
             for maker in making:
                 one, other = (user, maker) if sign == "+" else (maker, user)
                 needs[one].add(other)
+    for user, maker in told:
+        needs[group_of[user]].add(group_of[maker])
     return needs
 
 
