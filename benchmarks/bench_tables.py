@@ -61,11 +61,12 @@ class Bench:
             if table.opaque or not table.entry_size:
                 self._complain(f"{path}: {node.section_name} is opaque: {table.opaque}")
             elif table.owner is not None:
-                self._owner(graph, node, table.owner, other)
+                for start in range(0, node.size, table.entry_size):
+                    self._owner(graph, node, start, table.owner, other)
 
-    def _owner(self, graph: SectionGraph, node: Node, at: int, other: SecondReader) -> None:
+    def _owner(self, graph: SectionGraph, node: Node, start: int, at: int, other: SecondReader) -> None:
         back = at if node.table is not None and node.table.from_start else 0
-        names = other.functions(node.section, node.start + at, back)
+        names = other.functions(node.section, node.start + start + at, back)
         owner = graph.owners.get(node.id)
         if owner is None or (names and not names & set(graph.nodes[owner].names)):
             self._complain(f"{graph.obj.path}: {node.label} is about {names}, not {owner}")
@@ -124,6 +125,7 @@ def _rows(graph: SectionGraph, carried: set[int] | None) -> Rows:
         for node, owner in owned
         if node.table is not None and node.table.keep is Keep.OWNER
         if carried is None or owner in carried
+        for _ in range(0, node.size, node.table.entry_size or node.size)
     )
 
 

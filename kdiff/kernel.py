@@ -389,5 +389,7 @@ class SpecialSection:
     """An entry may be left out where the kernel could not read it in time: code is right without it."""
     without: Without | None = None
     """For entries the kernel could not read in time: makes code do the same without them."""
+    runs: bool = False
+    """Entries about one function that lie side by side are one node: nobody asks for a single one."""
     opaque: str = ""
     """Set by kdiff: why this object's entries cannot be told apart. The whole table is one node then."""

@@ -33,6 +33,7 @@ from kdiff.elf.read import (
     Object,
 )
 from kdiff.kernel import SpecialSection
+from kdiff.runs import bounds_of_runs, runs, starts_of
 from kdiff.structures import declared_sizes
 from kdiff.tables import piece_sections, tables_of
 
@@ -79,8 +80,10 @@ def split(
     if scope is not None:
         wanted &= scope.nodes
     by_section = _symbols_by_section(obj, arch, wanted)
-    pieces: list[Piece] = []
+    found: dict[int, list[Piece]] = {}
+    in_runs: dict[int, SpecialSection] = {}
     for index in np.flatnonzero(wanted).tolist():
+        pieces = found[index] = []
         section = obj.sections[index]
         size, flags = int(section["size"]), int(section["flags"])
         if section["type"] in (SHT_GROUP, SHT_NOTE):
@@ -91,22 +94,10 @@ def split(
         row = tables.get(index)
         kind = _kind(flags)
         zeros = section["type"] == SHT_NOBITS
-        if row is not None:
-            step = row.entry_size or size
-            names = _by_start(obj, by_section.get(index, []))
-            pieces += [
-                Piece(
-                    index,
-                    start,
-                    min(step, size - start),
-                    Kind.ENTRY,
-                    _ranked(obj, names.get(start, [])),
-                    row,
-                    number,
-                )
-                for number, start in enumerate(range(0, size, step))
-                if scope is None or index not in scope.entries or scope.entries[index][number]
-            ]
+        if row is not None and row.runs and row.entry_size:
+            in_runs[index] = row
+        elif row is not None:
+            pieces += _entries(obj, index, row, None, scope, by_section.get(index, []))
         elif index in companions:
             starts = sorted({0, *companions[index]})
             pieces += [
@@ -121,8 +112,8 @@ def split(
             word = arch.elf_class // 8
             pieces += [Piece(index, at, min(word, size - at), Kind.CONSTANT) for at in range(0, size, word)]
         elif flags & SHF_MERGE and flags & SHF_STRINGS and section["entsize"] in CHARACTERS:
-            found = _strings(bytes(obj.contents(index)), int(section["entsize"]))
-            pieces += [Piece(index, start, stop - start, Kind.STRING) for start, stop in found]
+            ends = _strings(bytes(obj.contents(index)), int(section["entsize"]))
+            pieces += [Piece(index, start, stop - start, Kind.STRING) for start, stop in ends]
         elif flags & SHF_MERGE and section["entsize"] and size % int(section["entsize"]) == 0:
             step = int(section["entsize"])
             pieces += [Piece(index, start, step, Kind.CONSTANT) for start in range(0, size, step)]
@@ -130,7 +121,38 @@ def split(
             pieces += _by_symbols(
                 obj, arch, index, kind, by_section.get(index, []), payloads.get(index, set())
             )
-    return pieces
+    if in_runs:
+        places = starts_of((each.section, each.start) for pieces in found.values() for each in pieces)
+        leaders = {obj.section_name(index): (index, row) for index, row in tables.items()}
+        for index, row in in_runs.items():
+            begins = bounds_of_runs(obj, *leaders.get(row.parallel, (index, row)), places)
+            found[index] += _entries(obj, index, row, begins, scope, by_section.get(index, []))
+    return [piece for pieces in found.values() for piece in pieces]
+
+
+def _entries(
+    obj: Object, table: int, row: SpecialSection, begins: Column | None, scope: Scope | None,
+    symbols: list[int],
+) -> list[Piece]:  # fmt: skip
+    """The entries of a table that become nodes, one by one, or cut where `begins` says so."""
+    size, names = int(obj.sections["size"][table]), _by_start(obj, symbols)
+    step = row.entry_size or size
+    chosen = None if scope is None else scope.entries.get(table)
+    count = -(-size // step)
+    if begins is None or len(begins) != count:
+        begins = np.ones(count, bool)
+    return [
+        Piece(
+            table,
+            first * step,
+            min(last * step, size) - first * step,
+            Kind.ENTRY,
+            _ranked(obj, names.get(first * step, [])),
+            row,
+            first,
+        )
+        for first, last in runs(begins, chosen, (at // step for at in names))
+    ]
 
 
 def pieces_in(obj: Object, special: Mapping[str, SpecialSection], scope: Scope | None) -> frozenset[int]:

@@ -79,13 +79,14 @@ def _arm(facts: KernelFacts) -> Rows:
 def _loongarch(facts: KernelFacts) -> Rows:
     return (
         alternatives(facts),
-        _array(".orc_unwind_ip"),
+        SpecialSection(".orc_unwind_ip", RELATIVE_WORD, Keep.OWNER, owner=0, runs=True),
         SpecialSection(
             ".orc_unwind",
             size(facts, "orc_entry"),
             Keep.OWNER,
             parallel=".orc_unwind_ip",
             structure="orc_entry",
+            runs=True,
         ),
     )
 

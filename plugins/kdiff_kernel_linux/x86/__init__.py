@@ -71,13 +71,14 @@ def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:
         SpecialSection(
             ".ibt_endbr_seal", RELATIVE_WORD, Keep.NEVER, owner=0, compared=False, sites=branches.endbr
         ),
-        SpecialSection(".orc_unwind_ip", RELATIVE_WORD, Keep.OWNER, owner=0),
+        SpecialSection(".orc_unwind_ip", RELATIVE_WORD, Keep.OWNER, owner=0, runs=True),
         SpecialSection(
             ".orc_unwind",
             size(facts, "orc_entry"),
             Keep.OWNER,
             parallel=".orc_unwind_ip",
             structure="orc_entry",
+            runs=True,
         ),
         SpecialSection(
             ".static_call.text",

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entries of a table that lie side by side and are about one piece of code: one piece themselves.
+
+Unwinders have an entry for every few instructions, and nobody asks for a single one. In: an `Object`, a table
+whose row says so (`SpecialSection.runs`), and where code begins. Out: ranges of entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from kdiff.elf.read import RESERVED, STT_SECTION, Column, Object
+from kdiff.kernel import SpecialSection
+
+_SECTION = 40
+"""Bits of an offset in a section, below its index."""
+
+
+def starts_of(places: Iterable[tuple[int, int]]) -> Column:
+    """Where pieces begin, from (section, offset), as one ascending column."""
+    keys = {section << _SECTION | offset for section, offset in places}
+    keys |= {key >> _SECTION << _SECTION for key in keys}
+    return np.array(sorted(keys), "i8")
+
+
+def bounds_of_runs(obj: Object, table: int, row: SpecialSection, starts: Column) -> Column:
+    """Whether a run begins at each entry of a table."""
+    count = -(-int(obj.sections["size"][table]) // (row.entry_size or 1))
+    if row.owner is None or not row.entry_size:
+        return np.ones(count, bool)
+    low, high = obj.relocation_bounds[table], obj.relocation_bounds[table + 1]
+    records = obj.relocations[low:high]
+    records = records[records["offset"] % row.entry_size == row.owner]
+    symbols = obj.symbols[records["symbol"]]
+    homes = symbols["section"].astype("i8")
+    addend = np.where(symbols["type"] == STT_SECTION, records["addend"], 0)
+    at = symbols["value"].astype("i8") + addend
+    sound = (homes > 0) & (homes < RESERVED) & (at >= 0) & (at >> _SECTION == 0) & ~records["implicit"]
+    found = np.searchsorted(starts, homes << _SECTION | at, side="right")
+    owner = np.full(count, -1, "i8")
+    # of several records of one place the first adds
+    owner[(records["offset"] // row.entry_size)[::-1]] = np.where(sound, found, -1)[::-1]
+    begins = np.ones(count, bool)
+    begins[1:] = (owner[1:] != owner[:-1]) | (owner[1:] < 0)
+    return begins
+
+
+def runs(begins: Column, chosen: Column | None, named: Iterable[int]) -> list[tuple[int, int]]:
+    """The first entry of each run and the one behind its last, of the entries that are chosen.
+
+    Entries that have names of their own (`named`) begin and end runs.
+    """
+    begins = begins.copy()
+    for number in named:
+        begins[number : number + 2] = True
+    numbers = np.arange(len(begins)) if chosen is None else np.flatnonzero(chosen)
+    first = begins[numbers]
+    first[1:] |= numbers[1:] != numbers[:-1] + 1
+    first[:1] = True
+    heads = np.flatnonzero(first)
+    tails = np.append(heads[1:], len(numbers)) - 1
+    if not len(numbers):
+        return []
+    return list(zip(numbers[heads].tolist(), (numbers[tails] + 1).tolist(), strict=True))
