@@ -16,7 +16,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdiff" / "pairs"
@@ -177,23 +179,47 @@ def build_all(chosen: Iterable[Build], wanted: list[Case]) -> None:
         if not todo:
             continue
         source = _source(build.release)
-        if not (build.folder / ".ready").exists():
-            _prepare(build, source)
-        _make(
-            build,
-            source,
-            "pre",
-            {case.unit: case.pre(build) for case in todo if not case.pre(build).exists()},
-        )
-        for number, batch in enumerate(_rounds(todo)):
-            before = {case.unit: (source / case.unit).read_bytes() for case in batch if _has(source, case)}
-            try:
-                applied = [case for case in batch if case.unit in before and _patch(source, case)]
+        with _alone(source):
+            if not (build.folder / ".ready").exists():
+                _prepare(build, source)
+            missing = {case.unit: case.pre(build) for case in todo if not case.pre(build).exists()}
+            _make(build, source, "pre", missing)
+            for number, batch in enumerate(_rounds(todo)):
+                _keep(source, {case.unit for case in batch if _has(source, case)})
+                applied = [case for case in batch if _has(source, case) and _patch(source, case)]
                 _make(build, source, f"post{number}", {case.unit: case.post(build) for case in applied})
-            finally:
-                for unit, text in before.items():
-                    if (source / unit).read_bytes() != text:
-                        (source / unit).write_bytes(text)
+                _restore(source)
+
+
+@contextmanager
+def _alone(source: Path) -> Iterator[None]:
+    """Wait until nobody else patches a source tree; mend what one that was killed left there."""
+    with (source.parent / "lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        _restore(source)
+        try:
+            yield
+        finally:
+            _restore(source)
+
+
+def _keep(source: Path, units: Iterable[str]) -> None:
+    """Copy units before they are patched."""
+    for unit in units:
+        copy = source.parent / "kept" / unit
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source / unit, copy.with_suffix(".part"))
+        copy.with_suffix(".part").replace(copy)
+
+
+def _restore(source: Path) -> None:
+    """Put back what was kept, and forget it."""
+    kept = source.parent / "kept"
+    for copy in (each for each in kept.rglob("*") if each.is_file() and each.suffix != ".part"):
+        unit = source / copy.relative_to(kept)
+        if unit.read_bytes() != copy.read_bytes():
+            shutil.copy(copy, unit)
+        copy.unlink()
 
 
 def _rounds(todo: list[Case]) -> Iterator[list[Case]]:
