@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,12 +32,12 @@ from kdiff.elf.read import (
     Object,
 )
 from kdiff.kernel import Keep, SpecialSection
+from kdiff.reach import ranges, targets
+from kdiff.rows import distinct
 from kdiff.tables import rows_in, tables_of
 
 GAP = 64
 """Between sections: more than an instruction may add to the address of what it refers to."""
-OPERAND = 4
-"""The most bytes of an instruction behind a field that counts from the instruction's end."""
 
 
 class Names:
@@ -63,7 +64,7 @@ class Names:
         found = np.where(offsets < head, offsets, offsets - (len(text) - len(before)))
         middle = np.flatnonzero((offsets >= head) & (offsets < len(text) - rest))
         if len(middle):
-            theirs = np.unique(known[(known >= head) & (known < len(before) - rest)])
+            theirs = distinct(known[(known >= head) & (known < len(before) - rest)])
             named = {_string(before, each): each for each in theirs[::-1].tolist()}
             here, which = np.unique(offsets[middle], return_inverse=True)
             found[middle] = np.array([self._number(_string(text, each), named) for each in here.tolist()])[
@@ -96,7 +97,7 @@ def _string(text: Column, offset: int) -> bytes:
     return raw
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """A table whose entries go where the code goes that they are about.
 
@@ -109,6 +110,15 @@ class Table:
     records: slice
     entry: Column
     owner: Column
+
+    @cached_property
+    def rank(self) -> Column:
+        """Which one each entry is of those about one atom."""
+        order = np.argsort(self.owner, kind="stable")
+        found = np.empty(self.count, "i8")
+        ordered = self.owner[order]
+        found[order] = np.arange(self.count) - np.searchsorted(ordered, ordered)
+        return found
 
 
 class Atoms:
@@ -125,7 +135,8 @@ class Atoms:
         self.loaded[0] = False
         self.section_ids = names.column("section", obj, obj.section_names, sections["name"])
         self.symbol_ids = names.column("symbol", obj, obj.symbol_names, symbols["name"])
-        spaces = np.where(self.loaded, sections["size"].astype("i8") // GAP * GAP + 2 * GAP, 0)
+        self.size = sections["size"].astype("i8")
+        spaces = np.where(self.loaded, self.size // GAP * GAP + 2 * GAP, 0)
         self.base = np.cumsum(spaces) - spaces + GAP
         texts = flags & SHF_STRINGS > 0
         self.merged = self.loaded & (flags & SHF_MERGE > 0) & (sections["entsize"] > 0)
@@ -136,90 +147,80 @@ class Atoms:
         self.home = np.where(self.loaded[home], home, 0)
         self.position = np.where(self.home > 0, self.base[self.home] + symbols["value"].astype("i8"), -1)
         self.is_section = symbols["type"] == STT_SECTION
-        self._read_records()
+        self.symbol = np.ascontiguousarray(obj.relocations["symbol"])
+        """Of each record."""
+        self._read_howtos()
         families = {each for row in special.values() for each in row.pieces}
         listed = _named_like(obj, self.loaded, {*special, *families})
         self.rows = tables_of(obj, arch, special, names=listed)
-        self.pieces = np.zeros(len(sections), bool)
         begins = tuple(each[:-1] for each in families if each.endswith("*"))
-        self.pieces[[i for i, n in listed.items() if n in families or (begins and n.startswith(begins))]] = (
-            True
+        self.pieces = self._marked(
+            i for i, n in listed.items() if n in families or (begins and n.startswith(begins))
         )
-        self.is_table = np.zeros(len(sections), bool)
-        self.is_table[[i for i, row in self.rows.items() if row.keep is Keep.OWNER and row.entry_size]] = True
-        self.dropped = np.zeros(len(sections), bool)
-        self.dropped[[i for i, row in self.rows.items() if row.keep is Keep.NEVER and not row.compared]] = (
-            True
-        )
-        self._count_from_starts()
+        rows = self.rows.items()
+        self.is_table = self._marked(i for i, row in rows if row.keep is Keep.OWNER and row.entry_size)
+        self.dropped = self._marked(i for i, row in rows if row.keep is Keep.NEVER and not row.compared)
+        self.from_start = np.zeros(len(sections), "i8")
+        """By section, the size of entries whose addresses count from the start of an entry; 0 for others."""
+        for index, row in rows:
+            self.from_start[index] = row.entry_size if row.from_start else 0
         self._cut()
+        self._find_records()
         self.tables = self._tables()
-        self._name_sources()
 
-    # Records -----------------------------------------------------------------------------------------
+    def _marked(self, sections: Iterable[int]) -> Column:
+        found = np.zeros(len(self.loaded), bool)
+        found[list(sections)] = True
+        return found
 
-    def _read_records(self) -> None:
-        """Columns of all records of loaded sections: where they are and where they point to."""
-        every = self.obj.relocations
-        chosen = self.loaded[every["section"]]
-        self.records = every if chosen.all() else every[chosen]
-        section = self.into = self.records["section"].astype("i8")
-        symbol = self.symbol = self.records["symbol"].astype("i8")
-        kind, self.addend = np.ascontiguousarray(self.records["type"]), self.records["addend"].astype("i8")
-        self.kind = kind
-        self.at = self.base[section] + self.records["offset"].astype("i8")
-        most = int(kind.max(initial=0))
-        howtos = {number: self.arch.howtos.get(number) for number in _numbers(kind, most)}
-        self.relative = np.zeros(most + 1, bool)
-        share = np.zeros(len(self.relative), "i8")
+    def _read_howtos(self) -> None:
+        """By relocation type, the last one standing for all others: what code adds, and what is relative."""
+        howtos = self.arch.howtos
+        self.share = np.zeros(max(howtos, default=0) + 2, "i8")
+        self.relative = np.zeros(len(self.share), bool)
         for number, howto in howtos.items():
-            if howto is not None:
-                self.relative[number], share[number] = howto.pc_relative, howto.size * howto.end_relative
-        self.defined = self.home[symbol] > 0
-        self.whole = self.is_section[symbol]
-        share = np.where(self.code[section], share[kind], 0)
-        target = self.position[symbol] + np.where(self.whole, self.addend + share, 0)
-        self.target = np.where(self.defined, target, -1)
-        self.unsure = self.whole & self.defined & (share > 0)
-        """Whose target is up to `OPERAND` bytes further, which only decoding tells."""
-
-    def _count_from_starts(self) -> None:
-        """Free the targets of the share of tables whose addresses count from the start of an entry."""
-        bounds = np.searchsorted(self.into, np.arange(len(self.loaded) + 1))
-        for index, row in self.rows.items():
-            if row.from_start and row.entry_size:
-                mine = slice(int(bounds[index]), int(bounds[index + 1]))
-                share = self.records["offset"][mine].astype("i8") % row.entry_size
-                counted = self.defined[mine] & self.relative[self.kind[mine]]
-                self.target[mine] -= np.where(counted, share, 0)
+            self.relative[number], self.share[number] = howto.pc_relative, howto.size * howto.end_relative
 
     # Atoms -------------------------------------------------------------------------------------------
 
     def _cut(self) -> None:
         symbols = self.obj.symbols
-        whole = self.is_table | self.strings | self.merged | self.pieces
+        whole = self.is_table | self.merged | self.pieces
         named = (self.home > 0) & ~np.isin(symbols["type"], (STT_SECTION, STT_FILE)) & ~self._labels()
         self.named = named & ~self.merged[self.home]
         sized = np.flatnonzero(named & (symbols["size"] > 0) & ~whole[self.home])
-        sized = sized[np.lexsort((-symbols["size"][sized].astype("i8"), self.position[sized]))]
-        starts = self.position[sized]
-        ends = starts + symbols["size"][sized].astype("i8")
-        limits = (self.base + self.obj.sections["size"].astype("i8"))[self.home[sized]]
-        before = np.maximum.accumulate(np.concatenate(([0], np.minimum(ends, limits))))[:-1]
-        top = starts >= before
+        starts, ends = self._tops(sized)
         used = np.zeros(len(self.loaded), bool)
         used[self.home] = True
-        sections = np.flatnonzero(self.loaded & ((self.obj.sections["size"] > 0) | used))
-        steps = [self.base[sections], starts[top], *self._pieces(), *self._entries()]
-        self.start = np.unique(np.concatenate(steps))
-        self.section = np.searchsorted(self.base[sections], self.start, "right") - 1
-        self.section = sections[self.section]
-        stop = (self.base + self.obj.sections["size"].astype("i8"))[self.section]
+        sections = np.flatnonzero(self.loaded & ((self.size > 0) | used))
+        steps = [self.base[sections], starts, *self._pieces(), *self._entries()]
+        self.start = distinct(np.concatenate(steps))
+        self.section = sections[np.searchsorted(self.base[sections], self.start, "right") - 1]
+        stop = (self.base + self.size)[self.section]
         self.end = np.minimum(np.append(self.start[1:], stop[-1:]), stop)
-        named_end = np.zeros(len(self.start), "i8")
-        named_end[self.atom(starts[top])] = ends[top]
-        self.tail = np.where(named_end > 0, named_end, self.end)
+        self.count = np.bincount(self.section, minlength=len(self.loaded))
+        self.first = np.cumsum(self.count) - self.count
+        self.atom_of = np.where(self.home > 0, self.atom_in(self.home, self.position), 0)
+        """By symbol; of no meaning for one that lies elsewhere."""
+        self.tail = self.end.copy()
         """Where padding or nameless code begins."""
+        self.tail[self.atom(starts)] = ends
+
+    def _tops(self, sized: Column) -> tuple[Column, Column]:
+        """Where those of the symbols begin and end that are in no other."""
+        sizes, homes = self.obj.symbols["size"].astype("i8"), self.home[sized]
+        lone = np.bincount(homes, minlength=len(self.loaded))[homes] == 1
+        several = sized[~lone]
+        several = several[np.lexsort((-sizes[several], self.position[several]))]
+        starts = self.position[several]
+        limits = (self.base + self.size)[self.home[several]]
+        ends = np.minimum(starts + sizes[several], limits)
+        top = starts >= np.maximum.accumulate(np.concatenate(([0], ends)))[:-1]
+        one = sized[lone]
+        return (
+            np.concatenate((self.position[one], starts[top])),
+            np.concatenate((self.position[one] + sizes[one], (starts + sizes[several])[top])),
+        )
 
     def _labels(self) -> Column:
         """Symbols of the assembler's own, and those that only tell code from data."""
@@ -238,25 +239,32 @@ class Atoms:
         """Where table entries, and branches of code, point into sections that hold code for them only."""
         if not self.pieces.any():
             return []
-        chosen = self.defined & self.pieces[self.home[self.symbol]]
-        chosen &= ~self.pieces[self.into] & (self.unsure | ~self.code[self.into])
-        self.unsure &= ~chosen
-        found = self.target[chosen]
-        homes = self.home[self.symbol[chosen]]
-        sound = found < self.base[homes] + self.obj.sections["size"][homes].astype("i8")
-        return [found[sound & (found >= self.base[homes])]]
+        rows = np.flatnonzero((self.pieces[self.home] & (self.home > 0))[self.symbol])
+        into = self.obj.relocations["section"][rows]
+        to = targets(self, rows[self.loaded[into] & ~self.pieces[into]])
+        chosen = ~self.code[to.into] | (to.whole & (self.share[np.minimum(to.kind, len(self.share) - 1)] > 0))
+        found, homes = to.target[chosen], to.home[chosen]
+        sound = (found >= self.base[homes]) & (found < self.base[homes] + self.size[homes])
+        return [found[sound]]
 
     def _entries(self) -> list[Column]:
         """Entries that go by themselves: those of tables without owners."""
         return [
-            self.base[index] + np.arange(0, int(self.obj.sections["size"][index]), row.entry_size)
+            self.base[index] + np.arange(0, int(self.size[index]), row.entry_size)
             for index, row in self.rows.items()
-            if row.keep is not Keep.OWNER and row.entry_size and self.obj.sections["size"][index]
+            if row.keep is not Keep.OWNER and row.entry_size and self.size[index]
         ]
 
     def atom(self, position: Column) -> Column:
         """The atom at each position; that in front of it for places in gaps, -1 for positions below 0."""
         return np.searchsorted(self.start, position, "right") - 1
+
+    def atom_in(self, home: Column, position: Column) -> Column:
+        """The atom of a section at each position; its first one for places in front of it."""
+        found: Column = self.first[home]
+        several = np.flatnonzero(self.count[home] > 1)
+        found[several] = self.atom(np.maximum(position[several], self.base[home[several]]))
+        return found
 
     def local_names(self, atoms: Column) -> Iterator[list[str]]:
         """For each atom the names of the local symbols in it."""
@@ -276,19 +284,35 @@ class Atoms:
         found: Column = position - self.base[home] + self.obj.sections["offset"][home].astype("i8")
         return found
 
-    # Tables ------------------------------------------------------------------------------------------
+    # Records and tables ------------------------------------------------------------------------------
+
+    def _find_records(self) -> None:
+        """Of each atom the rows of its records, of which tables have none here: `begin` and `stop`."""
+        bounds = self.obj.relocation_bounds
+        self.begin, self.stop = bounds[self.section], bounds[self.section + 1]
+        several = np.flatnonzero((self.count > 1) & self.loaded)
+        rows = ranges(bounds[several], bounds[several + 1])
+        records = self.obj.relocations
+        places = self.base[records["section"][rows]] + records["offset"][rows].astype("i8")
+        atoms = np.flatnonzero(self.count[self.section] > 1)
+        later = atoms[self.first[self.section[atoms]] < atoms]
+        found = np.searchsorted(places, self.start[later])
+        self.begin[later] = np.append(rows, 0)[found]
+        behind = found == np.searchsorted(places, (self.base + self.size)[self.section[later]])
+        self.begin[later[behind]] = self.stop[later[behind]]
+        self.stop[later - 1] = self.begin[later]
 
     def _tables(self) -> dict[int, Table]:
         found: dict[int, Table] = {}
         leaders: dict[str, Table] = {}
-        bounds = np.searchsorted(self.into, np.arange(len(self.loaded) + 1))
+        bounds = self.obj.relocation_bounds
         for index, row in sorted(self.rows.items(), key=lambda each: bool(each[1].parallel)):
-            size = int(self.obj.sections["size"][index])
+            size = int(self.size[index])
             if not self.is_table[index] or not size:
                 continue
             count = rows_in(size, row.entry_size, row.least)
             records = slice(int(bounds[index]), int(bounds[index + 1]))
-            offset = self.records["offset"][records].astype("i8")
+            offset = self.obj.relocations["offset"][records].astype("i8")
             leader = leaders.get(row.parallel)
             if leader is not None and leader.count == count:
                 owner = leader.owner
@@ -298,55 +322,28 @@ class Atoms:
             leaders[self.obj.section_name(index)] = found[index]
         return found
 
-    def entry_at(self, table: Table, records: Column) -> tuple[Column, Column, Column]:
-        """The entries that records reach: owner, rank among that one's entries, offset in the entry."""
-        order = np.argsort(table.owner, kind="stable")
-        rank = np.empty(table.count, "i8")
-        ordered = table.owner[order]
-        rank[order] = np.arange(table.count) - np.searchsorted(ordered, ordered)
-        place = np.maximum(self.target[records] - self.base[table.section], 0)
+    def entry_at(self, table: Table, target: Column) -> tuple[Column, Column, Column]:
+        """The entries at positions: owner, rank among that one's entries, offset in the entry."""
+        place = np.maximum(target - self.base[table.section], 0)
         entry = np.minimum(place // table.row.entry_size, table.count - 1)
-        return table.owner[entry], rank[entry], place - entry * table.row.entry_size
+        return table.owner[entry], table.rank[entry], place - entry * table.row.entry_size
 
     def _owners(self, row: SpecialSection, count: int, records: slice, offset: Column) -> Column:
         owner = np.full(count, -1, "i8")
         if row.owner is None:
             return owner
-        naming = (offset % row.entry_size == row.owner) & self.defined[records]
-        target = self.target[records][naming]
-        atoms = self.atom(target)
+        naming = np.flatnonzero(offset % row.entry_size == row.owner)
+        homes = self.home[self.symbol[records][naming]]
+        naming, homes = naming[homes > 0], homes[homes > 0]
+        atoms = self.first[homes]
+        several = np.flatnonzero((self.count[homes] > 1) | bool(row.ahead))
+        to = targets(self, naming[several] + records.start)
+        atoms[several] = self.atom_in(to.home, to.target)
         if row.ahead:
-            atoms = np.where(target >= self.tail[atoms], np.minimum(atoms + 1, len(self.start) - 1), atoms)
+            behind = to.target >= self.tail[atoms]
+            atoms = np.where(behind, np.minimum(atoms + 1, len(self.start) - 1), atoms)
         owner[offset[naming][::-1] // row.entry_size] = atoms[::-1]
         return owner
-
-    def _name_sources(self) -> None:
-        self.source = self.atom(self.at)
-        for table in self.tables.values():
-            self.source[table.records] = table.owner[table.entry]
-        self.low = self._reached(self.target, slice(None))
-        self.high = self.low.copy()
-        """The atoms that a record may point to."""
-        unsure = np.flatnonzero(self.unsure)
-        self.high[unsure] = self._reached(self.target[unsure] + OPERAND, unsure)
-
-    def _reached(self, target: Column, records: Column | slice) -> Column:
-        """The atoms at targets; places in front of the symbol's section are its first one."""
-        homes = self.home[self.symbol[records]]
-        counts = np.bincount(self.section, minlength=len(self.loaded))
-        found: Column = np.searchsorted(self.section, np.arange(len(counts)))[homes]
-        several = np.flatnonzero(counts[homes] > 1)
-        found[several] = self.atom(np.maximum(target[several], self.base[homes[several]]))
-        return np.where(self.defined[records], found, -1)
-
-
-def _numbers(column: Column, most: int) -> list[int]:
-    """The numbers that occur."""
-    if most > 1 << 16:
-        found: list[int] = np.unique(column).tolist()
-        return found
-    listed: list[int] = np.flatnonzero(np.bincount(column, minlength=1)).tolist()
-    return listed
 
 
 def _named_like(obj: Object, wanted: Column, names: Iterable[str]) -> dict[int, str]:
@@ -358,5 +355,8 @@ def _named_like(obj: Object, wanted: Column, names: Iterable[str]) -> dict[int, 
     head = np.zeros(len(offsets), "i8")
     for at in range(least):
         head = head << 8 | text[np.minimum(offsets + at, len(text) - 1)]
-    chosen = wanted & np.isin(head, [int.from_bytes(each[:least], "big") for each in heads])
+    listed = np.array(sorted({int.from_bytes(each[:least], "big") for each in heads}), "i8")
+    if not len(listed):
+        return {}
+    chosen = wanted & (listed[np.minimum(np.searchsorted(listed, head), len(listed) - 1)] == head)
     return {index: obj.section_name(index) for index in np.flatnonzero(chosen).tolist()}

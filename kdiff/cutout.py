@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kdiff.atoms import OPERAND, Atoms
+from kdiff.atoms import Atoms
 from kdiff.elf.read import (
     RELOCATION,
     SECTION_COLUMNS,
@@ -24,6 +24,8 @@ from kdiff.elf.read import (
     Column,
     Object,
 )
+from kdiff.reach import OPERAND, Reach, reach, rows_of, rows_without_owner
+from kdiff.rows import distinct
 
 SECTION = np.dtype([(n, "u4" if n in ("name", "type", "link", "info") else "u8") for n in SECTION_COLUMNS])
 
@@ -50,12 +52,12 @@ class Cutout:
 
 def cut_out(side: Atoms, part: Part) -> Cutout:
     """Make the small object."""
-    speaking = np.flatnonzero(_speaking(side, part))
-    ranges = _ranges(side, part, speaking)
+    said = reach(side, _speaking(side, part))
+    ranges = _ranges(side, part, said)
     text = _Text()
     sections = _sections(side, ranges, text)
-    symbols, renumbered = _symbols(side, part, ranges, speaking, text)
-    records = _records(side, ranges, speaking, renumbered)
+    symbols, renumbered = _symbols(side, part, ranges, said, text)
+    records = _records(side, ranges, said, renumbered)
     obj = _assembled(side, ranges, sections, symbols, records, text)
     atoms = np.flatnonzero(part.atoms)
     where = ranges.of(side.start[atoms])
@@ -94,28 +96,27 @@ class _Text:
 
 def _speaking(side: Atoms, part: Part) -> Column:
     """The records that come along. Entries that are about no code do, always."""
-    homes = side.into
-    ownerless = (side.source < 0) & side.is_table[homes]
-    found: Column = ((side.source >= 0) & part.kept[side.source] & ~side.dropped[homes]) | ownerless
-    return found
+    about = rows_of(side, part.kept)
+    about = about[~side.dropped[side.obj.relocations["section"][about]]]
+    return np.sort(np.concatenate((about, rows_without_owner(side))))
 
 
 # What is taken ---------------------------------------------------------------------------------------
 
 
-def _ranges(side: Atoms, part: Part, speaking: Column) -> _Ranges:
+def _ranges(side: Atoms, part: Part, said: Reach) -> _Ranges:
     plain = np.flatnonzero(part.atoms)
     joined = np.zeros(len(side.start), bool)
     """Atoms from which something may point to the next: the two stay side by side."""
-    two = speaking[side.high[speaking] != side.low[speaking]]
-    joined[side.low[two][side.section[side.low[two]] == side.section[side.high[two]]]] = True
+    two = said.high != said.low
+    joined[said.low[two]] = True
     joined |= part.whole[side.section]
     follow = np.append(False, (plain[1:] == plain[:-1] + 1) & joined[plain[:-1]])[: len(plain)]
     follow &= side.section[plain] == side.section[np.maximum(plain - 1, 0)]
     groups = np.cumsum(~follow)
     parts = [np.column_stack([side.start[plain], side.end[plain], groups])]
     count = int(groups.max(initial=0))
-    for taken in (*_taken_entries(side, part), *_taken_texts(side, speaking)):
+    for taken in (*_taken_entries(side, part), *_taken_texts(side, said)):
         count += 1
         parts.append(np.column_stack([taken, np.full(len(taken), count)]))
     rows = np.concatenate(parts)
@@ -139,25 +140,23 @@ def _taken_entries(side: Atoms, part: Part) -> list[Column]:
     return found
 
 
-def _taken_texts(side: Atoms, speaking: Column) -> list[Column]:
+def _taken_texts(side: Atoms, said: Reach) -> list[Column]:
     """The strings and constants that are referred to, each once."""
     found = []
-    low = side.low[speaking]
-    chosen = speaking[(low >= 0) & side.merged[side.section[low]]]
-    homes = side.section[side.low[chosen]]
-    for home in np.unique(homes).tolist():
-        records = chosen[homes == home]
-        begin = side.target[records] - side.base[home]
-        places = np.unique(np.concatenate((begin, (begin + OPERAND)[side.unsure[records]])))
+    chosen = np.flatnonzero(said.defined & side.merged[said.home])
+    for home in distinct(said.home[chosen]).tolist():
+        records = chosen[said.home[chosen] == home]
+        begin = said.target[records] - side.base[home]
+        places = distinct(np.concatenate((begin, (begin + OPERAND)[said.unsure[records]])))
         data = np.frombuffer(side.obj.contents(home), "u1")
         places = np.maximum(places[places < len(data)], 0)
         step = int(side.obj.sections["entsize"][home])
         if side.strings[home]:
             ends = np.append(np.flatnonzero(data == 0) + 1, len(data))
-            which = np.unique(np.searchsorted(ends, places, "right"))
+            which = distinct(np.searchsorted(ends, places, "right"))
             rows = np.column_stack([np.append(0, ends)[which], ends[which]])
         else:
-            starts = np.unique(places // step) * step
+            starts = distinct(places // step) * step
             rows = np.column_stack([starts, np.minimum(starts + step, len(data))])
         if len(rows):
             found.append(rows + side.base[home])
@@ -182,15 +181,11 @@ def _sections(side: Atoms, ranges: _Ranges, text: _Text) -> Column:
     return made
 
 
-def _symbols(
-    side: Atoms, part: Part, ranges: _Ranges, speaking: Column, text: _Text
-) -> tuple[Column, Column]:
+def _symbols(side: Atoms, part: Part, ranges: _Ranges, said: Reach, text: _Text) -> tuple[Column, Column]:
     """Symbols, and the new number of each old one. Those of sections come first, numbered as these are."""
     count = int(ranges.section.max(initial=0))
-    atoms = side.atom(side.position)
-    wanted = (side.home > 0) & (atoms >= 0) & part.atoms[atoms] & (side.section[atoms] == side.home)
-    named = side.symbol[speaking]
-    wanted[named[~side.whole[speaking]]] = True
+    wanted = (side.home > 0) & part.atoms[side.atom_of]
+    wanted[said.symbol[~said.whole]] = True
     wanted &= ~side.is_section & (np.arange(len(wanted)) > 0)
     chosen = np.flatnonzero(wanted)
     made = np.zeros(count + 1 + len(chosen), SYMBOL)
@@ -211,17 +206,17 @@ def _symbols(
     return made, renumbered
 
 
-def _records(side: Atoms, ranges: _Ranges, speaking: Column, renumbered: Column) -> Column:
-    made = np.zeros(len(speaking), RELOCATION)
-    old = side.records[speaking]
-    where = ranges.of(side.at[speaking])
+def _records(side: Atoms, ranges: _Ranges, said: Reach, renumbered: Column) -> Column:
+    made = np.zeros(len(said.rows), RELOCATION)
+    at = side.base[said.into] + said.offset
+    where = ranges.of(at)
     made["section"] = ranges.section[where]
-    made["offset"] = side.at[speaking] - ranges.low[where] + ranges.offset[where]
-    made["type"], made["addend"] = old["type"], old["addend"]
-    made["symbol"] = renumbered[old["symbol"]]
-    whole = np.flatnonzero(side.whole[speaking] & side.defined[speaking])
-    bases = side.base[side.home[old["symbol"][whole]]]
-    where = ranges.of(np.maximum(side.target[speaking[whole]], bases))
+    made["offset"] = at - ranges.low[where] + ranges.offset[where]
+    made["type"], made["addend"] = said.kind, said.addend
+    made["symbol"] = renumbered[said.symbol]
+    whole = np.flatnonzero(said.whole & said.defined)
+    bases = side.base[said.home[whole]]
+    where = ranges.of(np.maximum(said.target[whole], bases))
     made["symbol"][whole] = ranges.section[where]
     made["addend"][whole] += ranges.offset[where] - (ranges.low[where] - bases)
     return made[np.argsort(made["section"].astype("i8") << 32 | made["offset"].astype("i8"), kind="stable")]

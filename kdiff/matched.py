@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which atoms of two large objects are the same thing, and which of them say the same: all of it in columns.
 
-In: two `Atoms`. Out: a `Matched`. Atoms are paired by section, unit (the STT_FILE symbol in front of a local
-one) and name, never by what they hold. Two that are paired are equal if size, symbols, bytes and records are,
-and the table entries about them. Contents are compared in runs of pairs that lie equally far apart in both
-files; a record means the same if it reaches paired atoms at one distance, or equal strings.
+In: two `Atoms`. Out: a `Matched`. Two that are paired are equal if size, symbols, bytes and records are, and
+the table entries about them. All of it is compared in place, in runs that lie side by side in both files;
+only rows that differ there are looked at closely, and atoms whose rows do not lie side by side are looked up.
 """
 
 from __future__ import annotations
@@ -13,9 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdiff.atoms import OPERAND, Atoms, Table
-from kdiff.elf.read import SHT_NOBITS, STB_LOCAL, STT_FILE, STT_NOTYPE, Column
-from kdiff.rows import joined, packed, rows, runs, told_apart
+from kdiff.atoms import Atoms, Table
+from kdiff.counterparts import pair, partners
+from kdiff.elf.read import SHT_NOBITS, Column
+from kdiff.meaning import mean_the_same
+from kdiff.reach import reach, rows_of, sources
+from kdiff.rows import aligned, rows, runs
+
+NOBODY = (1 << 32) - 1
+"""No number of a symbol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +44,17 @@ def match(pre: Atoms, post: Atoms) -> Matched:
 class _Match:
     def __init__(self, pre: Atoms, post: Atoms) -> None:
         self.pre, self.post = pre, post
-        self.sections = self._pair_sections()
-        self.to_post = self._pair_atoms()
-        self._pair_pieces()
-        self.to_pre = np.full(len(post.start), -1, "i8")
-        paired = np.flatnonzero(self.to_post >= 0)
-        self.to_pre[self.to_post[paired]] = paired
+        self.pairs = pair(pre, post)
+        self.sections, self.to_post, self.to_pre = self.pairs.sections, self.pairs.to_post, self.pairs.to_pre
+        self.partner = partners(self.pairs)
 
     def result(self) -> Matched:
         same = self._same_headers()
         self._drop_different_contents(same)
         self.equal = same.copy()
         self._drop_different_symbols(same)
+        self.steady = self._steady()
+        self.sure = self._sure()
         self._drop_different_records(same)
         for number, table in self.pre.tables.items():
             self._drop_different_entries(same, table, self.post.tables.get(int(self.sections[number])))
@@ -61,89 +65,71 @@ class _Match:
                 same[owners[owners >= 0]] = False
         return Matched(self.to_post, self.to_pre, same, self.sections)
 
-    # Pairs -------------------------------------------------------------------------------------------
-
-    def _pair_sections(self) -> Column:
-        """By name; those of one name in their order."""
-        found = np.zeros(len(self.pre.loaded), "i8")
-        ours, theirs = (np.flatnonzero(side.loaded) for side in (self.pre, self.post))
-        keys = (self.pre.section_ids[ours], self.post.section_ids[theirs])
-        one, other = joined(*(told_apart(each) for each in packed(*([each] for each in keys))))
-        found[ours[one]] = theirs[other]
-        return found
-
-    def _pair_atoms(self) -> Column:
-        pre, post = self.pre, self.post
-        found = np.full(len(pre.start), -1, "i8")
-        back = np.zeros(len(post.loaded), "i8")
-        paired = np.flatnonzero(self.sections)
-        back[self.sections[paired]] = paired
-        ours, theirs = (np.bincount(side.section, minlength=len(side.loaded)) for side in (pre, post))
-        alone = (ours == 1) & (theirs[self.sections] == 1) & (self.sections > 0)
-        first = np.searchsorted(post.section, self.sections[pre.section])
-        single = alone[pre.section]
-        found[single] = first[single]
-        shared = np.flatnonzero(~single & (self.sections[pre.section] > 0))
-        others = np.flatnonzero(~alone[back[post.section]] & (back[post.section] > 0))
-        units = _units(pre, post)
-        columns = [
-            [home[atoms], *(each[atoms] for each in _identity(side, unit))]
-            for side, atoms, home, unit in (
-                (pre, shared, pre.section, units[0]), (post, others, back[post.section], units[1])
-            )
-        ]  # fmt: skip
-        one, other = joined(*(told_apart(each) for each in packed(*columns)))
-        found[shared[one]] = others[other]
-        return found
-
-    def _pair_pieces(self) -> None:
-        """Pair the code that only entries need by the entries."""
-        pieces = [side.pieces[side.section] for side in (self.pre, self.post)]
-        self.to_post[pieces[0]] = -1
-        if not pieces[0].any():
-            return
-        one, other, atoms = self._plain_records(self.to_post >= 0, pieces)[1:]
-        beside = ~self._apart(atoms, self.pre.at[one], self.post.at[other])
-        found = [(one[beside], other[beside])]
-        for number, table in self.pre.tables.items():
-            counterpart = self.post.tables.get(int(self.sections[number]))
-            if counterpart is not None and counterpart.row.entry_size == table.row.entry_size:
-                found.append(self._entry_records(table, counterpart)[1:3])
-        for ours, theirs in found:
-            mine, yours = self.pre.low[ours], self.post.low[theirs]
-            fit = (mine >= 0) & (yours >= 0) & pieces[0][mine] & pieces[1][yours]
-            self.to_post[mine[fit][::-1]] = yours[fit][::-1]
-        paired = np.flatnonzero(pieces[0] & (self.to_post >= 0))
-        _, first = np.unique(self.to_post[paired], return_index=True)
-        kept = np.zeros(len(paired), bool)
-        kept[first] = True
-        self.to_post[paired[~kept]] = -1
-
     # What is equal -----------------------------------------------------------------------------------
 
     def _same_headers(self) -> Column:
         pre, post = self.pre, self.post
         there = np.maximum(self.to_post, 0)
         same: Column = (self.to_post >= 0) & (pre.end - pre.start == post.end[there] - post.start[there])
-        ours, theirs = pre.obj.sections[pre.section], post.obj.sections[post.section[there]]
+        ours, theirs = pre.obj.sections, post.obj.sections
+        alike = self.sections > 0
         for column in ("type", "flags", "entsize"):
-            same &= ours[column] == theirs[column]
-        counts = np.bincount(pre.section, minlength=len(pre.loaded))
-        same &= (ours["align"] == theirs["align"]) | (counts[pre.section] > 1)
+            alike &= ours[column] == theirs[column][self.sections]
+        alike &= (ours["align"] == theirs["align"][self.sections]) | (pre.count > 1)
+        same &= alike[pre.section] & (self.sections[pre.section] == post.section[there])
         return same
 
+    def _steady(self) -> Column:
+        """Whether a section and its pair are the same atoms at the same places, with as many records."""
+        pre, post = self.pre, self.post
+        there = self.sections[pre.section]
+        moved = self.to_post != post.first[there] + np.arange(len(pre.start)) - pre.first[pre.section]
+        counterpart = np.maximum(self.to_post, 0)
+        moved |= pre.start - pre.base[pre.section] != post.start[counterpart] - post.base[there]
+        bounds = [side.obj.relocation_bounds[:-1] for side in (pre, post)]
+        moved |= pre.begin - bounds[0][pre.section] != post.begin[counterpart] - bounds[1][there]
+        steady: Column = (self.sections > 0) & (pre.count == post.count[self.sections])
+        steady[pre.section[moved]] = False
+        return steady
+
+    def _sure(self) -> Column:
+        """`partner`, but `NOBODY` where a record that names the symbol may mean something else."""
+        pre = self.pre
+        texts = pre.merged[pre.home] & ~self.equal[pre.first[pre.home]]
+        wrong = (pre.home > 0) & (pre.is_table[pre.home] | texts)
+        wrong |= (pre.home > 0) & pre.is_section & ~self.steady[pre.home]
+        return np.where(wrong | (self.partner < 0), NOBODY, self.partner).astype("u4")
+
     def _drop_different_symbols(self, same: Column) -> None:
-        listed = [_symbols_in_order(side) for side in (self.pre, self.post)]
-        (ours, i), (theirs, j) = listed
-        equal, one, other, atoms = rows(ours, theirs, self.to_post, same)
+        pre, post = self.pre, self.post
+        counted = [side.named & ~side.is_table[side.home] for side in (pre, post)]
+        ours, theirs = (
+            np.bincount(side.atom_of[each], minlength=len(side.start))
+            for side, each in zip((pre, post), counted, strict=True)
+        )
+        open_ = ours != theirs[self.to_post]
+        open_[pre.atom_of[counted[0] & (self.partner < 0)]] = True
+        open_ &= same
+        (ours, i), (theirs, j) = (
+            _symbols_in_order(side, each & part[side.atom_of])
+            for side, each, part in zip((pre, post), counted, (open_, self._there(open_)), strict=True)
+        )
+        equal, one, other, atoms = rows(ours, theirs, self.to_post, open_)
         same &= equal
         one, other = i[one], j[other]
-        mine, yours = self.pre.obj.symbols[one], self.post.obj.symbols[other]
-        differ = self.pre.symbol_ids[one] != self.post.symbol_ids[other]
+        mine, yours = pre.obj.symbols[one], post.obj.symbols[other]
+        differ = pre.symbol_ids[one] != post.symbol_ids[other]
         for column in ("size", "type", "binding", "other"):
             differ |= mine[column] != yours[column]
-        differ |= self._apart(atoms, self.pre.position[one], self.post.position[other])
+        differ |= self.pairs.apart(atoms, pre.position[one], post.position[other])
         same[atoms[differ]] = False
+
+    def _there(self, part: Column) -> Column:
+        """The counterparts of pre atoms."""
+        found = np.zeros(len(self.post.start), bool)
+        counterparts = self.to_post[part]
+        found[counterparts[counterparts >= 0]] = True
+        return found
 
     def _drop_different_contents(self, same: Column) -> None:
         pre, post = self.pre, self.post
@@ -163,11 +149,58 @@ class _Match:
                 same[atoms[part[hit]]] = False
 
     def _drop_different_records(self, same: Column) -> None:
-        equal, one, other, atoms = self._plain_records(same)
+        """Side by side where sections are steady, else atom by atom."""
+        pre, post = self.pre, self.post
+        bounds, there = (side.obj.relocation_bounds for side in (pre, post))
+        counts, others = np.diff(bounds), np.diff(there)[self.sections]
+        plain = (self.sections > 0) & ~pre.is_table & ~post.is_table[self.sections]
+        beside = plain & self.steady & (counts == others)
+        listed = np.flatnonzero(beside & (counts > 0) & ~pre.dropped)
+        one, other = [], []
+        before = np.cumsum(counts[listed]) - counts[listed]
+        steps = np.column_stack([there[self.sections[listed]] - bounds[listed], bounds[listed] - before])
+        for run in runs(steps):
+            first, last = int(listed[run.start]), int(listed[run.stop - 1])
+            low, high = int(bounds[first]), int(bounds[last + 1])
+            apart = int(steps[run.start][0])
+            doubtful = self._doubtful(slice(low, high), slice(low + apart, high + apart), 0) + low
+            one.append(doubtful)
+            other.append(doubtful + apart)
+        ours = np.concatenate(one) if one else np.zeros(0, "i8")
+        theirs = np.concatenate(other) if other else ours
+        atoms = sources(pre, ours)
+        asked = same[atoms]
+        ours, theirs, atoms = ours[asked], theirs[asked], atoms[asked]
+        records = pre.obj.relocations["offset"][ours], post.obj.relocations["offset"][theirs]
+        fits = (records[0] == records[1]) & mean_the_same(
+            self.pairs, self.equal, reach(pre, ours), reach(post, theirs)
+        )
+        same[atoms[~fits]] = False
+        self._drop_different_atoms(same, same & (plain & ~beside)[pre.section])
+
+    def _drop_different_atoms(self, same: Column, asked: Column) -> None:
+        """Hold the records of some atoms against those of their counterparts."""
+        pre, post = self.pre, self.post
+        listed = [
+            each[~side.is_table[side.obj.relocations["section"][each]]]
+            for side, each in ((pre, rows_of(pre, asked)), (post, rows_of(post, self._there(asked))))
+        ]
+        groups = [sources(side, each) for side, each in zip((pre, post), listed, strict=True)]
+        equal, i, j, atoms = rows(groups[0], groups[1], self.to_post, asked)
         same &= equal
-        differ = self._apart(atoms, self.pre.at[one], self.post.at[other])
-        differ |= ~self._mean_the_same(one, other)
+        mine, yours = reach(pre, listed[0][i]), reach(post, listed[1][j])
+        places = pre.base[mine.into] + mine.offset, post.base[yours.into] + yours.offset
+        differ = self.pairs.apart(atoms, *places) | ~mean_the_same(self.pairs, self.equal, mine, yours)
         same[atoms[differ]] = False
+
+    def _doubtful(self, one: slice, other: slice, apart: int) -> Column:
+        """Which of as many records of both are not plainly the same; `apart`: what offsets differ by."""
+        ours, theirs = self.pre.obj.relocations[one], self.post.obj.relocations[other]
+        differ = theirs["offset"] - ours["offset"] != np.uint64(apart % (1 << 64))
+        differ |= ours["type"] != theirs["type"]
+        differ |= ours["addend"] != theirs["addend"]
+        differ |= self.sure[self.pre.symbol[one]] != self.post.symbol[other]
+        return np.flatnonzero(differ)
 
     def _drop_different_entries(self, same: Column, ours: Table, theirs: Table | None) -> None:
         if not ours.row.compared:
@@ -178,205 +211,84 @@ class _Match:
                 owners = self.to_pre[theirs.owner[theirs.owner >= 0]]
                 same[owners[owners >= 0]] = False
             return
-        orders = [np.argsort(each.owner, kind="stable") for each in (ours, theirs)]
-        orders = [o[each.owner[o] >= 0] for o, each in zip(orders, (ours, theirs), strict=True)]
-        groups = [each.owner[o] for o, each in zip(orders, (ours, theirs), strict=True)]
-        equal, one, other, atoms = rows(groups[0], groups[1], self.to_post, same)
+        asked = same & ~self._same_entries(ours, theirs)
+        tables = ours, theirs
+        parts = asked, self._there(asked)
+        chosen = [
+            np.flatnonzero((each.owner >= 0) & part[each.owner])
+            for each, part in zip(tables, parts, strict=True)
+        ]
+        orders = [
+            each[np.argsort(table.owner[each], kind="stable")]
+            for each, table in zip(chosen, tables, strict=True)
+        ]
+        groups = [each.owner[order] for order, each in zip(orders, tables, strict=True)]
+        equal, one, other, atoms = rows(groups[0], groups[1], self.to_post, asked)
         same &= equal
         mine, yours = _entries(self.pre, ours)[orders[0][one]], _entries(self.post, theirs)[orders[1][other]]
         for at, size in ours.row.ignored:
             mine[:, at : at + size] = yours[:, at : at + size] = 0
         same[atoms[np.any(mine != yours, axis=1)]] = False
-        equal, one, other, atoms = self._entry_records(ours, theirs)
+        listed, groups = [], []
+        for table, part in zip(tables, parts, strict=True):
+            owner = table.owner[table.entry]
+            order = np.flatnonzero((owner >= 0) & part[owner])
+            order = order[np.argsort(owner[order], kind="stable")]
+            groups.append(owner[order])
+            listed.append(order + table.records.start)
+        equal, one, other, atoms = rows(groups[0], groups[1], self.to_post, asked)
         same &= equal
         step = ours.row.entry_size
-        offsets = self.pre.records["offset"][one] % step, self.post.records["offset"][other] % step
-        differ = (offsets[0] != offsets[1]) | ~self._mean_the_same(one, other)
+        before, after = reach(self.pre, listed[0][one]), reach(self.post, listed[1][other])
+        differ = (before.offset % step != after.offset % step) | ~mean_the_same(
+            self.pairs, self.equal, before, after
+        )
         same[atoms[differ]] = False
 
-    def _entry_records(self, ours: Table, theirs: Table) -> tuple[Column, Column, Column, Column]:
-        """`rows` for the records of two tables, by the owners of their entries."""
-        orders, groups = [], []
-        for table in (ours, theirs):
-            owner = table.owner[table.entry]
-            order = np.argsort(owner, kind="stable")
-            order = order[owner[order] >= 0]
-            groups.append(owner[order])
-            orders.append(order + table.records.start)
-        equal, one, other, atoms = rows(groups[0], groups[1], self.to_post, self.to_post >= 0)
-        return equal, orders[0][one], orders[1][other], atoms
-
-    def _plain_records(
-        self, wanted: Column, reached: list[Column] | None = None
-    ) -> tuple[Column, Column, Column, Column]:
-        """`rows` for the records of all atoms, or for those that may reach certain atoms of either object."""
-        plain = [np.flatnonzero(~side.is_table[side.into]) for side in (self.pre, self.post)]
-        if reached is not None:
-            plain = [
-                each[(side.low[each] >= 0) & part[side.low[each]]]
-                for side, each, part in zip((self.pre, self.post), plain, reached, strict=True)
-            ]
-        groups = [side.source[each] for side, each in zip((self.pre, self.post), plain, strict=True)]
-        equal, one, other, atoms = rows(groups[0], groups[1], self.to_post, wanted)
-        return equal, plain[0][one], plain[1][other], atoms
-
-    # Records -----------------------------------------------------------------------------------------
-
-    def _apart(self, atoms: Column, ours: Column, theirs: Column) -> Column:
-        """Whether places are not equally far behind the starts of their atoms, given by pre atoms."""
-        starts = self.pre.start[atoms], self.post.start[self.to_post[atoms]]
-        differ: Column = ours - starts[0] != theirs - starts[1]
-        return differ
-
-    def _mean_the_same(self, one: Column, other: Column) -> Column:
-        """Whether records `one` of the pre and `other` of the post object mean the same."""
-        pre, post = self.pre, self.post
-        mine, yours = pre.symbol[one], post.symbol[other]
-        whole = pre.whole[one]
-        same: Column = (pre.kind[one] == post.kind[other]) & (whole == post.whole[other])
-        ways, there = (np.ascontiguousarray(side.obj.symbols["other"]) for side in (pre, post))
-        same &= ways[mine] == there[yours]
-        inside = pre.defined[one] & post.defined[other]
-        same &= whole | (pre.addend[one] == post.addend[other])
-        outside = np.flatnonzero(~pre.defined[one] & ~post.defined[other] & ~whole)
-        ours, theirs = mine[outside], yours[outside]
-        equal = pre.symbol_ids[ours] == post.symbol_ids[theirs]
-        equal &= pre.obj.symbols["section"][ours] == post.obj.symbols["section"][theirs]
-        reached = self._same_place(pre.low[one], post.low[other], pre.target[one], post.target[other])
-        again = np.flatnonzero(pre.unsure[one] & inside)
-        i, j = one[again], other[again]
-        reached[again] &= post.unsure[j] & self._same_place(
-            pre.high[i], post.high[j], pre.target[i] + OPERAND, post.target[j] + OPERAND
-        )
-        low = np.maximum(pre.low[one], 0)
-        merged = np.flatnonzero(inside & pre.merged[pre.section[low]])
-        reached[merged] = self._same_text(one[merged], other[merged])
-        tables = np.flatnonzero(inside & pre.is_table[pre.section[low]])
-        reached[tables] = self._same_entry(one[tables], other[tables])
-        reached &= inside
-        reached[outside] = equal
-        same &= reached
-        return same
-
-    def _same_place(self, ours: Column, theirs: Column, here: Column, there: Column) -> Column:
-        atoms = np.maximum(ours, 0)
-        same: Column = (ours >= 0) & (self.to_post[atoms] == theirs) & (theirs >= 0)
-        same &= ~self._apart(atoms, here, there)
-        return same
-
-    def _same_entry(self, one: Column, other: Column) -> Column:
-        """Whether records reach the same entry of a table: by its owner, and its rank among that one's."""
-        same = np.zeros(len(one), bool)
-        homes = self.pre.section[self.pre.low[one]], self.post.section[np.maximum(self.post.low[other], 0)]
-        for number, table in self.pre.tables.items():
-            there = self.post.tables.get(int(self.sections[number]))
-            mine = np.flatnonzero((homes[0] == number) & (homes[1] == self.sections[number]))
-            if there is None or there.row.entry_size != table.row.entry_size or not len(mine):
+    def _same_entries(self, ours: Table, theirs: Table) -> Column:
+        """The atoms whose entries are plainly the same, by pre atom, found with both tables side by side."""
+        pre, step = self.pre, ours.row.entry_size
+        keys = np.where(ours.owner >= 0, self.to_post[ours.owner], -1), theirs.owner
+        data = _entries(pre, ours), _entries(self.post, theirs)
+        seen, bad = np.zeros(ours.count, bool), np.zeros(ours.count, bool)
+        one, other, entries = [], [], []
+        for i, j, count in aligned(*keys):
+            low, high = np.searchsorted(ours.entry, (i, i + count)).tolist()
+            begin, end = np.searchsorted(theirs.entry, (j, j + count)).tolist()
+            mine, yours = ours.entry[low:high], theirs.entry[begin:end]
+            if len(mine) != len(yours) or np.any(yours - mine != j - i):
                 continue
-            owner, rank, within = self.pre.entry_at(table, one[mine])
-            owner_there, rank_there, within_there = self.post.entry_at(there, other[mine])
-            same[mine] = (owner >= 0) & (self.to_post[owner] == owner_there) & (rank == rank_there)
-            same[mine] &= within == within_there
-        return same
-
-    def _same_text(self, one: Column, other: Column) -> Column:
-        """Whether records reach equal strings, or equal constants of a section of such."""
-        pre, post = self.pre, self.post
-        homes = pre.section[pre.low[one]], post.section[np.maximum(post.low[other], 0)]
-        same: Column = (self.sections[homes[0]] == homes[1]) & (pre.unsure[one] == post.unsure[other])
-        ours, theirs = pre.target[one] - pre.base[homes[0]], post.target[other] - post.base[homes[1]]
-        sizes = (
-            pre.obj.sections["size"].astype("i8")[homes[0]],
-            post.obj.sections["size"].astype("i8")[homes[1]],
+            seen[i : i + count] = True
+            differ = data[0][i : i + count] != data[1][j : j + count]
+            for at, size in ours.row.ignored:
+                differ[:, at : at + size] = False
+            if differ.any():
+                bad[i : i + count] |= differ.any(axis=1)
+            low, begin = low + ours.records.start, begin + theirs.records.start
+            size = len(mine)
+            doubtful = self._doubtful(slice(low, low + size), slice(begin, begin + size), (j - i) * step)
+            one.append(doubtful + low)
+            other.append(doubtful + begin)
+            entries.append(mine[doubtful])
+        if one:
+            before, after = reach(pre, np.concatenate(one)), reach(self.post, np.concatenate(other))
+            differ = before.offset % step != after.offset % step
+            differ |= ~mean_the_same(self.pairs, self.equal, before, after)
+            bad[np.concatenate(entries)[differ]] = True
+        owned = ours.owner >= 0
+        have, met = (
+            np.bincount(ours.owner[part], minlength=len(pre.start)) for part in (owned, owned & seen & ~bad)
         )
-        same &= (ours >= 0) & (theirs >= 0) & (ours < sizes[0]) & (theirs < sizes[1])
-        easy = self.equal[pre.low[one]] & (self.to_post[pre.low[one]] == post.low[other]) & (ours == theirs)
-        chosen = np.flatnonzero(same & ~easy)
-        chosen = chosen[np.lexsort((ours[chosen], homes[0][chosen]))]
-        apart = np.column_stack([homes[0][chosen], theirs[chosen] - ours[chosen]])
-        for run in runs(apart):
-            part = chosen[run]
-            home = int(homes[0][part[0]]), int(homes[1][part[0]])
-            same[part] = self._same_run(
-                home, ours[part], int(theirs[part[0]] - ours[part[0]]), pre.unsure[one[part]]
-            )
-        return same
-
-    def _same_run(self, home: tuple[int, int], begin: Column, apart: int, unsure: Column) -> Column:
-        """Whether the texts at `begin` of a section equal those that are `apart` from them in the other."""
-        pre, post = (
-            np.frombuffer(s.obj.contents(h), "u1") for s, h in zip((self.pre, self.post), home, strict=True)
-        )
-        step = int(self.pre.obj.sections["entsize"][home[0]])
-        furthest = begin + np.where(unsure, OPERAND, 0)
-        begin = begin - begin % step
-        if apart % step:
-            return np.zeros(len(begin), bool)
-        low, high = int(begin[0]), min(len(pre), len(post) - apart)
-        ours, theirs = pre[low:high], post[low + apart : high + apart]
-        furthest = furthest - low
-        if self.pre.strings[home[0]]:
-            ends = np.flatnonzero(ours[: int(furthest.max()) + 1] == 0)
-            rest = np.flatnonzero(ours[int(furthest.max()) :][:4096] == 0)
-            ends = np.append(ends, rest[:1] + int(furthest.max()))
-            last = np.searchsorted(ends, furthest)
-            stop = (
-                np.where(
-                    last < len(ends), ends[np.minimum(last, len(ends) - 1)] if len(ends) else 0, len(ours)
-                )
-                + 1
-            )
-        else:
-            stop = furthest // step * step + step
-        most = min(int(stop.max()), len(ours))
-        different = np.flatnonzero(ours[:most] != theirs[:most])
-        whole: Column = (np.searchsorted(different, begin - low) == np.searchsorted(different, stop)) & (
-            stop <= len(ours)
-        )
-        return whole
+        want = np.bincount(theirs.owner[theirs.owner >= 0], minlength=len(self.post.start))
+        found: Column = (have == met) & (have == want[self.to_post])
+        return found
 
 
-def _symbols_in_order(side: Atoms) -> tuple[Column, Column]:
-    """Atoms of all symbols that count, and the symbols, in the order of atoms."""
-    symbols = np.flatnonzero(side.named & ~side.is_table[side.home])
+def _symbols_in_order(side: Atoms, chosen: Column) -> tuple[Column, Column]:
+    """Atoms of some symbols, and the symbols, in the order of atoms."""
+    symbols = np.flatnonzero(chosen)
     symbols = symbols[np.lexsort((side.symbol_ids[symbols], side.position[symbols]))]
-    return side.atom(side.position[symbols]), symbols
-
-
-def _identity(side: Atoms, units: Column) -> tuple[Column, Column]:
-    """For each atom the unit and the name of the symbol at its start; -1 and 0 where there is none."""
-    symbols = np.flatnonzero(side.named)
-    place = side.position[symbols]
-    atoms = side.atom(place)
-    first = side.start[atoms] == place
-    symbols, atoms = symbols[first], atoms[first]
-    rows = side.obj.symbols[symbols]
-    rank = (
-        (rows["size"] == 0).astype("i8") * 4
-        + (rows["binding"] == STB_LOCAL) * 2
-        + (rows["type"] == STT_NOTYPE)
-    )
-    order = np.lexsort((side.symbol_ids[symbols], rank, atoms))
-    symbols, atoms, rows = symbols[order], atoms[order], rows[order]
-    _, first = np.unique(atoms, return_index=True)
-    unit, name = np.full(len(side.start), -1, "i8"), np.zeros(len(side.start), "i8")
-    local = rows["binding"][first] == STB_LOCAL
-    unit[atoms[first]] = np.where(local, units[symbols[first]], -1)
-    name[atoms[first]] = side.symbol_ids[symbols[first]] + 1
-    return unit, name
-
-
-def _units(pre: Atoms, post: Atoms) -> tuple[Column, Column]:
-    """The unit of each symbol, by the STT_FILE symbol in front of it: units of one name by their order."""
-    marks = [np.flatnonzero(side.obj.symbols["type"] == STT_FILE) for side in (pre, post)]
-    keys = packed(*([side.symbol_ids[each]] for side, each in zip((pre, post), marks, strict=True)))
-    ours, theirs = (told_apart(each) for each in keys)
-    numbers = np.unique(np.concatenate((ours, theirs)))
-    found = []
-    for side, mark, key in zip((pre, post), marks, (ours, theirs), strict=True):
-        unit = np.append(np.searchsorted(numbers, key), -1)
-        found.append(unit[np.searchsorted(mark, np.arange(len(side.obj.symbols)), "right") - 1])
-    return found[0], found[1]
+    return side.atom_of[symbols], symbols
 
 
 def _entries(side: Atoms, table: Table) -> Column:

@@ -21,6 +21,7 @@ from kdiff.habits import Habits
 from kdiff.kernel import SpecialSection
 from kdiff.matched import Matched, match
 from kdiff.naming import is_fragment, is_numbered, stem
+from kdiff.reach import reach, rows_of, rows_to, rows_without_owner, sources
 
 LARGE = 1 << 16
 """Relocations of an object from which on it is cut down first: below, graphs of all that is not alike do."""
@@ -69,7 +70,6 @@ class _Kept:
 
     def __init__(self, pre: Atoms, post: Atoms, matched: Matched, habits: Habits) -> None:
         self.sides, self.matched, self.habits = (pre, post), matched, habits
-        self.edges = tuple(_edges(side) for side in self.sides)
         self.owning = tuple(_entry_edges(side) for side in self.sides)
         self.whole = tuple((side.merged | side.is_table | side.dropped)[side.section] for side in self.sides)
         self._follows = tuple(np.full(len(side.start), -1, "i1") for side in self.sides)
@@ -117,18 +117,19 @@ class _Kept:
         return ours & ~self.whole[0], theirs & ~self.whole[1]
 
     def _sources(self, number: int, part: Column) -> Column:
-        source, target = self.edges[number]
-        found = np.zeros(len(part), bool)
-        found[source[part[target]]] = True
-        found &= ~self.whole[number]
-        return found
+        side = self.sides[number]
+        to = reach(side, rows_to(side, part & ~self.whole[number]))
+        found = np.zeros(len(part) + 1, bool)
+        found[sources(side, to.rows)[(to.low >= 0) & (part[to.low] | part[to.high])]] = True
+        return found[:-1] & ~self.whole[number]
 
     def _targets(self, number: int, part: Column) -> Column:
-        source, target = self.edges[number]
-        found = np.zeros(len(part), bool)
-        found[target[part[source]]] = True
-        found &= ~self.whole[number]
-        return found
+        side = self.sides[number]
+        rows = rows_of(side, part)
+        to = reach(side, rows[~side.dropped[side.obj.relocations["section"][rows]]])
+        found = np.zeros(len(part) + 1, bool)
+        found[to.low] = found[to.high] = True
+        return found[:-1] & ~self.whole[number]
 
     def _owners(self, number: int, part: Column) -> Column:
         """Whom the entries are about that `part` refers to."""
@@ -170,11 +171,12 @@ class _Kept:
         """Data whose number in the name proves nothing, and to which no code refers that is the same."""
         found = []
         for number, side in enumerate(self.sides):
-            source, target = self.edges[number]
-            firm = np.zeros(len(side.start), bool)
-            firm[target[~self.kept[number][source] & ~self.whole[number][source]]] = True
-            open_ = (self.reached[number] | self.kept[number]) & ~firm & ~side.code[side.section]
+            open_ = (self.reached[number] | self.kept[number]) & ~side.code[side.section]
             open_ &= ~self.unsure[number]
+            to = reach(side, rows_to(side, open_))
+            source = sources(side, to.rows)
+            firm = (source >= 0) & ~(self.kept[number] | self.whole[number])[source] & (to.low >= 0)
+            open_[to.low[firm]] = open_[to.high[firm]] = False
             asked = np.flatnonzero(open_)
             for atom, names in zip(asked.tolist(), side.local_names(asked), strict=True):
                 section = side.obj.section_name(int(side.section[atom]))
@@ -228,32 +230,21 @@ class _Kept:
 
 def _ownerless(side: Atoms) -> Column:
     """What entries that are about no code refer to."""
-    found = np.zeros(len(side.start), bool)
-    alone = side.is_table[side.into] & (side.source < 0) & side.defined
-    found[side.low[alone]] = True
-    return found
-
-
-def _edges(side: Atoms) -> tuple[Column, Column]:
-    """Sources and targets, each pair once or more; records that may reach two atoms make two edges."""
-    two = side.high != side.low
-    source = np.concatenate((side.source, side.source[two]))
-    target = np.concatenate((side.low, side.high[two]))
-    section = side.into
-    unread = side.dropped[section]
-    unread = np.concatenate((unread, unread[two]))
-    sound = (source >= 0) & (target >= 0) & ~unread
-    return source[sound], target[sound]
+    found = np.zeros(len(side.start) + 1, bool)
+    found[reach(side, rows_without_owner(side)).low] = True
+    return found[:-1]
 
 
 def _entry_edges(side: Atoms) -> tuple[Column, Column]:
     """Sources of the records that reach entries of tables, and the owners of those entries."""
-    speaking = np.flatnonzero((side.source >= 0) & side.defined & ~side.dropped[side.into])
-    homes = side.section[side.low[speaking]]
-    sources, owners = [np.zeros(0, "i8")], [np.zeros(0, "i8")]
-    for number in np.unique(homes[side.is_table[homes]]).tolist():
-        records = speaking[homes == number]
-        owner = side.entry_at(side.tables[number], records)[0]
-        sources.append(side.source[records][owner >= 0])
+    to = reach(side, rows_to(side, side.is_table[side.section]))
+    speaking = sources(side, to.rows)
+    found, owners = [np.zeros(0, "i8")], [np.zeros(0, "i8")]
+    for number, table in side.tables.items():
+        records = np.flatnonzero((to.home == number) & (speaking >= 0))
+        if not len(records):
+            continue
+        owner = side.entry_at(table, to.target[records])[0]
+        found.append(speaking[records][owner >= 0])
         owners.append(owner[owner >= 0])
-    return np.concatenate(sources), np.concatenate(owners)
+    return np.concatenate(found), np.concatenate(owners)

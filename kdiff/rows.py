@@ -56,18 +56,64 @@ def packed(ours: list[Column], theirs: list[Column]) -> tuple[Column, Column]:
     return total[:count], total[count:]
 
 
-def told_apart(keys: Column) -> Column:
-    """Equal keys made different by their rank."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(keys) else np.zeros(0, "i8")
-    rank = np.arange(len(keys)) - np.repeat(first, np.diff(np.append(first, len(keys))))
-    found = np.zeros(len(keys), "i8")
-    found[order] = ordered << 32 | rank
+def distinct(column: Column) -> Column:
+    """The values of a column in order, each once. np.unique imports masked arrays for that, which is slow."""
+    ordered = np.sort(column)
+    found: Column = ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
     return found
 
 
-def joined(ours: Column, theirs: Column) -> tuple[Column, Column]:
-    """Positions of the keys that both have, in either."""
-    _, one, other = np.intersect1d(ours, theirs, assume_unique=True, return_indices=True)
-    return one, other
+def paired(ours: Column, theirs: Column) -> tuple[Column, Column]:
+    """Positions of equal keys in either, the first of a key with the first, the second with the second."""
+    one, other = (np.argsort(each, kind="stable") for each in (ours, theirs))
+    keys, there = ours[one], theirs[other]
+    rank = np.arange(len(keys)) - np.searchsorted(keys, keys)
+    place = np.searchsorted(there, keys) + rank
+    found = place < len(there)
+    found[found] = there[place[found]] == keys[found]
+    return one[found], other[place[found]]
+
+
+def aligned(ours: Column, theirs: Column, most: int = 1000) -> list[tuple[int, int, int]]:
+    """Equal keys side by side, in order: (place in one, in the other, how many).
+
+    What differs is stepped over. Ends after `most` differences: columns with little in common cost no more.
+    """
+    found: list[tuple[int, int, int]] = []
+    i = j = 0
+    while i < len(ours) and j < len(theirs) and len(found) < most:
+        count = _equal(ours[i:], theirs[j:])
+        if count:
+            found.append((i, j, count))
+        i, j = i + count, j + count
+        steps = _steps(ours[i:], theirs[j:])
+        if steps is None:
+            break
+        i, j = i + steps[0], j + steps[1]
+    return found
+
+
+def _equal(ours: Column, theirs: Column) -> int:
+    """How many keys at the start are equal."""
+    size, done, step = min(len(ours), len(theirs)), 0, 64
+    while done < size:
+        end = min(done + step, size)
+        differ = ours[done:end] != theirs[done:end]
+        if differ.any():
+            return done + int(differ.argmax())
+        done, step = end, step * 4
+    return size
+
+
+def _steps(ours: Column, theirs: Column) -> tuple[int, int] | None:
+    """How far ahead in either the nearest key lies that both have."""
+    width = 64
+    while len(ours) and len(theirs):
+        _, one, other = np.intersect1d(ours[:width], theirs[:width], return_indices=True)
+        if len(one):
+            nearest = int((one + other).argmin())
+            return int(one[nearest]), int(other[nearest])
+        if width >= max(len(ours), len(theirs)):
+            break
+        width *= 16
+    return None

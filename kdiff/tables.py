@@ -244,12 +244,10 @@ def _addresses(obj: Object, arch: Architecture, section: int) -> Fields:
     """The relocated fields, one for each place; where two records make a difference the first one counts."""
     low, high = obj.relocation_bounds[section], obj.relocation_bounds[section + 1]
     records = obj.relocations[low:high]
-    kinds = records["type"].tolist()
-    howtos = {kind: arch.howtos.get(kind) for kind in set(kinds)}
-    known = {kind: 0 if howto is None else howto.size for kind, howto in howtos.items()}
-    sizes = np.array([known[kind] for kind in kinds], "i8")
+    known = _field_sizes(arch)
+    sizes = known[np.minimum(records["type"], len(known) - 1)]
     offsets, symbols = records["offset"].astype("i8"), records["symbol"]
-    if 0 in known.values():
+    if not sizes.all():
         offsets, symbols, sizes = offsets[sizes > 0], symbols[sizes > 0], sizes[sizes > 0]
     again = offsets[1:] == offsets[:-1]
     if again.any():
@@ -257,6 +255,15 @@ def _addresses(obj: Object, arch: Architecture, section: int) -> Fields:
         offsets, symbols, sizes = offsets[first], symbols[first], sizes[first]
     here, named = obj.symbols["section"][symbols] > 0, obj.symbols["binding"][symbols] != STB_LOCAL
     return Fields(offsets, sizes, here, named)
+
+
+@lru_cache(maxsize=64)
+def _field_sizes(arch: Architecture) -> Column:
+    """Bytes of the field by relocation type, 0 for those without; the last one stands for all that follow."""
+    found = np.zeros(max(arch.howtos, default=0) + 2, "i8")
+    for number, howto in arch.howtos.items():
+        found[number] = howto.size
+    return found
 
 
 def _fits(shape: Shape, total: int, fields: Fields) -> bool:

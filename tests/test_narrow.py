@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 from compiled import ASSEMBLY, HABITS, UNIT, compiled
 from hypothesis import HealthCheck, given, settings
@@ -26,6 +27,7 @@ from kdiff.compare import planned
 from kdiff.elf.read import Object, read_bytes
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.narrow import Narrowed, narrow
+from kdiff.reach import sources
 
 Special = Mapping[str, SpecialSection]
 
@@ -223,7 +225,8 @@ def test_every_record_of_a_table_belongs_to_the_atom_that_owns_its_entry() -> No
     (table,) = atoms.tables.values()
     names = [obj.section_name(int(atoms.section[owner])) for owner in table.owner]
     assert names == [".text.f", ".text.g"]
-    assert (atoms.source[table.records] == table.owner[table.entry]).all()
+    rows = np.arange(table.records.start, table.records.stop)
+    assert (sources(atoms, rows) == table.owner[table.entry]).all()
 
 
 def labels(found: Narrowed) -> Iterator[str]:

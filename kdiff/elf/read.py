@@ -49,7 +49,6 @@ class _Layout:
     section: tuple[str, ...]
     symbol: tuple[tuple[str, str], ...]
     word: str
-    symbol_shift: int
 
 
 _LAYOUTS = {
@@ -58,39 +57,32 @@ _LAYOUTS = {
         ("u4", "u4", "u4", "u4", "u4", "u4", "u4", "u4", "u4", "u4"),
         (("name", "u4"), ("value", "u4"), ("size", "u4"), ("info", "u1"), ("other", "u1"), ("shndx", "u2")),
         "u4",
-        8,
     ),
     64: _Layout(
         "u8",
         ("u4", "u4", "u8", "u8", "u8", "u8", "u4", "u4", "u8", "u8"),
         (("name", "u4"), ("info", "u1"), ("other", "u1"), ("shndx", "u2"), ("value", "u8"), ("size", "u8")),
         "u8",
-        32,
     ),
 }
 
 SYMBOL = np.dtype(
-    [
-        ("name", "u4"),
-        ("value", "u8"),
-        ("size", "u8"),
-        ("type", "u1"),
-        ("binding", "u1"),
-        ("other", "u1"),
-        ("section", "u4"),
-    ]
+    {
+        "names": ("name", "value", "size", "type", "binding", "other", "section"),
+        "formats": ("u4", "u8", "u8", "u1", "u1", "u1", "u4"),
+        "offsets": (16, 0, 8, 24, 25, 26, 20),
+        "itemsize": 32,
+    }
 )
 """`section`: 0 undefined; a section index; or a reserved index + RESERVED."""
 
 RELOCATION = np.dtype(
-    [
-        ("section", "u4"),
-        ("offset", "u8"),
-        ("type", "u4"),
-        ("symbol", "u4"),
-        ("addend", "i8"),
-        ("implicit", "?"),
-    ]
+    {
+        "names": ("section", "offset", "type", "symbol", "addend", "implicit"),
+        "formats": ("u4", "u8", "u4", "u4", "i8", "?"),
+        "offsets": (16, 0, 20, 24, 8, 28),
+        "itemsize": 32,
+    }
 )
 """`section`: the one whose contents the relocation changes. `implicit`: a REL record, addend in the field."""
 
@@ -373,10 +365,10 @@ def _records(
     path: str,
 ) -> Column:  # fmt: skip
     """All records of one kind, table after table. `tables`: section indices."""
-    fields = [("offset", endian + layout.word), ("info", endian + layout.word)]
-    if kind == SHT_RELA:
-        fields.append(("addend", endian + "i" + layout.word[1:]))
-    raw = np.dtype(fields)
+    halves = [("type", "u4"), ("symbol", "u4")]
+    info = [("info", "u4")] if layout.word == "u4" else halves if endian == "<" else halves[::-1]
+    own = [("addend", "i" + layout.word[1:])] if kind == SHT_RELA else []
+    raw = np.dtype([(name, endian + each) for name, each in (("offset", layout.word), *info, *own)])
     headers = sections[tables]
     targets, sizes = headers["info"], headers["size"]
     wrong = (sizes % raw.itemsize != 0) | (targets == 0) | (targets >= len(sections))
@@ -391,8 +383,10 @@ def _records(
     records = np.zeros(len(found), RELOCATION)
     records["section"] = np.repeat(targets, sizes.astype("i8") // raw.itemsize)
     records["offset"] = found["offset"]
-    records["type"] = found["info"] & ((1 << layout.symbol_shift) - 1)
-    records["symbol"] = found["info"] >> np.array(layout.symbol_shift, found["info"].dtype)
+    if layout.word == "u4":
+        records["type"], records["symbol"] = found["info"] & 0xFF, found["info"] >> 8
+    else:
+        records["type"], records["symbol"] = found["type"], found["symbol"]
     records["addend"] = found["addend"] if kind == SHT_RELA else 0
     records["implicit"] = kind == SHT_REL
     return records
