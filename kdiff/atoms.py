@@ -32,10 +32,14 @@ from kdiff.elf.read import (
     Object,
 )
 from kdiff.kernel import Keep, SpecialSection
-from kdiff.reach import ranges, targets
+from kdiff.reach import targets
 from kdiff.rows import distinct
 from kdiff.tables import rows_in, tables_of
 
+LARGEST = 28
+"""Bits of the size of a symbol; a larger one counts as this large where order is concerned."""
+FEW = 4
+"""Atoms of most sections that have more than one, such as a function and the padding in front of it."""
 GAP = 64
 """Between sections: more than an instruction may add to the address of what it refers to."""
 
@@ -200,8 +204,8 @@ class Atoms:
         self.end = np.minimum(np.append(self.start[1:], stop[-1:]), stop)
         self.count = np.bincount(self.section, minlength=len(self.loaded))
         self.first = np.cumsum(self.count) - self.count
-        self.atom_of = np.where(self.home > 0, self.atom_in(self.home, self.position), 0)
-        """By symbol; of no meaning for one that lies elsewhere."""
+        self.atom_of = np.where(self.home > 0, self.atom_in(self.home, self.position), -1)
+        """By symbol, -1 for one that lies elsewhere."""
         self.tail = self.end.copy()
         """Where padding or nameless code begins."""
         self.tail[self.atom(starts)] = ends
@@ -211,7 +215,8 @@ class Atoms:
         sizes, homes = self.obj.symbols["size"].astype("i8"), self.home[sized]
         lone = np.bincount(homes, minlength=len(self.loaded))[homes] == 1
         several = sized[~lone]
-        several = several[np.lexsort((-sizes[several], self.position[several]))]
+        longest_first = (1 << LARGEST) - 1 - np.minimum(sizes[several], (1 << LARGEST) - 1)
+        several = several[np.argsort(self.position[several] << LARGEST | longest_first)]
         starts = self.position[several]
         limits = (self.base + self.size)[self.home[several]]
         ends = np.minimum(starts + sizes[several], limits)
@@ -262,7 +267,14 @@ class Atoms:
     def atom_in(self, home: Column, position: Column) -> Column:
         """The atom of a section at each position; its first one for places in front of it."""
         found: Column = self.first[home]
-        several = np.flatnonzero(self.count[home] > 1)
+        counts = self.count[home]
+        several = np.flatnonzero(counts > 1)
+        for further in range(1, FEW):
+            if not len(several):
+                return found
+            begun = self.start[found[several] + 1] <= position[several]
+            found[several] += begun
+            several = several[begun & (counts[several] > further + 1)]
         found[several] = self.atom(np.maximum(position[several], self.base[home[several]]))
         return found
 
@@ -278,10 +290,10 @@ class Atoms:
         for first, last in zip(low.tolist(), high.tolist(), strict=True):
             yield [self.obj.symbol_name(each) for each in symbols[first:last].tolist()]
 
-    def in_file(self, position: Column) -> Column:
-        """Offsets in the file of positions at which an atom starts."""
-        home = self.section[self.atom(position)]
-        found: Column = position - self.base[home] + self.obj.sections["offset"][home].astype("i8")
+    def in_file(self, atoms: Column) -> Column:
+        """Offsets in the file of the starts of atoms."""
+        home = self.section[atoms]
+        found: Column = self.start[atoms] - self.base[home] + self.obj.sections["offset"][home].astype("i8")
         return found
 
     # Records and tables ------------------------------------------------------------------------------
@@ -290,17 +302,24 @@ class Atoms:
         """Of each atom the rows of its records, of which tables have none here: `begin` and `stop`."""
         bounds = self.obj.relocation_bounds
         self.begin, self.stop = bounds[self.section], bounds[self.section + 1]
-        several = np.flatnonzero((self.count > 1) & self.loaded)
-        rows = ranges(bounds[several], bounds[several + 1])
-        records = self.obj.relocations
-        places = self.base[records["section"][rows]] + records["offset"][rows].astype("i8")
-        atoms = np.flatnonzero(self.count[self.section] > 1)
-        later = atoms[self.first[self.section[atoms]] < atoms]
-        found = np.searchsorted(places, self.start[later])
-        self.begin[later] = np.append(rows, 0)[found]
-        behind = found == np.searchsorted(places, (self.base + self.size)[self.section[later]])
-        self.begin[later[behind]] = self.stop[later[behind]]
-        self.stop[later - 1] = self.begin[later]
+        later = np.flatnonzero(self.start > self.base[self.section])
+        self.begin[later] = self._first_at(later)
+        same = later[self.section[later] == self.section[later - 1]]
+        self.stop[same - 1] = self.begin[same]
+
+    def _first_at(self, atoms: Column) -> Column:
+        """The first record of the atom's section that is not in front of it: halving, for all at once."""
+        offset = self.obj.relocations["offset"]
+        low, high = self.begin[atoms], self.stop[atoms]
+        wanted = (self.start[atoms] - self.base[self.section[atoms]]).astype("u8")
+        open_ = np.flatnonzero(low < high)
+        while len(open_):
+            middle = (low[open_] + high[open_]) // 2
+            before = offset[middle] < wanted[open_]
+            low[open_[before]] = middle[before] + 1
+            high[open_[~before]] = middle[~before]
+            open_ = open_[low[open_] < high[open_]]
+        return low
 
     def _tables(self) -> dict[int, Table]:
         found: dict[int, Table] = {}
@@ -313,12 +332,13 @@ class Atoms:
             count = rows_in(size, row.entry_size, row.least)
             records = slice(int(bounds[index]), int(bounds[index + 1]))
             offset = self.obj.relocations["offset"][records].astype("i8")
+            entry = offset // row.entry_size
             leader = leaders.get(row.parallel)
             if leader is not None and leader.count == count:
                 owner = leader.owner
             else:
-                owner = self._owners(row, count, records, offset)
-            found[index] = Table(index, row, count, records, offset // row.entry_size, owner)
+                owner = self._owners(index, count, records, entry, offset)
+            found[index] = Table(index, row, count, records, entry, owner)
             leaders[self.obj.section_name(index)] = found[index]
         return found
 
@@ -328,21 +348,25 @@ class Atoms:
         entry = np.minimum(place // table.row.entry_size, table.count - 1)
         return table.owner[entry], table.rank[entry], place - entry * table.row.entry_size
 
-    def _owners(self, row: SpecialSection, count: int, records: slice, offset: Column) -> Column:
-        owner = np.full(count, -1, "i8")
+    def _owners(self, index: int, count: int, records: slice, entry: Column, offset: Column) -> Column:
+        row, owner = self.rows[index], np.full(count, -1, "i8")
         if row.owner is None:
             return owner
-        naming = np.flatnonzero(offset % row.entry_size == row.owner)
-        homes = self.home[self.symbol[records][naming]]
-        naming, homes = naming[homes > 0], homes[homes > 0]
-        atoms = self.first[homes]
-        several = np.flatnonzero((self.count[homes] > 1) | bool(row.ahead))
-        to = targets(self, naming[several] + records.start)
-        atoms[several] = self.atom_in(to.home, to.target)
+        naming = np.flatnonzero(offset - entry * row.entry_size == row.owner)
+        symbols = self.symbol[records][naming]
+        here = self.home[symbols] > 0
+        if not here.all():
+            naming, symbols = naming[here], symbols[here]
+        if row.from_start or self.code[index]:
+            target = targets(self, naming + records.start).target
+        else:
+            addend = self.obj.relocations["addend"][records][naming]
+            target = self.position[symbols] + np.where(self.is_section[symbols], addend, 0)
+        atoms = self.atom_in(self.home[symbols], target)
         if row.ahead:
-            behind = to.target >= self.tail[atoms]
+            behind = target >= self.tail[atoms]
             atoms = np.where(behind, np.minimum(atoms + 1, len(self.start) - 1), atoms)
-        owner[offset[naming][::-1] // row.entry_size] = atoms[::-1]
+        owner[entry[naming][::-1]] = atoms[::-1]
         return owner
 
 

@@ -7,6 +7,7 @@ and name, never by what they hold.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,9 @@ from kdiff.atoms import Atoms
 from kdiff.elf.read import STB_LOCAL, STT_FILE, STT_NOTYPE, Column
 from kdiff.reach import reach, rows_to, sources
 from kdiff.rows import aligned, packed, paired, rows
+
+MIX = tuple(map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)))
+"""Large odd numbers, so that rows of several columns seldom have one sum by accident."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +100,29 @@ def _atoms(pre: Atoms, post: Atoms, sections: Column) -> Column:
             (post, theirs, back[post.section], symbols[1], units[1]),
         )
     ]
-    one, other = paired(*packed(*columns))
-    found[ours[one]] = theirs[other]
+    for one, other in _equal_rows(*columns):
+        found[ours[one]] = theirs[other]
     return found
+
+
+def _equal_rows(ours: list[Column], theirs: list[Column]) -> Iterator[tuple[Column, Column]]:
+    """Positions of rows of three columns that are equal: first those side by side, then the rest."""
+    left = np.ones(len(ours[0]), bool), np.ones(len(theirs[0]), bool)
+    keys = [
+        np.add.reduce([column.astype("u8") * factor for column, factor in zip(each, MIX, strict=True)])
+        for each in (ours, theirs)
+    ]
+    for i, j, count in aligned(keys[0], keys[1]):
+        same = np.ones(count, bool)
+        for mine, yours in zip(ours, theirs, strict=True):
+            same &= mine[i : i + count] == yours[j : j + count]
+        one, other = np.flatnonzero(same) + i, np.flatnonzero(same) + j
+        left[0][one] = left[1][other] = False
+        yield one, other
+    rest = [np.flatnonzero(each) for each in left]
+    columns = ([each[part] for each in side] for side, part in zip((ours, theirs), rest, strict=True))
+    one, other = paired(*packed(*columns))
+    yield rest[0][one], rest[1][other]
 
 
 def _pair_pieces(pairs: Pairs) -> None:
@@ -175,18 +199,22 @@ def _identity(side: Atoms, symbols: Column, units: Column) -> tuple[Column, Colu
     first = side.start[atoms] == side.position[symbols]
     symbols, atoms, units = symbols[first], atoms[first], units[first]
     rows = side.obj.symbols[symbols]
-    rank = (
-        (rows["size"] == 0).astype("i8") * 4
-        + (rows["binding"] == STB_LOCAL) * 2
-        + (rows["type"] == STT_NOTYPE)
-    )
-    order = np.lexsort((side.symbol_ids[symbols], rank, atoms))
-    symbols, atoms, rows, units = symbols[order], atoms[order], rows[order], units[order]
-    _, first = np.unique(atoms, return_index=True)
+    lone = np.bincount(atoms, minlength=len(side.start))[atoms] == 1
+    several = np.flatnonzero(~lone)
+    if len(several):
+        few = rows[several]
+        rank = (
+            (few["size"] == 0).astype("i8") * 4
+            + (few["binding"] == STB_LOCAL) * 2
+            + (few["type"] == STT_NOTYPE)
+        )
+        order = several[np.lexsort((side.symbol_ids[symbols[several]], rank, atoms[several]))]
+        best = order[np.append(True, atoms[order][1:] != atoms[order][:-1])]
+        lone[best] = True
+    symbols, atoms, units, local = symbols[lone], atoms[lone], units[lone], rows["binding"][lone] == STB_LOCAL
     unit, name = np.full(len(side.start), -1, "i8"), np.zeros(len(side.start), "i8")
-    local = rows["binding"][first] == STB_LOCAL
-    unit[atoms[first]] = np.where(local, units[first], -1)
-    name[atoms[first]] = side.symbol_ids[symbols[first]] + 1
+    unit[atoms] = np.where(local, units, -1)
+    name[atoms] = side.symbol_ids[symbols] + 1
     return unit, name
 
 

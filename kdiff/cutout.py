@@ -15,7 +15,6 @@ import numpy as np
 
 from kdiff.atoms import Atoms
 from kdiff.elf.read import (
-    RELOCATION,
     SECTION_COLUMNS,
     SHT_NOBITS,
     SHT_STRTAB,
@@ -24,6 +23,7 @@ from kdiff.elf.read import (
     Column,
     Object,
 )
+from kdiff.elf.relocations import RELOCATION
 from kdiff.reach import OPERAND, Reach, reach, rows_of, rows_without_owner
 from kdiff.rows import distinct
 

@@ -135,7 +135,7 @@ class _Match:
         pre, post = self.pre, self.post
         stored = same & (pre.obj.sections["type"][pre.section] != SHT_NOBITS) & ~pre.is_table[pre.section]
         atoms = np.flatnonzero(stored & (pre.end > pre.start))
-        ours, theirs = pre.in_file(pre.start[atoms]), post.in_file(post.start[self.to_post[atoms]])
+        ours, theirs = pre.in_file(atoms), post.in_file(self.to_post[atoms])
         sizes = (pre.end - pre.start)[atoms]
         order = np.argsort(ours, kind="stable")
         for run in runs(theirs[order] - ours[order]):
@@ -212,6 +212,8 @@ class _Match:
                 same[owners[owners >= 0]] = False
             return
         asked = same & ~self._same_entries(ours, theirs)
+        if not asked.any():
+            return
         tables = ours, theirs
         parts = asked, self._there(asked)
         chosen = [

@@ -104,11 +104,14 @@ class _Kept:
         )
 
     def _grown(self, both: Both, grow: Callable[[int, Column], Column]) -> Both:
-        while True:
-            wider = self._shared(*(part | grow(n, part) for n, part in enumerate(both)))
-            if all(np.array_equal(*each) for each in zip(both, wider, strict=True)):
-                return both
+        new = both
+        while new[0].any() or new[1].any():
+            wider = self._shared(
+                *(all_ | grow(n, part) for n, (all_, part) in enumerate(zip(both, new, strict=True)))
+            )
+            new = wider[0] & ~both[0], wider[1] & ~both[1]
             both = wider
+        return both
 
     def _shared(self, pre: Column, post: Column) -> Both:
         to_post, to_pre = self.matched.to_post, self.matched.to_pre

@@ -99,8 +99,9 @@ def rows_of(side: Atoms, part: Column) -> Column:
     plain = np.flatnonzero(part & ~side.is_table[side.section])
     found = [ranges(side.begin[plain], side.stop[plain])]
     for table in side.tables.values():
-        about = (table.owner >= 0) & part[table.owner]
-        found.append(np.flatnonzero(about[table.entry]) + table.records.start)
+        about = np.flatnonzero(part[table.owner])
+        about = about[table.owner[about] >= 0]
+        found.append(ranges(*np.searchsorted(table.entry, (about, about + 1))) + table.records.start)
     return np.sort(np.concatenate(found))
 
 

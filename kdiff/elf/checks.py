@@ -28,12 +28,11 @@ MOST_AT_ONE_PLACE = 256
 def check_sections(sections: Column, size: int, path: str) -> None:
     """Check the headers of all sections of a file of `size` bytes."""
     kinds = sections["type"]
-    used = kinds != SHT_NULL
-    used &= kinds != SHT_NOBITS
-    stored = sections[used]
-    if np.any(stored["offset"] > size) or np.any(stored["size"] > size - stored["offset"]):
+    stored = np.flatnonzero((kinds != SHT_NULL) & (kinds != SHT_NOBITS))
+    offsets, sizes = sections["offset"][stored], sections["size"][stored]
+    if np.any(offsets > size) or np.any(sizes > size - offsets):
         raise KdiffError("elf.truncated", "a section reaches beyond the end of the file", place=path)
-    _disjoint(stored[stored["size"] > 0], path)
+    _disjoint(offsets[sizes > 0], sizes[sizes > 0], path)
     zeros = sections["size"][kinds == SHT_NOBITS]
     if np.any(zeros > MOST_ZEROS) or zeros.sum() > MOST_ZEROS:
         raise KdiffError("elf.zeros", f"sections without contents claim over {MOST_ZEROS} bytes", place=path)
@@ -44,25 +43,28 @@ def check_sections(sections: Column, size: int, path: str) -> None:
         raise KdiffError("elf.compressed", "a loaded section is compressed", place=path)
 
 
-def _disjoint(stored: Column, path: str) -> None:
-    ordered = stored[np.argsort(stored["offset"], kind="stable")]
-    ends = ordered["offset"] + ordered["size"]
-    if np.any(ends[:-1] > ordered["offset"][1:]):
+def _disjoint(offsets: Column, sizes: Column, path: str) -> None:
+    if np.any(offsets[1:] < offsets[:-1]):
+        order = np.argsort(offsets, kind="stable")
+        offsets, sizes = offsets[order], sizes[order]
+    if np.any(offsets[:-1] + sizes[:-1] > offsets[1:]):
         raise KdiffError("elf.overlap", "two sections share bytes of the file", place=path)
 
 
 def check_relocations(relocations: Column, sections: Column, symbols: int, path: str) -> None:
     """Check all records, which are sorted by section and offset."""
-    changed = relocations["section"]
+    if not len(relocations):
+        return
+    changed, offset = relocations["section"], relocations["offset"]
+    last = np.flatnonzero(np.append(changed[1:] != changed[:-1], True))
     packed = sections["flags"] & SHF_COMPRESSED != 0
     most = np.where(packed, np.iinfo("u8").max, sections["size"])
-    outside = relocations["offset"] >= most[changed]
-    if np.any(relocations["symbol"] >= symbols) or np.any(outside):
+    if relocations["symbol"].max() >= symbols or np.any(offset[last] >= most[changed[last]]):
         raise _wrong("a relocation points outside of the object", path)
-    if np.any((sections["type"] == SHT_NOBITS)[changed]):
+    if np.any((sections["type"] == SHT_NOBITS)[changed[last]]):
         raise _wrong("a relocation changes a section without contents", path)
-    first, last = relocations[:-MOST_AT_ONE_PLACE], relocations[MOST_AT_ONE_PLACE:]
-    if np.any((first["section"] == last["section"]) & (first["offset"] == last["offset"])):
+    again = np.flatnonzero(offset[:-MOST_AT_ONE_PLACE] == offset[MOST_AT_ONE_PLACE:])
+    if np.any(changed[again] == changed[again + MOST_AT_ONE_PLACE]):
         raise _wrong(f"over {MOST_AT_ONE_PLACE} relocations change one place", path)
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdiff.arch import ByteOrder
-from kdiff.elf.checks import check_relocations, check_sections
+from kdiff.elf.checks import check_sections
+from kdiff.elf.relocations import bounds_of, read_relocations
 from kdiff.errors import KdiffError
 
 Column = NDArray[Any]
@@ -75,16 +76,6 @@ SYMBOL = np.dtype(
     }
 )
 """`section`: 0 undefined; a section index; or a reserved index + RESERVED."""
-
-RELOCATION = np.dtype(
-    {
-        "names": ("section", "offset", "type", "symbol", "addend", "implicit"),
-        "formats": ("u4", "u8", "u4", "u4", "i8", "?"),
-        "offsets": (16, 0, 20, 24, 8, 28),
-        "itemsize": 32,
-    }
-)
-"""`section`: the one whose contents the relocation changes. `implicit`: a REL record, addend in the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +218,8 @@ def read_bytes(data: bytes | mmap.mmap, path: str = "") -> Object:
     sections, names = _sections(view, layout, endian, header, path)
     symtab = _only(sections, SHT_SYMTAB, path)
     symbols = _symbols(view, layout, endian, sections, symtab, path)
-    relocations = _relocations(view, layout, endian, sections, symtab, len(symbols), path)
-    bounds = np.searchsorted(relocations["section"], np.arange(len(sections) + 1, dtype="u4"))
+    relocations = read_relocations(view, endian + layout.word, sections, symtab, len(symbols), path)
+    bounds = bounds_of(relocations["section"], len(sections))
     for column in (sections, symbols, relocations, bounds):
         column.flags.writeable = False
     return Object(
@@ -338,55 +329,3 @@ def _section_indices(
         raise KdiffError("elf.symtab", "a symbol names a section that does not exist", place=path)
     indices[reserved] += np.uint32(RESERVED)
     return indices
-
-
-def _relocations(
-    view: memoryview, layout: _Layout, endian: str, sections: Column, symtab: int, symbols: int, path: str
-) -> Column:
-    parts = [
-        _records(view, layout, endian, sections, tables, kind, symtab, path)
-        for kind in (SHT_RELA, SHT_REL)
-        if len(tables := np.flatnonzero(sections["type"] == kind))
-    ]
-    if not parts:
-        return np.zeros(0, RELOCATION)
-    merged = np.concatenate(parts) if len(parts) > 1 else parts[0]
-    step = np.diff(merged["section"].astype("i8"))
-    if np.all((step > 0) | ((step == 0) & (merged["offset"][:-1] <= merged["offset"][1:]))):
-        ordered = merged
-    else:
-        ordered = merged[np.lexsort((merged["offset"], merged["section"]))]
-    check_relocations(ordered, sections, symbols, path)
-    return ordered
-
-
-def _records(
-    view: memoryview, layout: _Layout, endian: str, sections: Column, tables: Column, kind: int, symtab: int,
-    path: str,
-) -> Column:  # fmt: skip
-    """All records of one kind, table after table. `tables`: section indices."""
-    halves = [("type", "u4"), ("symbol", "u4")]
-    info = [("info", "u4")] if layout.word == "u4" else halves if endian == "<" else halves[::-1]
-    own = [("addend", "i" + layout.word[1:])] if kind == SHT_RELA else []
-    raw = np.dtype([(name, endian + each) for name, each in (("offset", layout.word), *info, *own)])
-    headers = sections[tables]
-    targets, sizes = headers["info"], headers["size"]
-    wrong = (sizes % raw.itemsize != 0) | (targets == 0) | (targets >= len(sections))
-    wrong |= headers["link"] != symtab
-    if np.any(wrong):
-        table = int(tables[np.argmax(wrong)])
-        raise KdiffError("elf.relocations", f"relocation section {table} is malformed", place=path)
-    if int(sizes.sum()) > len(view):
-        raise KdiffError("elf.relocations", "relocation sections overlap", place=path)
-    spans = zip(headers["offset"].tolist(), sizes.tolist(), strict=True)
-    found = np.frombuffer(b"".join([view[start : start + size] for start, size in spans]), raw)
-    records = np.zeros(len(found), RELOCATION)
-    records["section"] = np.repeat(targets, sizes.astype("i8") // raw.itemsize)
-    records["offset"] = found["offset"]
-    if layout.word == "u4":
-        records["type"], records["symbol"] = found["info"] & 0xFF, found["info"] >> 8
-    else:
-        records["type"], records["symbol"] = found["type"], found["symbol"]
-    records["addend"] = found["addend"] if kind == SHT_RELA else 0
-    records["implicit"] = kind == SHT_REL
-    return records
