@@ -131,6 +131,43 @@ def test_functions_behind_a_pointer_that_takes_another_argument_change_with_it(c
     assert sorted(each.paths for each in found) == [("a.c", "h.h"), ("b.c",)]
 
 
+def test_a_member_may_be_reached_through_others_and_declared_between_directives(cut: Cut) -> None:
+    box = "struct box {\n#if IS_ENABLED(CONFIG_BOX)\n\tint size;\n#endif\n};\n"
+    header = box + "struct all {\n\tstruct box box;\n};\n"
+    user = '#include "h.h"\nint get(struct all *all)\n{\n\treturn all->box.size;\n}\n'
+    other = {"c.c": "int count;\n"}
+    found = cut(
+        {"h.h": header, "a.c": user, **other},
+        {
+            "h.h": header.replace("size;", "size;\n#endif\n#if IS_ENABLED(CONFIG_BOX)\n\tint count;"),
+            "a.c": user.replace(".size", ".count"),
+            **other,
+        },
+    )
+    assert [each.paths for each in found] == [("a.c", "h.h")]
+
+
+def test_the_name_of_a_member_does_not_tell_a_structure(cut: Cut) -> None:
+    header = "struct all {\n\tvoid *box;\n};\nstruct bag {\n\tint size;\n};\n"
+    user = '#include "h.h"\nint get(struct all *all)\n{\n\treturn ((struct bag *)all->box)->size;\n}\n'
+    found = cut(
+        {"h.h": header, "a.c": user},
+        {name: text.replace("struct bag", "struct box") for name, text in (("h.h", header), ("a.c", user))},
+    )
+    assert [each.paths for each in found] == [("a.c", "h.h")]
+
+
+def test_a_declaration_of_more_than_one_line_is_found_by_its_first(cut: Cut) -> None:
+    header = (STRUCT % "box").replace("int size;", "int (*size)(int a,\n\t\t    int b);")
+    user = f'#include "h.h"\nstatic {FIRST}{PAD}static struct box one = {{\n\t.size = first,\n}};\n'
+    user = user.replace("(int a)", "(int a,\n\t\t int b)")
+    found = cut(
+        {"h.h": header, "a.c": user},
+        {name: text.replace("int b)", "long b)") for name, text in (("h.h", header), ("a.c", user))},
+    )
+    assert [each.paths for each in found] == [("a.c", "h.h")]
+
+
 def test_a_word_that_is_new_to_a_file_comes_with_the_header_that_has_it(cut: Cut) -> None:
     own = {"c.c": "static int clamped(int a)\n{\n\treturn a;\n}\n"}
     helped = FIRST.replace("return a;", "return clamped(a);")

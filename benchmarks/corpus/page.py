@@ -9,7 +9,7 @@ from html import escape
 
 from corpus.report import COUNTED, NOT_COUNTED, Case, keys, share
 
-_GOOD, _BAD, _APART = "#2a7f4f", "#b5452c", "#8a8f98"
+_GOOD, _OPEN, _BAD, _APART = "#2a7f4f", "#c79a2b", "#b5452c", "#8a8f98"
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; color: #1c1f24;
 padding: 0 1rem }
@@ -17,8 +17,9 @@ h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 svg text { font: 13px system-ui, sans-serif; fill: #1c1f24 }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .25rem .5rem;
 vertical-align: top; border-bottom: 1px solid #dde0e5; overflow-wrap: anywhere }
+td:nth-child(1) { white-space: nowrap }
 td:nth-child(3) { min-width: 9rem } details { max-width: 30rem }
-input { font: inherit; width: 100%; padding: .4rem }
+input { font: inherit; width: 100%; box-sizing: border-box; padding: .4rem }
 """
 _SCRIPT = """
 const rows = [...document.querySelectorAll("tbody tr")];
@@ -34,7 +35,7 @@ def page(found: tuple[Case, ...], title: str) -> str:
     held, made, counted = share(found)
     outcomes = Counter(case.outcome for case in found)
     bars = [
-        (text, outcomes[name], _GOOD if name == "held" else _BAD)
+        (text, outcomes[name], {"held": _GOOD, "untried": _OPEN}.get(name, _BAD))
         for name, text in COUNTED.items()
         if outcomes[name]
     ]

@@ -20,11 +20,14 @@ from pathlib import Path
 from corpus.hunks import LEFT_OUT, Hunk
 from corpus.includes import INCLUDE, above, includers
 
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+_NO_CODE = re.compile(r"/\*.*?\*/|//[^\n]*|^[ \t]*#(?:[^\n\\]|\\.)*", re.DOTALL | re.MULTILINE)
+"""Comments and directives."""
 _STRUCT = re.compile(r"\b(?:struct|union)\s+(\w+)\s*\{")
 _CALLED = re.compile(r"\(\s*\*\s*(\w+)\s*\)\s*\(|\b[A-Z_]{3,}\s*\(\s*(\w+)")
 _LAST = re.compile(r"(\w+)\s*(?:\[[^\]]*\]\s*)*(?::\s*\w+\s*)?$")
-_ACCESS = re.compile(r"(?:\b(\w+)(?:\s|\)|\[[^\]]*\])*)?(?:->|\.)\s*(\w+)|struct\s+(\w+)\s*,\s*(\w+)\s*[,)]")
+_ACCESS = re.compile(
+    r"(?:\b(\w+)(?:\s|\)|\[[^\]]*\])*)?(?:->|\.)\s*(?=(\w+))|struct\s+(\w+)\s*,\s*(\w+)\s*[,)]"
+)
 _ASSIGNED = re.compile(r"\.(\w+)\s*=\s*&?(\w+)\b")
 _TYPED = re.compile(
     r"\b(?:struct|union)\s+(\w+)\s+(?:(?:__|const)\w*\s+)*\**\s*(?:(?:__|const)\w*\s+)*(\w+)\s*[,;)=\[:]"
@@ -36,6 +39,7 @@ _DEFINED = re.compile(
     re.MULTILINE,
 )  # fmt: skip
 _WORD = re.compile(r"[A-Za-z_]\w{2,}")
+_TAG = re.compile(r"\b(?:struct|union)\s+(\w+)")
 _COMMON = frozenset({"int", "long", "char", "void", "bool", "else", "return", "goto", "case", "sizeof"})
 
 Structures = Mapping[str, Mapping[str, str]]
@@ -59,7 +63,7 @@ NONE = Ties()
 
 def structures(text: str) -> Structures:
     """All structures that a text defines; members of nested ones count for the outer ones too."""
-    text = _COMMENT.sub(" ", text)
+    text = _NO_CODE.sub(" ", text)
     found: dict[str, dict[str, str]] = {}
     for start in _STRUCT.finditer(text):
         depth, at = 1, start.end()
@@ -112,9 +116,11 @@ class _Finder:
             self._of[hunk.path].append(number)
         self._sources = {path for path in self._of if path.endswith((".c", ".h"))}
         self._text = cache(lambda path: (self._old.text(path), self._new.text(path)))
-        self._words = cache(lambda path: tuple(frozenset(_WORD.findall(each)) for each in self._text(path)))
+        self._words = cache(lambda path: tuple(words(each) for each in self._text(path)))
         self._reach = cache(self._reaching)
-        self._said = cache(lambda number: {sign: hunks[number].words(sign) for sign in "+-"})
+        self._said = cache(
+            lambda number: {sign: words("\n".join(hunks[number].changed(sign))) for sign in "+-"}
+        )
         self._defined = cache(lambda tree, path: defined(tree.text(path)))
         self._bonds: set[frozenset[int]] = set()
         self._makes: set[tuple[int, int]] = set()
@@ -147,10 +153,7 @@ class _Finder:
         typed = _typed(self._sources, self._old.root, self._text, tags)
         for path, found in changed.items():
             for tag, name, is_new, is_gone in found:
-                makers = [
-                    each for each in self._of[path]
-                    if any(_declares(line, name) for sign in "+-" for line in self._hunks[each].changed(sign))
-                ]  # fmt: skip
+                makers = self._declaring(path, name)
                 for (user, sign), maker in product(self._using(path, tag, name, typed), makers):
                     if user != maker:
                         if is_new and sign == "+":
@@ -159,6 +162,17 @@ class _Finder:
                             self._ends.add((maker, user))
                         elif not is_new and not is_gone:
                             self._bonds.add(frozenset({user, maker}))
+
+    def _declaring(self, path: str, name: str) -> list[int]:
+        """The hunks of a file that change a member's declaration, which may have more than one line."""
+        for signs in ("+-", "+- "):
+            found = [
+                each for each in self._of[path]
+                if any(_declares(line, name) for sign in signs for line in self._hunks[each].changed(sign))
+            ]  # fmt: skip
+            if found:
+                return found
+        return []
 
     def _using(
         self, path: str, tag: str, name: str, typed: Mapping[str, Mapping[str, frozenset[str]]]
@@ -219,12 +233,12 @@ class _Finder:
         for path in self._sources:
             for number in self._of[path]:
                 text = "\n".join(self._hunks[number].changed(sign))
-                words = defined(text) - self._words(path)[other]
+                found_here = defined(text) - self._words(path)[other]
                 for name in INCLUDE.findall(text):
                     header = _resolved(tree.root, path, name)
                     if header and name not in INCLUDE.findall(self._text(path)[other]):
-                        words |= self._defined(tree, header)
-                for word in words:
+                        found_here |= self._defined(tree, header)
+                for word in found_here:
                     found[word].append((path, number))
         return found
 
@@ -242,9 +256,15 @@ class _Finder:
                 self._bonds.update(frozenset({number, each}) for each in users)
 
 
+def words(text: str) -> frozenset[str]:
+    """Identifiers; with `struct` in front, those that are a type's tag there."""
+    return frozenset((*_WORD.findall(text), *(f"struct {tag}" for tag in _TAG.findall(text))))
+
+
 def defined(text: str) -> frozenset[str]:
-    """Macros, types, functions and constants that a text of C may define."""
-    return frozenset(name for found in _DEFINED.findall(text) for name in found if name)
+    """Macros, types, functions and constants that a text of C may define, worded as in `words`."""
+    tags = (f"struct {tag}" for tag in _STRUCT.findall(text))
+    return frozenset((*(name for found in _DEFINED.findall(text) for name in found if name), *tags))
 
 
 def _declares(line: str, name: str) -> bool:
