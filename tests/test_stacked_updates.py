@@ -21,7 +21,7 @@ from kdiff.rehearse import program
 
 pytestmark = [pytest.mark.kernel, pytest.mark.guest]
 
-FIRST, SECOND = "fs_cmdline", "fs_cmdline_again"
+FIRST, OTHER, SECOND = "fs_cmdline", "kernel_getppid", "fs_cmdline_again"
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def patched(kernel: KernelSetup, tmp_path_factory: pytest.TempPathFactory) -> It
         memory=512, timeout=300, hardware=("-gdb", f"tcp:127.0.0.1:{port}"),
     ) as guest:  # fmt: skip
         save(make(kernel, PATCHES / f"{FIRST}.patch", description="the first"), guest.share)
+        save(make(kernel, PATCHES / f"{OTHER}.patch"), guest.share)
         found = Patched(guest, f"gdb:127.0.0.1:{port}", tree)
         applied = found.run("apply", f"{SHARE}/ksplice-{FIRST}.tar.gz")
         assert applied.held, applied.output
@@ -81,16 +82,18 @@ def test_an_update_of_the_newest_code_goes_on_top_and_both_come_off_in_order(
     save(second, guest.share)
     tarball = f"{SHARE}/ksplice-{SECOND}.tar.gz"
     assert patched.shows("patched ")
+    assert patched.run("apply", f"{SHARE}/ksplice-{OTHER}.tar.gz").held
     applied = patched.run("apply", tarball)
     assert applied.held, applied.output
     assert patched.shows("patched again ")
     listed = [line.partition(":")[0] for line in patched.run("view").output.splitlines()]
-    assert listed == [FIRST, SECOND]
+    assert listed == [FIRST, OTHER, SECOND]
 
     early = patched.run("undo", FIRST)
     assert early.status == 3
     assert SECOND in early.output
     assert patched.run("undo", SECOND).held
+    assert patched.run("undo", OTHER).held
     assert patched.shows("patched ")
     assert not patched.shows("patched again")
     assert patched.run("undo", FIRST).held

@@ -497,6 +497,14 @@ def test_view_lists_ids_with_descriptions(fake: FakeMachine, capsys: Out) -> Non
     assert capsys.readouterr().out == f"{ID}: drop what nobody wants\nzzz: no description available\n"
 
 
+def test_view_lists_the_oldest_update_first(fake: FakeMachine, capsys: Out) -> None:
+    for name in ("ksplice_b", "ksplice_a", "ksplice_c"):
+        fake.foreign_patch(name, "other,1")
+    fake.put("proc/modules", "ksplice_a 1 0 - Live\nother 1 0 - Live\nksplice_c 1 0\nksplice_b 1 0\n")
+    view(fake, "-q")
+    assert capsys.readouterr().out == "b\nc\na\n"
+
+
 def test_view_of_nothing_prints_nothing(fake: FakeMachine, capsys: Out) -> None:
     view(fake)
     assert capsys.readouterr().out == ""

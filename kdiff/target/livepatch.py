@@ -70,9 +70,14 @@ def absent(id: str) -> KdiffError:
 
 
 def present(machine: Machine) -> list[str]:
-    """The ids of all updates in the kernel."""
+    """The ids of all updates in the kernel, in the order in which they were loaded.
+
+    The kernel puts a new module at the head of its list (add_unformed_module in kernel/module/main.c).
+    """
     prefix = layout.module_name("")
-    listed = names(f"{machine.sys}/kernel/livepatch")
+    lines = (text(f"{machine.proc}/modules") or "").splitlines()
+    age = {line.partition(" ")[0]: number for number, line in enumerate(lines)}
+    listed = sorted(names(f"{machine.sys}/kernel/livepatch"), key=lambda each: -age.get(each, len(lines)))
     return [each.removeprefix(prefix) for each in listed if each.startswith(prefix)]
 
 

@@ -19,7 +19,7 @@ class Seen(NamedTuple):
 
 
 def every(machine: Machine) -> list[Seen]:
-    """All updates in the kernel, sorted by id. What is remembered of others is cleaned away."""
+    """All updates in the kernel, the oldest first. What is remembered of others is cleaned away."""
     store.clean(machine)
     found = [_seen(machine, id) for id in livepatch.present(machine)]
     return [each for each in found if each.stage != livepatch.ABSENT]
