@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from kdiff.errors import Refusal
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.habits import Standing
+from kdiff.kernel import KERNEL
 from kdiff.naming import is_numbered, origin
 from kdiff.plan import Plan
 from kdiff.split import Kind
 
 _FREED = (Standing.BOOT, Standing.EXIT)
 _NOT_RUN = {
-    Standing.BOOT: "the running kernel will not execute it again",
+    Standing.BOOT: "the running kernel has freed it and will not run it again; what it did stays done",
     Standing.EXIT: "the kernel has dropped it, or will run it once, when the module leaves",
 }
+_LOADED = "it ran when the module was loaded, was freed, and will run again as it is in the module's file"
 
 
 def review_scope(plan: Plan) -> Iterator[Refusal]:
@@ -36,11 +38,13 @@ def _boot_code(plan: Plan) -> Iterator[Refusal]:
     for pre, post in plan.replaced:
         before, node = plan.pre.nodes[pre], plan.post.nodes[post]
         if node.standing in _FREED:
-            why = _NOT_RUN[node.standing]
+            module = plan.target not in ("", KERNEL) and node.standing is Standing.BOOT
+            why = _LOADED if module else _NOT_RUN[node.standing]
             yield Refusal(
                 "review.init_code", plan.post.where(node),
                 f"{node.label} is {node.standing.value} code: {why}",
-                "drop this function from the patch, or move what must still happen into code that runs",
+                "drop this function from the patch: nothing is lost until the next boot; if what it set up"
+                " is wrong, correct that in code that runs, or reboot into a fixed kernel",
             )  # fmt: skip
         elif before.standing in _FREED:
             yield Refusal(

@@ -7,6 +7,7 @@ All of it is compiled with the headers' macros (`kernel_macros`), by gcc, and co
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,15 @@ def test_changed_boot_code_is_refused_by_its_name_alone_and_among_other_changes(
         assert refusal.place == "unit.o: .init.text"
         assert "drop this function" in refusal.remedy
     assert keys(before, text.format(2, 1), headers) == set()
+
+
+@pytest.mark.parametrize(
+    ("target", "words"), [("vmlinux", "what it did stays done"), ("bridge", "ran when the module was loaded")]
+)
+def test_the_reason_says_what_became_of_boot_code(target: str, words: str) -> None:
+    text = START + "device_initcall(start)"
+    (refusal,) = review(replace(plan(text.format(1), text.format(2)), target=target))
+    assert words in refusal.reason
 
 
 def test_a_function_inlined_into_boot_code_changes_boot_code() -> None:
