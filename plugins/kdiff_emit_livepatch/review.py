@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from kdiff.api import Plan, SectionGraph
 
 SITE_TABLES = ("__mcount_loc", "__patchable_function_entries")
+ENTRY_SECTIONS = (".noinstr.text", ".entry.text")
+"""Where the kernel keeps code that must not be traced (include/linux/compiler_types.h, asm/linkage.h)."""
 ENTRY_REACH = 16
 """How many bytes behind a function's entry its site may lie: past endbr64 or bti, or ppc64le's TOC setup."""
 
@@ -51,7 +53,17 @@ def review(plan: Plan, facts: KernelFacts) -> Iterator[Refusal]:
         )
     for pre, _ in plan.replaced:
         node = plan.pre.nodes[pre]
-        if not has_site(plan.pre, pre):
+        if has_site(plan.pre, pre):
+            continue
+        if node.section_name.startswith(ENTRY_SECTIONS):
+            yield Refusal(
+                "livepatch.noinstr",
+                plan.pre.where(node),
+                f"{node.label} lies in {node.section_name}: it is entry code, or noinstr, which may run while"
+                " nothing can be traced, so it has no ftrace site and livepatch cannot redirect it",
+                "make the change in the ordinary functions that it calls, or reboot into a fixed kernel",
+            )
+        else:
             yield Refusal(
                 "livepatch.no_fentry",
                 plan.pre.where(node),
