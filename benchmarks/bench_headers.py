@@ -78,7 +78,7 @@ def changed(kernel: KernelSetup, file: Path) -> tuple[Build, int, float]:
         found.append(reached(*args))
         return found[-1]
 
-    with patch("kdiff.kbuild.reached", noted):
+    with patch("kdiff.affected.reached", noted):
         made = build(read_config(kernel.config), kernel.source, read_patch(file), say=lambda line: None)
     return made, len(found[0].units), cpu() - began
 

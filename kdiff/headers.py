@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from kdiff.distribution import Say
+from kdiff.edits import Files
 from kdiff.errors import Refusal
 from kdiff.includes import Includes, files_with, forced, read_by_makefiles
 from kdiff.mentions import changed_names, mentioning
@@ -44,9 +45,7 @@ class Reached:
     unused: tuple[str, ...]
 
 
-def reached(
-    place: Workplace, paths: Iterable[str], files: Mapping[str, bytes], known: Iterable[str], say: Say
-) -> Reached:
+def reached(place: Workplace, paths: Iterable[str], files: Files, known: Iterable[str], say: Say) -> Reached:
     """The units that include one of `paths` and that `files`, the patched contents, may change.
 
     `known` units are compiled anyway and not judged.
@@ -83,34 +82,41 @@ def _candidates(place: Workplace, files: frozenset[str]) -> Commands:
     return commands(place, files)
 
 
-def _changed(place: Workplace, paths: list[str], files: Mapping[str, bytes]) -> frozenset[bytes] | None:
+def _changed(place: Workplace, paths: list[str], files: Files) -> frozenset[bytes] | None:
     """The names of all that changes in the headers; None if names do not tell."""
-    found = [changed_names((place.source / path).read_bytes(), files[path]) for path in paths]
+    found = [changed_names(_pristine(place, path), files[path] or b"") for path in paths]
     return None if None in found else frozenset(name for names in found for name in names or ())
+
+
+def _pristine(place: Workplace, path: str) -> bytes:
+    """A header's contents, none for one that the patch adds."""
+    file = place.source / path
+    return file.read_bytes() if file.exists() else b""
 
 
 def _users(
     place: Workplace,
     names: frozenset[bytes],
     paths: list[str],
-    files: Mapping[str, bytes],
+    files: Files,
     sources: frozenset[str],
 ) -> frozenset[str] | None:
     """Those of `sources` that mention one of `names`; None if names do not tell."""
 
     def read(path: str) -> Iterable[bytes]:
-        tree = place.source if (place.source / path).exists() else place.build
-        texts = ((tree / path).read_bytes(),)
-        return (*texts, files[path]) if path in paths else texts
+        tree = place.source if (place.source / path).exists() or path in paths else place.build
+        before = _pristine(place, path) if tree is place.source else (tree / path).read_bytes()
+        return (before, files[path] or b"") if path in paths else (before,)
 
     return mentioning(names, sources, partial(files_with, place), read)
 
 
 def _judged(
-    place: Workplace, wanted: Commands, paths: list[str], files: Mapping[str, bytes], say: Say
+    place: Workplace, wanted: Commands, paths: list[str], files: Files, say: Say
 ) -> tuple[set[str], set[str]]:
     """The units that change, and those of `paths` that are included at all."""
     judge = Judge()
+    new = {path for path in paths if not (place.source / path).exists()}
     changed: set[str] = set()
     users: set[str] = set()
     began = time.monotonic()
@@ -120,7 +126,7 @@ def _judged(
             batch = units[start : start + _AT_ONCE]
             before = _texts(place, pool, {unit: wanted[unit] for unit in batch}, {})
             including = {
-                unit: [path for path in paths if text is None or _reads(text, path)]
+                unit: [path for path in paths if text is None or path in new or _reads(text, path)]
                 for unit, text in before.items()
             }
             users.update(path for found in including.values() for path in found)
@@ -142,7 +148,7 @@ def _differs(judge: Judge, unit: str, pre: Text, post: Text) -> bool:
 
 
 def _texts(
-    place: Workplace, pool: ThreadPoolExecutor, wanted: Commands, files: Mapping[str, bytes]
+    place: Workplace, pool: ThreadPoolExecutor, wanted: Commands, files: Files
 ) -> Mapping[str, Text | None]:
     """Preprocess units with `files` in place of the pristine ones."""
     shown = replaced(place.source, place.shadow, place.journal, files) if files else nullcontext()
@@ -160,7 +166,7 @@ def _reads(text: Text, path: str) -> bool:
 # What a build generates ------------------------------------------------------------------------------
 
 
-def generated(place: Workplace, paths: Iterable[str], files: Mapping[str, bytes]) -> tuple[Refusal, ...]:
+def generated(place: Workplace, paths: Iterable[str], files: Files) -> tuple[Refusal, ...]:
     """Refusals if what Kbuild generates from headers, once and for all units, would come out differently."""
     refusals = [
         _refusal(path, "a makefile generates other files from it")

@@ -18,19 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from kdiff.affected import Affected, affected
 from kdiff.assembly import from_edited
 from kdiff.compiler import Compiler, find_assembler, find_compiler
 from kdiff.confdir import Config
 from kdiff.distribution import Say
+from kdiff.edits import Edit, Files, patch_texts, versions
+from kdiff.elf.model import nothing_like
+from kdiff.elf.read import read_bytes
 from kdiff.elf.same import same_code
+from kdiff.elf.write import write
 from kdiff.errors import KdiffError, Refusal, Refused
-from kdiff.headers import generated, reached
-from kdiff.lines import pin_lines
 from kdiff.make import Outcome, complaint, failure
+from kdiff.makefiles import retargeted, target_of
 from kdiff.patch import Patch
 from kdiff.shadow import replaced, write_file
-from kdiff.texts import Patched, apply_change, decode, encode, pristine
-from kdiff.units import SUFFIXES, commands, find_units, not_built
+from kdiff.texts import encode
+from kdiff.units import Commands, commands
 from kdiff.workplace import Workplace, open_workplace
 
 _KEPT_OBJECTS = 4000
@@ -47,9 +51,12 @@ class Unit:
 
     target: str
     source: str
-    """Relative to the source tree: `net/ipv4/tcp_ipv4.c`."""
+    """Relative to the source tree: `net/ipv4/tcp_ipv4.c`; of a renamed file the new name."""
     pre: bytes
+    """Of a unit that the patch adds, an object that holds nothing; so is `post` of one that it deletes."""
     post: bytes
+    is_new: bool = False
+    is_gone: bool = False
 
     @property
     def name(self) -> str:
@@ -67,7 +74,7 @@ class Build:
     arch: str
     """The kernel's own name of its architecture: `x86`."""
     sources: Mapping[str, tuple[bytes, bytes]]
-    """For each patched file its pristine and its patched contents."""
+    """For each patched file its pristine and its patched contents, empty where there is no file."""
     make_arguments: tuple[str, ...]
     """What a module for this kernel must be built with: CC= and the user's flags."""
     warnings: tuple[str, ...]
@@ -78,6 +85,9 @@ class _Compiled:
     data: bytes
     command: str
     """The contents of the .cmd file that Kbuild left."""
+
+
+_NONE = _Compiled(b"", "")
 
 
 def build(
@@ -99,20 +109,28 @@ def build(
     compiler = find_compiler(config, allow_mismatch=allow_compiler_mismatch)
     jobs = jobs or len(os.sched_getaffinity(0))
     with open_workplace(config, source, compiler, jobs=jobs, say=say, cache=cache) as place:
-        texts = patch_texts(place.source, patch)
-        for line in (line for _, text in texts.values() for line in text.moved):
-            say(line)
-        named, through = _units(place, texts, say)
-        units = list(_compiled(place, named, texts, say))
+        edits = patch_texts(place.source, patch)
+        for edit in edits.values():
+            for line in edit.patched.moved if edit.patched else ():
+                say(line)
+        wanted = affected(place, edits, say)
+        units = list(_compiled(place, wanted.named, edits, wanted, say))
         units += (
-            each for each in _compiled(place, through, texts, say) if not same_code(each.pre, each.post)
+            each
+            for each in _compiled(place, wanted.perhaps, edits, wanted, say)
+            if not same_code(each.pre, each.post)
         )
     return Build(
         units=tuple(sorted(units, key=lambda unit: unit.source)),
         compiler=compiler.text,
         release=config.release,
         arch=config.arch,
-        sources=MappingProxyType({path: (old, encode(text.text)) for path, (old, text) in texts.items()}),
+        sources=MappingProxyType(
+            {
+                path: (edit.pristine or b"", encode(edit.patched.text) if edit.patched else b"")
+                for path, edit in edits.items()
+            }
+        ),
         make_arguments=_module_arguments(config, compiler),
         warnings=_compiler_warning(config, compiler) + place.warnings,
     )
@@ -166,33 +184,6 @@ def pristine_units(
                 yield Pristine(unit, each.data, each.command)
 
 
-def patch_texts(source: Path, patch: Patch) -> Mapping[str, tuple[bytes, Patched]]:
-    """Apply a patch to the files of `source` in memory: path -> (pristine contents, patched text)."""
-    texts: dict[str, tuple[bytes, Patched]] = {}
-    for change in patch.changes:
-        if change.path not in texts:
-            data = _read(source, change.path, patch)
-            texts[change.path] = data, pristine(decode(data))
-        data, text = texts[change.path]
-        texts[change.path] = data, apply_change(change, text)
-    return MappingProxyType(dict(sorted(texts.items())))
-
-
-def _read(source: Path, path: str, patch: Patch) -> bytes:
-    file = source / path
-    if not file.resolve().is_relative_to(source.resolve()):
-        raise KdiffError("patch.outside", f"{path} leads out of the kernel source", place=patch.name)
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise KdiffError(
-            "patch.no_such_file",
-            f"the patch changes {path}, which the kernel source has not got: {error.strerror}",
-            place=patch.name,
-            remedy="check that the patch is for this kernel, and that its names need -p1 (a/net/ipv4/tcp.c)",
-        ) from error
-
-
 def reassembled(
     config: Config,
     source: Path,
@@ -208,10 +199,10 @@ def reassembled(
     compiler = find_compiler(config, allow_mismatch=allow_compiler_mismatch)
     jobs = jobs or len(os.sched_getaffinity(0))
     with open_workplace(config, source, compiler, jobs=jobs, say=say, cache=cache) as place:
-        versions = _versions(patch_texts(place.source, patch))
+        files_of = versions(patch_texts(place.source, patch))
 
         def compile_units(environment: Mapping[str, str]) -> Mapping[str, bytes]:
-            for files in versions:
+            for files in files_of:
                 with replaced(place.source, place.shadow, place.journal, files):
                     outcome = _make_objects(place, tuple(edits), environment)
                 if not outcome.status:
@@ -222,31 +213,12 @@ def reassembled(
         return from_edited(compile_units, edits, find_assembler(compiler))
 
 
-# The units -------------------------------------------------------------------------------------------
+# Both objects ----------------------------------------------------------------------------------------
 
 
-_Texts = Mapping[str, tuple[bytes, Patched]]
-
-
-def _units(place: Workplace, texts: _Texts, say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The units that the patch names, and those that it reaches through headers."""
-    found = {path: find_units(place, path) for path in texts if path.endswith(SUFFIXES)}
-    named = {unit for units in found.values() for unit in units}
-    headers = [path for path in texts if path not in found]
-    files = _versions(texts)[0]
-    refusals = generated(place, headers, files)
-    if refusals:
-        raise Refused(*refusals)
-    through = reached(place, headers, files, named, say)
-    unused = sorted({*through.unused, *(path for path, units in found.items() if not units)})
-    if len(unused) == len(texts):
-        raise Refused(*map(not_built, unused))
-    for path in unused:
-        say(f"left out of the patch: {path}, which no unit of this configuration is compiled from")
-    return tuple(sorted(named)), through.units
-
-
-def _compiled(place: Workplace, units: tuple[str, ...], texts: _Texts, say: Say) -> Iterator[Unit]:
+def _compiled(
+    place: Workplace, units: tuple[str, ...], edits: Mapping[str, Edit], wanted: Affected, say: Say
+) -> Iterator[Unit]:
     """Compile units before and after the patch, a few at a time."""
     began = time.monotonic()
     for start in range(0, len(units), _AT_ONCE):
@@ -254,10 +226,28 @@ def _compiled(place: Workplace, units: tuple[str, ...], texts: _Texts, say: Say)
             left = (time.monotonic() - began) / start * (len(units) - start)
             say(f"{start} of {len(units)} units compiled; about {left:.0f} s left")
         some = units[start : start + _AT_ONCE]
-        pre = _compile(place, some, {}, _Step("pre", "compiling the unpatched source", say))
-        post = _compile_patched(place, some, texts, say)
+        before = tuple(wanted.renamed.get(unit, unit) for unit in some if unit not in wanted.added)
+        after = tuple(unit for unit in some if unit not in wanted.removed)
+        pre = _compile(place, before, {}, _Step("pre", "compiling the unpatched source", say))
+        post = _compile_patched(place, after, edits, say)
         for unit in some:
-            yield Unit(_target(place, unit, pre[unit]), unit, pre[unit].data, post[unit].data)
+            yield _unit(place, unit, pre.get(wanted.renamed.get(unit, unit)), post.get(unit), wanted)
+
+
+def _unit(
+    place: Workplace, unit: str, pre: _Compiled | None, post: _Compiled | None, wanted: Affected
+) -> Unit:
+    """Put both objects together, one that holds nothing in place of a missing one."""
+    former = wanted.renamed.get(unit, unit)
+    found = [_target(place, former, pre.command, {})] if pre else []
+    found += [_target(place, unit, post.command, wanted.told)] if post else []
+    if len(set(found)) > 1:
+        raise Refused(retargeted(unit, *found))
+    known = (pre or post or _NONE).data
+    absent = b"" if pre and post else write(nothing_like(read_bytes(known, unit)))
+    return Unit(
+        found[0], unit, (pre or _NONE).data or absent, (post or _NONE).data or absent, not pre, not post
+    )
 
 
 # Compiling -------------------------------------------------------------------------------------------
@@ -280,11 +270,11 @@ class _Step:
 
 
 def _compile_patched(
-    place: Workplace, units: tuple[str, ...], texts: _Texts, say: Say
+    place: Workplace, units: tuple[str, ...], edits: Mapping[str, Edit], say: Say
 ) -> Mapping[str, _Compiled]:
     """Compile with line numbers pinned; if that fails compile as the patch says, for its true messages."""
     step = _Step("post", "compiling the patched source", say)
-    pinned, plain = _versions(texts)
+    pinned, plain = versions(edits)
     try:
         return _compile(place, units, pinned, step)
     except KdiffError as error:
@@ -295,15 +285,7 @@ def _compile_patched(
     return made
 
 
-def _versions(texts: Mapping[str, tuple[bytes, Patched]]) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
-    """The patched files with line numbers pinned, and as they are."""
-    pinned = {path: encode(pin_lines(text.text, text.origin)) for path, (_, text) in texts.items()}
-    return pinned, {path: encode(text.text) for path, (_, text) in texts.items()}
-
-
-def _compile(
-    place: Workplace, units: tuple[str, ...], files: Mapping[str, bytes], step: _Step
-) -> Mapping[str, _Compiled]:
+def _compile(place: Workplace, units: tuple[str, ...], files: Files, step: _Step) -> Mapping[str, _Compiled]:
     """Compile units with `files` in place of the pristine ones; objects once made are kept and reused."""
     kept = {unit: place.root / "objects" / _digest(unit, files) for unit in units}
     missing = tuple(unit for unit, file in kept.items() if not file.with_suffix(".cmd").exists())
@@ -357,11 +339,12 @@ def _keep(place: Workplace, unit: str, file: Path) -> None:
     write_file(file.with_suffix(".cmd"), command.read_bytes())
 
 
-def _digest(unit: str, files: Mapping[str, bytes]) -> str:
+def _digest(unit: str, files: Files) -> str:
     """The name of an object in the cache; all else that decides it is in the place's own name and marker."""
     total = hashlib.sha256(unit.encode())
     for path in sorted(files):
-        total.update(f"\0{path}\0".encode() + hashlib.sha256(files[path]).digest())
+        data = files[path]
+        total.update(f"\0{path}\0".encode() + (b"" if data is None else hashlib.sha256(data).digest()))
     return total.hexdigest()[:32]
 
 
@@ -369,17 +352,16 @@ def _relative(place: Workplace, output: str) -> str:
     return output.replace(f"{place.shadow}/", "")
 
 
-def _target(place: Workplace, unit: str, made: _Compiled) -> str:
+def _target(place: Workplace, unit: str, command: str, told: Commands) -> str:
     """Read off Kbuild's command what the unit is a part of; that for assembly does not name the module."""
-    if not re.search(r"\s-DMODULE\s", made.command):
-        return "vmlinux"
-    command = made.command if unit.endswith(".c") else commands(place, [unit])[unit]
-    found = re.search(r"""-DKBUILD_MODNAME='"([^"]+)"'""", command)
-    if found is None or ":" in found[1]:
-        names = found[1].replace(":", " and ") if found else "an unnamed module"
+    if re.search(r"\s-DMODULE\s", command) and not unit.endswith(".c"):
+        command = told[unit] if unit in told else commands(place, [unit])[unit]
+    target = target_of(command)
+    if not re.fullmatch(r"\w+", target):
+        names = target.replace(":", " and ")
         reason = f"this file is linked into {names}, and its symbols cannot be told apart yet"
         raise Refused(Refusal("patch.shared_unit", unit, reason, "leave the file out of the patch"))
-    return found[1]
+    return target
 
 
 def _module_arguments(config: Config, compiler: Compiler) -> tuple[str, ...]:

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read a unified diff, as `diff -u` or git write it.
 
-Out: a `Patch`, the hunks of each file it changes. What a live update cannot be made from (new
-files, anything but C) is refused here, and nothing that unidiff would skip is overlooked.
+Out: a `Patch`, the hunks of each file it changes, adds, deletes or renames. What a live update cannot be
+made from (binary files, languages other than C) is refused here, and nothing that unidiff would skip is
+overlooked.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from unidiff.errors import UnidiffParseError
@@ -20,9 +21,13 @@ from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.texts import FileChange, Hunk, decode, split_lines
 
 DEV_NULL = "/dev/null"
-NO_CODE = re.compile(r"Documentation/.*\.(rst|txt|yaml)|tools/testing/.*|MAINTAINERS|CREDITS|\.mailmap")
+NO_CODE = re.compile(
+    r"(.*/)?\.gitignore|Documentation/.*\.(rst|txt|yaml)|tools/testing/.*|MAINTAINERS|CREDITS|\.mailmap"
+)
 """Files of a kernel tree that no part of a kernel is made from: they are left out, not refused."""
-_SOURCES = (".c", ".h", ".inc", ".S")
+_SOURCES = re.compile(r".*\.(c|h|inc|S)|(.*/)?(Makefile|Kbuild|Kconfig[^/]*)")
+_GLOBAL = re.compile(r"Makefile|Kbuild|scripts/.*|arch/[^/]+/Makefile")
+"""Makefiles that decide how all units are built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +39,16 @@ class Patch:
     changes: tuple[FileChange, ...]
     ignored: tuple[str, ...]
     """Files it names that no code is made from."""
+    fuzz: int = 0
+    """How many lines of a hunk's context need not agree."""
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files it changes, each once, sorted."""
+        """The files it changes or makes, each once, sorted."""
         return tuple(sorted({change.path for change in self.changes}))
 
 
-def read_patch(path: Path, strip: int = 1) -> Patch:
+def read_patch(path: Path, strip: int = 1, fuzz: int = 0) -> Patch:
     """Read a patch file; `strip` leading parts are cut off the names in it, as patch -p does."""
     try:
         data = path.read_bytes()
@@ -49,7 +56,7 @@ def read_patch(path: Path, strip: int = 1) -> Patch:
         raise KdiffError(
             "patch.missing", f"cannot read the patch: {error.strerror}", place=str(path)
         ) from error
-    return parse_patch(data, str(path), strip)
+    return replace(parse_patch(data, str(path), strip), fuzz=fuzz)
 
 
 def parse_patch(data: bytes, name: str, strip: int = 1) -> Patch:
@@ -73,8 +80,10 @@ def parse_patch(data: bytes, name: str, strip: int = 1) -> Patch:
         refusal = _refusal(part, path, strip)
         if refusal is not None:
             refusals.append(refusal)
-        elif len(part):
-            changes.append(FileChange(path, tuple(_hunk(hunk, path) for hunk in part)))
+            continue
+        change = _change(part, path, strip)
+        if len(part) or change.before != change.after:
+            changes.append(change)
     if refusals:
         raise Refused(*refusals)
     if not changes:
@@ -136,21 +145,49 @@ def _strip(given: str, strip: int) -> str:
     return "/".join(given.split("/")[strip:])
 
 
+def _change(part: PatchedFile, path: str, strip: int) -> FileChange:
+    """Both names of the file, and the hunks."""
+    hunks = tuple(_hunk(hunk, path) for hunk in part)
+    if _adds(part):
+        return FileChange(None, path, hunks)
+    if _removes(part):
+        return FileChange(path, None, hunks)
+    was = _strip(part.source_file, strip)
+    return FileChange(was if _git_says(part) else path, path, hunks, _git_says(part) == "copy")
+
+
+def _adds(part: PatchedFile) -> bool:
+    return part.source_file == DEV_NULL or part.is_added_file
+
+
+def _removes(part: PatchedFile) -> bool:
+    return part.target_file == DEV_NULL or part.is_removed_file
+
+
+def _git_says(part: PatchedFile) -> str:
+    """`rename` or `copy` if git's header says so."""
+    found = re.search(r"^(rename|copy) from ", str(part.patch_info or ""), re.MULTILINE)
+    return found[1] if found else ""
+
+
 def _refusal(part: PatchedFile, path: str, strip: int) -> Refusal | None:
     """Say why this part is beyond kdiff, if it is."""
-    added = part.source_file == DEV_NULL or part.is_added_file
-    removed = part.target_file == DEV_NULL or part.is_removed_file
-    renamed = not added and not removed and _backup(_strip(part.source_file, strip)) != _backup(path)
-    wider = "make an update from a patch to existing .c files only"
+    wider = "make an update from a patch to .c, .h and .S files only"
     if part.is_binary_file:
         return Refusal("patch.binary", path, "the patch changes a binary file", wider)
-    if added:
-        return Refusal("patch.new_file", path, "the patch adds a file, which no rule builds yet", wider)
-    if removed:
-        return Refusal("patch.deleted_file", path, "the patch deletes a file; running code stays", wider)
-    if renamed:
-        return Refusal("patch.renamed_file", path, f"the patch renames {part.source_file}", wider)
-    if not path.endswith(_SOURCES) or path.endswith(".lds.S"):
+    other = (
+        not _adds(part) and not _removes(part) and _backup(_strip(part.source_file, strip)) != _backup(path)
+    )
+    if other and not _git_says(part):
+        return Refusal(
+            "patch.renamed_file", path,
+            f"the patch names two files, {part.source_file} and this one, without git's line of a rename",
+            "make it with `git diff -M`",
+        )  # fmt: skip
+    if _GLOBAL.fullmatch(path):
+        reason = "the patch changes a makefile or script that decides how all of the kernel is built"
+        return Refusal("patch.global_makefile", path, reason, "leave it out of the patch")
+    if not _SOURCES.fullmatch(path) or path.endswith(".lds.S"):
         reason = (
             "the patch changes a file that is no source of units, and what depends on it is not found yet"
         )

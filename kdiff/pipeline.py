@@ -25,7 +25,7 @@ from kdiff.diff import diff
 from kdiff.distribution import Say
 from kdiff.elf.read import Object, read_bytes
 from kdiff.emit import Emitter, Workshop
-from kdiff.errors import KdiffError, NothingChanged, Refused
+from kdiff.errors import KdiffError, NothingChanged, Refusal, Refused
 from kdiff.exports import read_symvers
 from kdiff.graph import SectionGraph, build
 from kdiff.habits import Habits
@@ -42,6 +42,7 @@ from kdiff.proof import dump, prove
 from kdiff.registry import Registry
 from kdiff.review import review, review_layouts
 from kdiff.review_types import Retyped, retyped, review_types
+from kdiff.review_units import review_units
 from kdiff.running import check_same_kernel, find_memory
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
@@ -70,6 +71,8 @@ class Request:
     """Names of types whose layout may change."""
     pairs: PairsFile | None = None
     """What the author says about pairs."""
+    fuzz: int = 0
+    """How many lines of a hunk's context need not agree with the source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ def create(request: Request, plugins: Registry, say: Say) -> Package:
 def check(request: Request, plugins: Registry, say: Say) -> Checked:
     """All of `create` but writing modules, with the same refusals and errors."""
     config = read_config(request.config)
-    patch = read_patch(request.patch)
+    patch = read_patch(request.patch, fuzz=request.fuzz)
     emitter = _emitter(plugins, request.emitter)
     memory = plugins.open_memory(request.memory or find_memory(config))
     facts = replace(memory.facts(), config=config.options)
@@ -159,10 +162,16 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
     ]
     types = _retyped(plans, request.accept_layouts, say)
     refusals += review_types(types, request.accept_layouts)
+    refusals += review_units(plans)
     if refusals:
         raise Refused(*dict.fromkeys(refusals))
     if not any(each.replaced or each.in_place for each in plans):
-        raise NothingChanged
+        raise _unchanged(built)
+    for unit, each in zip(built.units, plans, strict=True):
+        if unit.is_gone:
+            say(f"{unit.source} is deleted: what is in the kernel of it stays")
+        elif unit.is_new and not each.carried:
+            say(f"left out of the update: {unit.source}, of which nothing that it replaces makes use")
 
     exports = read_symvers(config.headers / "Module.symvers")
     targets = Targets(config, memory, exports, partial(_architecture, plugins))
@@ -182,6 +191,16 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
     proof = prove(units, update.replacements, update.borrowed, book, facts, ANCHOR)
     emitter.check(update, facts, config.headers)
     return Checked(request, config, patch, built, memory, facts, plans, runs, types, units, update, proof)
+
+
+def _unchanged(built: Build) -> Exception:
+    """What to raise if no code is to be replaced."""
+    reason = "the patch deletes it and changes no other code; nothing can take code out of a running kernel"
+    remedy = "change the code that uses it, or reboot into a fixed kernel"
+    gone = [
+        Refusal("patch.deleted_file", each.source, reason, remedy) for each in built.units if each.is_gone
+    ]
+    return Refused(*gone) if gone else NothingChanged()
 
 
 def _emitter(plugins: Registry, name: str) -> Emitter:

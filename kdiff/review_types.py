@@ -50,6 +50,8 @@ def retyped(plans: Iterable[Plan]) -> Retyped:
     changes: list[tuple[str, LayoutChange]] = []
     notes = []
     for plan in plans:
+        if not plan.pre.nodes or not plan.post.nodes:
+            continue  # a unit that comes or goes
         name = plan.post.obj.path
         try:
             if has_types(plan.pre.obj) and has_types(plan.post.obj):

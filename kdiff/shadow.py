@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from kdiff.errors import KdiffError
 
@@ -56,16 +56,22 @@ def remove_tree(path: Path) -> None:
 
 
 @contextmanager
-def replaced(source: Path, shadow: Path, journal: Path, files: Mapping[str, bytes]) -> Iterator[None]:
-    """Show `files` (path in the tree -> contents) in the shadow while the context lasts.
+def replaced(source: Path, shadow: Path, journal: Path, files: Mapping[str, bytes | None]) -> Iterator[None]:
+    """Show `files` (path in the tree -> contents, None for no file) in the shadow while the context lasts.
 
-    They get the pristine files' times, so that make does not generate anew what all units share.
+    They get the pristine files' times, so that make does not generate anew what all units share; new files
+    get those of the top makefile.
     """
     write_file(journal, "".join(f"{path}\n" for path in sorted(files)).encode("utf-8", "surrogateescape"))
     try:
         for path, data in files.items():
+            if data is None:
+                (shadow / path).unlink(missing_ok=True)
+                continue
+            (shadow / path).parent.mkdir(parents=True, exist_ok=True)
             write_file(shadow / path, data)
-            status = (source / path).stat()
+            model = source / path if (source / path).exists() else source / "Makefile"
+            status = model.stat()
             os.utime(shadow / path, ns=(status.st_atime_ns, status.st_mtime_ns))
         yield
     finally:
@@ -81,11 +87,26 @@ def restore(source: Path, shadow: Path, journal: Path) -> tuple[str, ...]:
     repaired = []
     for name in names:
         link = shadow / name
-        if not link.is_symlink():
+        if not os.path.lexists(source / name):
+            if _remove_new(source, shadow, name):
+                repaired.append(name)
+        elif not link.is_symlink():
             _link(source / name, link)
             repaired.append(name)
     journal.unlink()
     return tuple(repaired)
+
+
+def _remove_new(source: Path, shadow: Path, name: str) -> bool:
+    """Remove a file that the source has not got, and the directories that were made for it."""
+    there = (shadow / name).exists()
+    (shadow / name).unlink(missing_ok=True)
+    for folder in PurePosixPath(name).parents:
+        if (source / folder).exists():
+            break
+        if (shadow / folder).exists() and not any((shadow / folder).iterdir()):
+            (shadow / folder).rmdir()
+    return there
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -2,9 +2,9 @@
 """Source texts in memory, and what a patch makes of them.
 
 A patched text knows for each of its lines which pristine line it was. A hunk may have moved, as with
-patch(1), but its context must agree to the letter: a patch that nearly applies is not good enough for a
-running kernel. Texts are UTF-8 with surrogate escapes, so that bytes survive; lines end with a line feed
-and nothing else.
+patch(1), but its context must agree to the letter unless fuzz is asked for: a patch that nearly applies is
+not good enough for a running kernel. Texts are UTF-8 with surrogate escapes, so that bytes survive; lines
+end with a line feed and nothing else.
 """
 
 from __future__ import annotations
@@ -35,10 +35,18 @@ class Hunk:
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """All hunks of one part of a patch, for the file at `path` below the tree."""
+    """One part of a patch: what the file is called before and after it, None where it is not, and hunks."""
 
-    path: str
+    before: str | None
+    after: str | None
     hunks: tuple[Hunk, ...]
+    copies: bool = False
+    """The file `before` stays, and `after` is made from it."""
+
+    @property
+    def path(self) -> str:
+        """What the file is called, or was if it is deleted."""
+        return self.after or self.before or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +84,23 @@ def pristine(text: str) -> Patched:
     return Patched(lines, tuple(range(1, len(lines) + 1)))
 
 
-def apply_change(change: FileChange, text: Patched) -> Patched:
-    """Apply all hunks of one file; KdiffError `patch.does_not_apply` names the hunk that does not fit."""
+def apply_change(change: FileChange, text: Patched, fuzz: int = 0) -> Patched:
+    """Apply all hunks of one file; KdiffError `patch.does_not_apply` names the hunk that does not fit.
+
+    `fuzz`: how many lines of context at either end need not agree.
+    """
     lines: list[str] = []
     origin: list[int | None] = []
     moved = list(text.moved)
     end = 0
     offset = 0
     for hunk in change.hunks:
-        at = _find(hunk, text.lines, end, offset)
-        if at is None:
-            raise KdiffError(
-                "patch.does_not_apply",
-                "the patch does not apply: its context is not in the kernel source",
-                place=hunk.place,
-                remedy="make the patch against exactly this kernel's source",
+        found, at = _fit(hunk, text.lines, end, offset, fuzz)
+        if found is not hunk:
+            moved.append(
+                f"{hunk.place}: applied without {len(hunk.before) - len(found.before)} line(s) of context"
             )
+        hunk = found
         offset = at - (hunk.start - 1)
         if offset:
             moved.append(f"{hunk.place}: applied with an offset of {offset:+d} lines")
@@ -104,6 +113,40 @@ def apply_change(change: FileChange, text: Patched) -> Patched:
     lines += text.lines[end:]
     origin += text.origin[end:]
     return Patched(tuple(lines), tuple(origin), tuple(moved))
+
+
+def _fit(hunk: Hunk, lines: Sequence[str], first: int, offset: int, fuzz: int) -> tuple[Hunk, int]:
+    """The hunk with as little context left out as it takes, and the index at which it is found."""
+    for each in (hunk, *(_shortened(hunk, number) for number in range(1, fuzz + 1))):
+        at = _find(each, lines, first, offset) if each is hunk or each.leading or each.trailing else None
+        if at is not None:
+            return each, at
+    raise KdiffError(
+        "patch.does_not_apply",
+        "the patch does not apply: its context is not in the kernel source",
+        place=hunk.place,
+        remedy="make the patch against exactly this kernel's source",
+    )
+
+
+def _shortened(hunk: Hunk, fuzz: int) -> Hunk:
+    """A hunk with less context, at its longer end first, as patch(1) does it."""
+    most = max(hunk.leading, hunk.trailing)
+    head, tail = (max(0, fuzz + each - most) for each in (hunk.leading, hunk.trailing))
+    head, tail = min(head, hunk.leading), min(tail, hunk.trailing)
+    return Hunk(
+        hunk.start + head,
+        hunk.before[head : len(hunk.before) - tail],
+        hunk.after[head : len(hunk.after) - tail],
+        tuple(
+            (old - head, new - head)
+            for old, new in hunk.kept
+            if head <= old < len(hunk.before) - tail and head <= new < len(hunk.after) - tail
+        ),
+        hunk.leading - head,
+        hunk.trailing - tail,
+        hunk.place,
+    )
 
 
 def _find(hunk: Hunk, lines: Sequence[str], first: int, offset: int) -> int | None:

@@ -16,7 +16,7 @@ from corpus.built import kept
 from corpus.hunks import difference, owner, render
 from corpus.split import Candidate, known_words, split
 
-from kdiff.kbuild import patch_texts
+from kdiff.edits import patch_texts
 from kdiff.patch import parse_patch
 
 Cut = Callable[[Mapping[str, str], Mapping[str, str]], tuple[Candidate, ...]]
@@ -271,10 +271,13 @@ def test_all_candidates_together_are_the_whole_difference(cut: Cut, tmp_path: Pa
     candidates = cut(before, after)
     assert len(candidates) == 3
     whole = parse_patch(render(hunk for each in candidates for hunk in each.hunks).encode(), "all")
-    assert {name: text.text for name, (_, text) in patch_texts(tmp_path / "before", whole).items()} == after
+    edits = patch_texts(tmp_path / "before", whole)
+    assert {name: edit.patched.text for name, edit in edits.items() if edit.patched} == after
     for each in candidates:
         patched = patch_texts(tmp_path / "before", parse_patch(each.patch.encode(), each.id))
-        assert not patched["d/a.c"][1].moved
+        text = patched["d/a.c"].patched
+        assert text is not None
+        assert not text.moved
 
 
 def test_files_that_are_not_built_are_left_out_of_a_candidate(cut: Cut) -> None:

@@ -22,6 +22,7 @@ from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
 from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.kbuild import Build, build
+from kdiff.makefiles import Remade, other_targets
 from kdiff.patch import read_patch
 from kdiff.shadow import make_shadow, restore, tree_digest
 from kdiff.units import find_units
@@ -427,6 +428,93 @@ def test_where_many_units_may_include_a_header_only_those_that_mention_the_chang
     change = ("one(int x)\n{\n\treturn x", "one(int x)\n{\n\treturn -x")
     assert through_header(fake, monkeypatch, *change) == ["net/user.c"]
     assert set(fake.preprocessed()) == {"user.c"}
+
+
+# Files that come and go ------------------------------------------------------------------------------
+
+NEW = "--- /dev/null\n+++ b/net/new/fresh.c\n@@ -0,0 +1 @@\n+int fresh;\n"
+LISTED = "--- a/net/Makefile\n+++ b/net/Makefile\n@@ -1 +1 @@\n-obj-y := core.o{old}\n+obj-y := core.o{new}\n"
+
+
+def of_text(fake: FakeKernel, text: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[bytes, bytes]]:
+    """The units of a patch, pre and post, where an object that holds nothing is written as `nothing`."""
+    monkeypatch.setattr("kdiff.kbuild.read_bytes", lambda data, path: data)
+    monkeypatch.setattr("kdiff.kbuild.nothing_like", lambda obj: obj)
+    monkeypatch.setattr("kdiff.kbuild.write", lambda model: b"nothing")
+    monkeypatch.setattr("kdiff.kbuild.same_code", operator.eq)
+    patch = fake.root / "x.patch"
+    patch.write_text(text)
+    return {unit.source: (unit.pre, unit.post) for unit in run(fake, patch).units}
+
+
+def listed(fake: FakeKernel, old: str, new: str) -> str:
+    """A patch of the first line of net/Makefile."""
+    text = (fake.source / "net/Makefile").read_text()
+    lines = [each.splitlines(keepends=True) for each in (text, text.replace(old, new, 1))]
+    assert lines[0] != lines[1]
+    return "".join(difflib.unified_diff(*lines, "a/net/Makefile", "b/net/Makefile"))
+
+
+def test_a_new_file_that_a_makefile_lists_is_a_unit_without_a_before(
+    fake: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = NEW.replace("net/new/", "net/")
+    made = of_text(fake, new + listed(fake, "core.o", "core.o fresh.o"), monkeypatch)
+    assert made == {"net/fresh.c": (b"nothing", b"int fresh;\n")}
+    assert not fake.shadow("net/fresh.c").exists()
+
+
+def test_a_new_file_that_no_makefile_lists_is_refused_and_its_folder_goes_again(fake: FakeKernel) -> None:
+    patch = fake.root / "x.patch"
+    patch.write_text(NEW)
+    assert refusal_of(fake, patch).key == "patch.not_built"
+    assert not fake.shadow("net/new").exists()
+
+
+def test_a_unit_that_a_makefile_drops_has_no_after(fake: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = '--- a/net/other.c\n+++ /dev/null\n@@ -1,2 +0,0 @@\n-#include "own.h"\n-int other;\n'
+    made = of_text(fake, gone + listed(fake, " other.o", ""), monkeypatch)
+    assert [(name, post) for name, (_, post) in made.items()] == [("net/other.c", b"nothing")]
+    assert fake.shadow("net/other.c").is_symlink()
+
+
+def test_a_renamed_unit_is_one_unit(fake: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = (
+        "diff --git a/net/core.c b/net/heart.c\nsimilarity index 99%\n"
+        "rename from net/core.c\nrename to net/heart.c\n"
+    )
+    makefile = "diff --git a/net/Makefile b/net/Makefile\n" + listed(fake, "core.o", "heart.o")
+    made = of_text(fake, rename + makefile, monkeypatch)
+    assert made == {"net/heart.c": (CORE.encode(), b'#line 1 "net/core.c"\n' + CORE.encode())}
+
+
+def test_a_unit_that_goes_to_another_target_or_to_a_new_module_is_refused() -> None:
+    def module(name: str) -> str:
+        return f"""gcc -DMODULE -DKBUILD_MODNAME='"{name}"'"""
+
+    before = {"net/a.c": "gcc -O2", "net/b.c": module("b"), "net/c.c": module("b:c")}
+    after = {**before, "net/a.c": module("b"), "net/d.c": module("b"), "net/e.c": module("e")}
+    refusals = other_targets(Remade(before, after, frozenset()))
+    assert [(each.key, each.place) for each in refusals] == [
+        ("patch.target_changed", "net/a.c"),
+        ("patch.new_module", "net/e.c"),
+    ]
+    assert other_targets(Remade(before, before, frozenset())) == ()
+
+
+def test_what_a_makefile_says_beside_lists_and_flags_is_found_by_building(
+    fake: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = listed(fake, "name-mod.o", "OBJECT_FILES_NON_STANDARD_core.o := y\nname-mod.o")
+    assert of_text(fake, patch, monkeypatch) == {}
+    objects = {line for line in fake.made() if line.endswith(".o")}
+    assert objects == {f"net/{name}.o" for name in ("core", "part", "user", "other", "mod")}
+    again = listed(
+        fake, "name-mod.o", "CFLAGS_core.o := -O1\nobj-$(CONFIG_NONE) += off.o \\\n\torphan.o\nname-mod.o"
+    )
+    before = len(fake.made())
+    assert of_text(fake, again, monkeypatch) == {}
+    assert len(fake.made()) == before
 
 
 # Interruptions ---------------------------------------------------------------------------------------

@@ -110,6 +110,33 @@ def test_context_that_differs_in_one_letter_does_not_apply() -> None:
     assert caught.value.place == "net/core.c:9"
 
 
+@pytest.mark.parametrize(
+    "old, fuzz, fits",
+    [
+        ("A\nb\nc\nd\ne\nf\ng\n", 0, False),
+        ("A\nb\nc\nd\ne\nf\ng\n", 1, True),
+        ("A\nB\nc\nd\ne\nf\nG\n", 1, False),
+        ("A\nB\nc\nd\ne\nf\nG\n", 2, True),
+        ("new\nA\nb\nc\nd\ne\nf\ng\n", 1, True),
+        ("a\nb\nC\nd\ne\nf\ng\n", 2, False),
+        ("a\nb\nc\nD\ne\nf\ng\n", 2, False),
+    ],
+)
+def test_context_may_differ_at_the_ends_of_a_hunk_where_fuzz_is_asked_for(
+    old: str, fuzz: int, fits: bool
+) -> None:
+    given = "a\nb\nc\nd\ne\nf\ng\n"
+    (change,) = parse(diff(given, given.replace("d", "X"))).changes
+    if not fits:
+        with pytest.raises(KdiffError, match="does not apply"):
+            apply_change(change, pristine(old), fuzz)
+        return
+    done = apply_change(change, pristine(old), fuzz)
+    assert done.text == old.replace("d", "X")
+    assert done.origin == tuple(None if line == "X\n" else at for at, line in enumerate(done.lines, 1))
+    assert any("of context" in line for line in done.moved)
+
+
 def test_a_moved_hunk_that_fits_twice_is_an_error() -> None:
     with pytest.raises(KdiffError) as caught:
         apply(ONE, "x\n" * 100 + OLD + OLD)
@@ -195,8 +222,11 @@ def test_a_file_outside_the_tree_is_an_error(path: str) -> None:
         ("include/linux/tcp.h", "accepted"),
         ("arch/x86/entry/entry_64.S", "accepted"),
         ("arch/x86/kernel/vmlinux.lds.S", "patch.not_c"),
-        ("net/Kconfig", "patch.not_c"),
-        ("net/Makefile", "patch.not_c"),
+        ("net/Kconfig", "accepted"),
+        ("net/Makefile", "accepted"),
+        ("Makefile", "patch.global_makefile"),
+        ("arch/x86/Makefile", "patch.global_makefile"),
+        ("scripts/Makefile.lib", "patch.global_makefile"),
         ("rust/kernel/lib.rs", "patch.not_c"),
         ("net/core.c", "accepted"),
     ],
@@ -205,13 +235,31 @@ def test_sources_and_headers_are_accepted(path: str, key: str) -> None:
     assert key_of(ONE.replace("net/core.c", path)) == key
 
 
-def test_added_deleted_renamed_and_binary_files_are_refused() -> None:
+@pytest.mark.parametrize(
+    "text, before, after, copies",
+    [
+        ("--- /dev/null\n+++ b/net/a.c\n@@ -0,0 +1 @@\n+int x;\n", None, "net/a.c", False),
+        ("diff --git a/net/a.c b/net/a.c\nnew file mode 100644\nindex 000..e69\n", None, "net/a.c", False),
+        ("--- a/net/a.c\n+++ /dev/null\n@@ -1 +0,0 @@\n-int x;\n", "net/a.c", None, False),
+        (
+            "diff --git a/net/a.c b/net/b.c\nsimilarity index 100%\nrename from net/a.c\nrename to net/b.c\n",
+            "net/a.c", "net/b.c", False,
+        ),
+        (
+            "diff --git a/net/a.c b/net/b.c\nsimilarity index 100%\ncopy from net/a.c\ncopy to net/b.c\n",
+            "net/a.c", "net/b.c", True,
+        ),
+    ],
+)  # fmt: skip
+def test_files_that_come_go_and_change_their_names_are_read(
+    text: str, before: str | None, after: str | None, copies: bool
+) -> None:
+    (change,) = parse(text).changes
+    assert (change.before, change.after, change.copies) == (before, after, copies)
+
+
+def test_two_names_without_a_rename_and_binary_files_are_refused() -> None:
     git = "diff --git a/net/a.c b/net/a.c\n"
-    assert key_of("--- /dev/null\n+++ b/net/a.c\n@@ -0,0 +1 @@\n+int x;\n") == "patch.new_file"
-    assert key_of(git + "new file mode 100644\nindex 000..e69\n") == "patch.new_file"
-    assert key_of("--- a/net/a.c\n+++ /dev/null\n@@ -1 +0,0 @@\n-int x;\n") == "patch.deleted_file"
-    rename = "similarity index 100%\nrename from net/a.c\nrename to net/b.c\n"
-    assert key_of(f"diff --git a/net/a.c b/net/b.c\n{rename}") == "patch.renamed_file"
     assert key_of(ONE.replace("--- a/net/core.c", "--- a/net/other.c")) == "patch.renamed_file"
     assert key_of(git + "Binary files a/net/a.c and b/net/a.c differ\n") == "patch.binary"
 

@@ -40,6 +40,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="pairs to make or never to make (default: PATCH.pairs.toml)",
     )
+    parser.add_argument(
+        "--fuzz",
+        type=int,
+        choices=range(3),
+        default=0,
+        metavar="N",
+        help="lines of context, up to 2, that need not agree with the source (default: 0)",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -61,4 +69,5 @@ def request_of(
         allow_compiler_mismatch=args.allow_compiler_mismatch,
         accept_layouts=tuple(args.accept_layout),
         pairs=None if pairs is None else read_pairs(pairs),
+        fuzz=args.fuzz,
     )

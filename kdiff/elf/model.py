@@ -52,6 +52,11 @@ def model(obj: Object) -> Relocatable:
     )
 
 
+def nothing_like(obj: Object) -> Relocatable:
+    """An object of the same machine that holds nothing."""
+    return Relocatable(obj.elf_class, obj.byte_order, obj.machine, obj.flags, (), ())
+
+
 def _relocation_tables(obj: Object) -> dict[int, list[int]]:
     """RELA sections by the section they change."""
     found: dict[int, list[int]] = {}
