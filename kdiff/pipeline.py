@@ -46,7 +46,7 @@ from kdiff.review_units import review_units
 from kdiff.running import check_same_kernel, find_memory
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
-from kdiff.targets import Targets
+from kdiff.targets import Targets, review_stacking
 from kdiff.update import Update
 
 ANCHOR = "_text"
@@ -158,7 +158,12 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
     refusals = [
         refusal
         for each in plans
-        for refusal in (*review(each), *review_layouts(each, facts.release), *emitter.review(each, facts))
+        for refusal in (
+            *review(each),
+            *review_layouts(each, facts.release),
+            *review_stacking(each, memory),
+            *emitter.review(each, facts),
+        )
     ]
     types = _retyped(plans, request.accept_layouts, say)
     refusals += review_types(types, request.accept_layouts)

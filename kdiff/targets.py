@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The memory that each unit of an update is matched against: the kernel's, or that of a module's file.
 
-In: the memory of the kernel, and the CONFDIR that tells where its modules are. Out: a memory by target.
+In: the memory of the kernel, and the CONFDIR that tells where its modules are. Out: a memory by target, and
+refusals where the file is not what runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
 from kdiff.arch import Architecture
 from kdiff.confdir import Config
 from kdiff.elf.read import Object
-from kdiff.errors import KdiffError
+from kdiff.errors import KdiffError, Refusal
 from kdiff.exports import Export
 from kdiff.kernel import KERNEL
 from kdiff.loaded import LoadedModule, load
 from kdiff.memory import MemorySource
 from kdiff.module_files import contents, module_files
+from kdiff.plan import Plan
+from kdiff.redirected import redirected
 
 
 class Targets:
@@ -82,3 +85,24 @@ class Targets:
     @cached_property
     def _files(self) -> Mapping[str, Path]:
         return module_files(self._tree)
+
+
+def review_stacking(plan: Plan, kernel: MemorySource) -> Iterator[Refusal]:
+    """Refuse functions of a module that a live patch has replaced in a kernel in use."""
+    if plan.target == KERNEL or not plan.replaced:
+        return
+    moved = redirected(kernel)
+    taken = {
+        entry.name
+        for entry in kernel.address_book().entries
+        if entry.owner == plan.target and entry.address in moved
+    }
+    for pre, _ in plan.replaced:
+        node = plan.pre.nodes[pre]
+        if taken.intersection(node.names):
+            yield Refusal(
+                "bind.module_stacked", plan.pre.where(node),
+                f"a live patch has replaced {node.label} of module {plan.target} already, and code of modules"
+                " is matched against the module's file",
+                "undo that live patch, and make one update of both patches",
+            )  # fmt: skip
