@@ -198,12 +198,11 @@ class _Binder:
             return None
         entry = self._entry(unit, node, address)
         if entry is None:
-            self.refusals.append(
-                Refusal(
-                    "bind.no_name", unit.plan.pre.where(node),
-                    f"the update needs {node.label} at {address:#x}, for which kallsyms has no name",
-                )
-            )  # fmt: skip
+            owner = _live_patch(unit, address)
+            why = f"which only live patch {owner} has" if owner else "for which kallsyms has no name"
+            remedy = "undo that live patch, and make one update of both patches" if owner else ""
+            what = f"the update needs {node.label} at {address:#x}, {why}"
+            self.refusals.append(Refusal("bind.no_name", unit.plan.pre.where(node), what, remedy))
             return None
         return self._borrow(unit, entry, unit.run.learned.get(pre, "kallsyms"))
 

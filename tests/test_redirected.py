@@ -12,7 +12,7 @@ from compiled import REST, UNIT, WHOLE, compiled, graph, named, planned
 from run_memory import MODULES, LinkedMemory, link, place_module
 
 from kdiff.bind import Bound, bind
-from kdiff.errors import KdiffError
+from kdiff.errors import KdiffError, Refused
 from kdiff.kernel import AddressBook, KernelFacts, Structure
 from kdiff.proof import dump, prove
 from kdiff.redirected import redirected
@@ -63,10 +63,11 @@ class Patched:
 
 
 @cache
-def patched() -> Patched:
+def patched(moved_code: str = MOVED) -> Patched:
+    """A live patch has put `moved_code`, which has a `choose`, in place of UNIT's."""
     kernel = link(compiled(REST), compiled(UNIT, WHOLE))
     names = {name: kernel.at(name) for name in ("printk", "limit", "gauge", "other", "tail", "primes")}
-    module = place_module(compiled(MOVED), names)
+    module = place_module(compiled(moved_code), names)
     head = kernel.book.address("table")
     assert head is not None
     (moved,) = (each.address for each in module.book.named("choose", "module"))
@@ -74,7 +75,10 @@ def patched() -> Patched:
         head: LIST, LIST: head, LIST + 16: FUNCTION + 72, FUNCTION + 24: kernel.at("choose"),
         FUNCTION + 8: moved,
     }  # fmt: skip
-    book = kernel.book.joined([("choose", moved, "t", "ksplice_first")])
+    own = [
+        (each.name, each.address, "t", "ksplice_first") for each in module.book.entries if each.kind in "tT"
+    ]
+    book = kernel.book.joined(own)
     book = book.joined([("klp_ops", head, "d", "vmlinux")])
     return Patched(kernel.alive(), module, words, book, STRUCTURES)
 
@@ -151,6 +155,25 @@ def _run_address(memory: Patched, symbol: Any) -> int:
         return int(symbol.address)
     (entry,) = memory.book.named(symbol.name, symbol.owner)
     return entry.address
+
+
+def test_what_only_the_live_patch_has_is_refused_and_its_owner_named() -> None:
+    """A function that the first update has brought: the second one could not find it by name."""
+    fresh = "static __attribute__((noinline)) int fresh(int a) { return other(a) * 3; }\nint choose(int a)"
+    first, second, moved = (
+        text.replace("return tail(a);", "return fresh(tail(a));").replace("int choose(int a)", fresh)
+        for text in (FIRST, SECOND, MOVED)
+    )
+    memory = patched(moved)
+    run = solved(first, memory)
+    assert run.refusals == ()
+    with pytest.raises(Refused) as caught:
+        bind("second", (Bound(planned(run.graph, graph(second)), run, memory.book),), {})
+    (refusal,) = caught.value.refusals
+    assert refusal.key == "bind.no_name"
+    assert "fresh at" in refusal.reason
+    assert "only live patch ksplice_first has" in refusal.reason
+    assert refusal.remedy
 
 
 def test_a_function_of_a_module_that_a_live_patch_has_replaced_is_refused() -> None:
