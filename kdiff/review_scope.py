@@ -43,8 +43,8 @@ def _boot_code(plan: Plan) -> Iterator[Refusal]:
             yield Refusal(
                 "review.init_code", plan.post.where(node),
                 f"{node.label} is {node.standing.value} code: {why}",
-                "drop this function from the patch: nothing is lost until the next boot; if what it set up"
-                " is wrong, correct that in code that runs, or reboot into a fixed kernel",
+                "drop this function from the patch; if what it did is wrong, mend that in code that runs, or"
+                " reboot into a fixed kernel",
             )  # fmt: skip
         elif before.standing in _FREED:
             yield Refusal(
