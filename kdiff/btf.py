@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 from kdiff.errors import KdiffError
@@ -65,18 +66,59 @@ def structures(btf: bytes, names: Iterable[str] | None = None) -> Mapping[str, S
     Members of unnamed structures and unions inside belong to the structure, as in C. A name with two
     different definitions is left out. KdiffError `btf.*` if the bytes are no sound BTF.
     """
-    types = _read(btf)
-    wanted = None if names is None else frozenset(names)
-    found: dict[str, Structure | None] = {}
-    for index in range(1, len(types.places)):
-        offset, info, size = types.header(index)
-        if info >> 24 & 0x1F != _STRUCT or not offset:
-            continue
-        name = _string(types, offset)
-        if wanted is None or name in wanted:
-            structure = Structure(size, _members(types, index))
-            found[name] = structure if found.get(name, structure) == structure else None
-    return MappingProxyType({name: each for name, each in sorted(found.items()) if each is not None})
+    found = when_asked(btf)
+    wanted = found if names is None else sorted(frozenset(names).intersection(found))
+    return MappingProxyType({name: found[name] for name in wanted})
+
+
+def when_asked(btf: bytes) -> Mapping[str, Structure]:
+    """The same as all `structures`, each laid out when it is asked for: a kernel has thousands, few of use.
+
+    KdiffError `btf.*` also then.
+    """
+    return _Structures(_read(btf))
+
+
+class _Structures(Mapping[str, Structure]):
+    """Name -> structure, of those with a single definition."""
+
+    def __init__(self, types: _Types) -> None:
+        self._types = types
+        self._known: dict[str, Structure | None] = {}
+
+    def __getitem__(self, name: str) -> Structure:
+        if name not in self._known:
+            self._known[name] = self._laid_out(name)
+        found = self._known[name]
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in sorted(self._indices) if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @cached_property
+    def _indices(self) -> Mapping[str, list[int]]:
+        """The types that are structures, by name."""
+        named: dict[int, list[int]] = {}
+        unpack = struct.Struct(f"{self._types.endian}II").unpack_from
+        for index, place in enumerate(self._types.places[1:], 1):
+            name, info = unpack(self._types.data, place)
+            if name and info >> 24 & 0x1F == _STRUCT:
+                named.setdefault(name, []).append(index)
+        found: dict[str, list[int]] = {}
+        for offset, indices in named.items():
+            found.setdefault(_string(self._types, offset), []).extend(indices)
+        return found
+
+    def _laid_out(self, name: str) -> Structure | None:
+        """None for a name with no definition, or with different ones."""
+        types = self._types
+        made = [Structure(types.header(i)[2], _members(types, i)) for i in self._indices.get(name, ())]
+        return made[0] if made and made.count(made[0]) == len(made) else None
 
 
 def _read(btf: bytes) -> _Types:

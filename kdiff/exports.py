@@ -8,12 +8,18 @@ In: the file of a kernel build or of a headers package. Out: `Export`s by name. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from kdiff.errors import KdiffError
+
+_LINES = re.compile(
+    r"^((?:0x)?[0-9a-fA-F]+\t([^\t\r\n]+)\t[^\t\r\n]+\tEXPORT_[^\t\r\n]*(?:\t[^\t\r\n]*)?)$", re.MULTILINE
+)
+"""A sound line, and the name in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +47,28 @@ def read_symvers(path: Path) -> Mapping[str, Export]:
             place=str(path),
             remedy="install the kernel's headers package, or build the kernel's modules",
         ) from error
+    found = _LINES.findall(text)
+    if len(found) == text.count("\n") and text.endswith("\n"):
+        return _Exports({name: line for line, name in found}, str(path))
     lines = enumerate(text.split("\n"), start=1)
     exports = (_export(line, f"{path}:{number}") for number, line in lines if line)
     return MappingProxyType({export.name: export for export in exports})
+
+
+class _Exports(Mapping[str, Export]):
+    """The exports of a list that is sound, each made when it is asked for: few of thousands are."""
+
+    def __init__(self, lines: Mapping[str, str], place: str) -> None:
+        self._lines, self._place = lines, place
+
+    def __getitem__(self, name: str) -> Export:
+        return _export(self._lines[name], self._place)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
 
 
 def _export(line: str, place: str) -> Export:

@@ -16,6 +16,7 @@ so they are found by content and every count, marker and order is checked. Their
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
@@ -40,6 +41,7 @@ _BLOCK_SIZE = 1 << 16
 _MOST_TEXT = 1 << 28
 _KINDS = np.frombuffer(b"ABCDGINRSTUVWabcdginprstuvw-?", "u1")
 """The letters nm prints."""
+_PLAIN = re.compile(rb"(?:[0-9a-fA-F]+ [!-~] [!-~]+\n)+")
 _STUB = b"The real System.map is in"
 
 
@@ -319,7 +321,7 @@ def parse_text(data: bytes, place: str = "") -> AddressBook:
             place=place,
             remedy="use the symbols inside vmlinuz",
         )
-    lines = list(_text_lines(data.decode("utf-8", "surrogateescape").splitlines(), place))
+    lines = list(_columns(data) or _text_lines(data.decode("utf-8", "surrogateescape").splitlines(), place))
     if not lines:
         raise KdiffError("kallsyms.empty", "no symbols are listed", place=place)
     if not any(line[1] for line in lines):
@@ -330,6 +332,15 @@ def parse_text(data: bytes, place: str = "") -> AddressBook:
             remedy="run as root; if you are, set the sysctl kernel.kptr_restrict to 0 or 1",
         )
     return AddressBook(lines)
+
+
+def _columns(data: bytes) -> Iterator[tuple[str, int, str, str]] | None:
+    """The same as `_text_lines` for a table that names no modules, as System.map; None for any other."""
+    if _PLAIN.fullmatch(data) is None:
+        return None
+    words = data.decode("ascii").split()
+    addresses = (int(word, 16) for word in words[::3])
+    return zip(words[2::3], addresses, words[1::3], repeat("vmlinux"), strict=False)
 
 
 def _text_lines(lines: Iterable[str], place: str) -> Iterator[tuple[str, int, str, str]]:

@@ -9,10 +9,12 @@ that the engine, the proof and the machine that is updated compare without knowi
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -20,6 +22,7 @@ from kdiff.arch import Architecture, Howto
 
 KERNEL = "vmlinux"
 """The owner of what is not a module's."""
+_ADDRESS = itemgetter(1)  # of a BookEntry
 
 
 class BookEntry(NamedTuple):
@@ -46,8 +49,8 @@ class AddressBook:
         entries = []
         for name, address, kind, owner in lines:
             position = counts[owner, name] = counts.get((owner, name), 0) + 1
-            entries.append(BookEntry(name, address, kind, owner, position))
-        self.entries = tuple(entries)
+            entries.append(tuple.__new__(BookEntry, (name, address, kind, owner, position)))
+        self.entries: tuple[BookEntry, ...] = tuple(entries)
 
     def only(self, owner: str) -> AddressBook:
         """The part of one owner."""
@@ -69,11 +72,9 @@ class AddressBook:
         return {name: tuple(entries) for name, entries in found.items()}
 
     @cached_property
-    def _by_address(self) -> Mapping[int, tuple[BookEntry, ...]]:
-        found: dict[int, list[BookEntry]] = {}
-        for entry in self.entries:
-            found.setdefault(entry.address, []).append(entry)
-        return {address: tuple(entries) for address, entries in found.items()}
+    def _in_order(self) -> list[BookEntry]:
+        """By address, equal ones in table order."""
+        return sorted(self.entries, key=_ADDRESS)
 
     def named(self, name: str, owner: str = KERNEL) -> tuple[BookEntry, ...]:
         """All entries of that name and owner, in table order."""
@@ -88,7 +89,8 @@ class AddressBook:
 
     def at(self, address: int) -> tuple[BookEntry, ...]:
         """All entries at exactly that address."""
-        return self._by_address.get(address, ())
+        first = bisect_left(self._in_order, address, key=_ADDRESS)
+        return tuple(self._in_order[first : bisect_right(self._in_order, address, first, key=_ADDRESS)])
 
     def address(self, name: str) -> int | None:
         """The address of a name that is unique in vmlinux, else None."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from kdiff.arch import Architecture, ByteOrder
-from kdiff.btf import structures as btf_structures
+from kdiff.btf import when_asked
 from kdiff.elf.image import note_build_id
 from kdiff.kernel import AddressBook, KernelFacts, Structure
 
@@ -37,12 +37,12 @@ def observe(
 ) -> KernelFacts:
     """Observe everything; `architecture` is None if unknown, and `memory` all there is to search.
 
-    KdiffError only where type information is there but broken.
+    KdiffError only where type information is there but broken, perhaps once a structure is asked for.
     """
     version = banner(read, book)
     words = version.split()
     btf = _between(read, book, "__start_BTF", "__stop_BTF") or contents(".BTF")
-    structures = btf_structures(btf) if btf else MappingProxyType({})
+    structures: Mapping[str, Structure] = when_asked(btf) if btf else MappingProxyType({})
     notes = _between(read, book, "__start_notes", "__stop_notes") or contents(".notes") or b""
     return KernelFacts(
         release=words[2] if len(words) > 2 else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from operator import itemgetter
 from pathlib import Path
 
 from kdiff.confdir import Config
@@ -83,9 +84,10 @@ def _first_contradiction(given: AddressBook, book: AddressBook, pristine: bool) 
         ours, theirs = book.address("_text"), given.address("_text")
         slide = ours - theirs if ours is not None and theirs is not None else 0
     start = next((entry.address for entry in given.entries if entry.name == "_text"), 0)
-    agreed = {(entry.name, entry.address - slide) for entry in book.entries}
-    for entry in given.entries:
-        if entry.address < start or (entry.name, entry.address) in agreed:
+    place = itemgetter(0, 1)
+    agreed = {(name, at - slide) for name, at in map(place, book.entries)}
+    for entry in (each for each in given.entries if place(each) not in agreed):
+        if entry.address < start:
             continue
         known = book.named(entry.name)
         if len(known) != 1 or known[0].kind.lower() == "a" or len(given.named(entry.name)) != 1:

@@ -28,10 +28,15 @@ def tree_digest(source: Path) -> str:
     A tree with an equal digest is taken for unchanged. SHA-256, hexadecimal.
     """
     lines = []
-    for relative, entry in _entries(source):
-        if not entry.is_dir(follow_symlinks=False):
-            status = entry.stat(follow_symlinks=False)
-            lines.append(f"{relative}\0{status.st_size}\0{status.st_mtime_ns}\n")
+    waiting = [""]
+    while waiting:
+        directory = waiting.pop()
+        for entry in _listed(source, directory):
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{directory}{entry.name}/")
+            else:
+                status = entry.stat(follow_symlinks=False)
+                lines.append(f"{directory}{entry.name}\0{status.st_size}\0{status.st_mtime_ns}\n")
     lines.sort()
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -139,17 +144,18 @@ def _entries(source: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     waiting = [""]
     while waiting:
         directory = waiting.pop()
-        try:
-            with os.scandir(f"{source}/{directory}") as entries:
-                listed = list(entries)
-        except OSError as error:
-            raise KdiffError(
-                "source.unreadable", f"cannot read: {error.strerror}", place=f"{source}/{directory}"
-            ) from error
-        for entry in listed:
-            if entry.name in _SKIPPED:
-                continue
+        for entry in _listed(source, directory):
             relative = f"{directory}{entry.name}"
             yield relative, entry
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(f"{relative}/")
+
+
+def _listed(source: Path, directory: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(f"{source}/{directory}") as entries:
+            return [entry for entry in entries if entry.name not in _SKIPPED]
+    except OSError as error:
+        raise KdiffError(
+            "source.unreadable", f"cannot read: {error.strerror}", place=f"{source}/{directory}"
+        ) from error

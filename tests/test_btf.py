@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kdiff import registry
 from kdiff.arch import ByteOrder
-from kdiff.btf import structures
+from kdiff.btf import structures, when_asked
 from kdiff.distribution import KernelSetup
 from kdiff.errors import KdiffError
 
@@ -22,6 +22,17 @@ def test_sizes_and_member_offsets_are_read_in_either_byte_order(order: ByteOrder
     found = structures(btf([(INT, "int", 4, ()), (STRUCT, "jump_entry", 16, ENTRY)], order))
     assert found["jump_entry"].size == 16
     assert dict(found["jump_entry"].members) == {"code": 0, "target": 4, "key": 8}
+
+
+def test_a_structure_that_is_laid_out_when_asked_for_is_as_in_all_of_them() -> None:
+    twice, differ = ((STRUCT, "same", 4, ()),) * 2, ((STRUCT, "other", 4, ()), (STRUCT, "other", 8, ()))
+    data = btf([(INT, "int", 4, ()), (STRUCT, "jump_entry", 16, ENTRY), *twice, *differ])
+    found = when_asked(data)
+    assert found["jump_entry"] == structures(data)["jump_entry"]
+    assert found.get("other") is None
+    assert found.get("absent") is None
+    assert list(found) == ["jump_entry", "same"]
+    assert len(found) == 2
 
 
 def test_only_the_names_asked_for_are_returned() -> None:

@@ -177,3 +177,11 @@ def test_the_tables_of_a_real_kernel_are_decoded_quickly(kernel: KernelSetup) ->
     assert memory.read(receive, 1) in (b"\xe8", b"\xf3")
     assert memory.read(banner, 14) == b"Linux version "
     assert [e.address for e in book.entries] == sorted(e.address for e in book.entries)
+
+
+def test_what_lies_at_an_address_is_found_in_a_table_that_is_not_in_order() -> None:
+    lines = [("b", 0x30), ("a", 0x10), ("c", 0x30), ("d", 0x20)]
+    book = AddressBook((name, address, "t", "vmlinux") for name, address in lines)
+    assert [entry.name for entry in book.at(0x30)] == ["b", "c"]
+    assert [entry.name for entry in book.at(0x10)] == ["a"]
+    assert book.at(0x18) == ()
