@@ -40,8 +40,9 @@ bench: venv
 	@$(BIN)/python benchmarks/bench_strictness.py --mutations 5000 --functions 200
 	@$(BIN)/python benchmarks/bench_pairs.py --build --where '^6.1/x86$$'
 	@$(BIN)/python benchmarks/bench_objects.py --runs 1
+	@$(BIN)/python benchmarks/bench_stages.py
 	@echo 'not run, as they build for long or want files or a guest (benchmarks/README.md):'
-	@cd benchmarks; ls bench_*.py | grep -vE 'coverage|strictness|pairs|objects'
+	@cd benchmarks; ls bench_*.py | grep -vE 'coverage|strictness|pairs|objects|stages'
 
 format: venv
 	$(BIN)/ruff format .
