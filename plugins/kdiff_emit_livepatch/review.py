@@ -67,7 +67,7 @@ def review(plan: Plan, facts: KernelFacts) -> Iterator[Refusal]:
             yield Refusal(
                 "livepatch.no_fentry",
                 plan.pre.where(node),
-                f"{node.label} has no ftrace site (it is noinstr, notrace or assembly),"
+                f"{node.label} has no ftrace site (it is notrace, boot or exit code, or assembly),"
                 " so livepatch cannot redirect it",
                 "make the change in the functions that call it, or reboot into a fixed kernel",
             )
