@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,9 @@ class FakeMachine:
         self.remove_status: list[int] = []
         """What the next removals answer."""
         self.on_sleep: Callable[[int], None] = lambda count: None
+        self.visited: list[int] = []
+        """The processors a program has moved to, in turn."""
+        self.on_visit: Callable[[int], None] = lambda number: None
         self.sleeps = 0
         self.inserted = 0
         self._target: dict[str, str] = {}
@@ -192,8 +196,23 @@ class FakeMachine:
             architecture=lambda: "x86_64",
             insert=self._insert,
             remove=self._remove,
+            on_processor=self._on_processor,
             now=lambda: self.clock,
             sleep=self._sleep,
+        )
+
+    @contextmanager
+    def _on_processor(self, number: int) -> Iterator[None]:
+        self.visited.append(number)
+        self.on_visit(number)
+        yield
+
+    def running(self, process: int, processor: int) -> None:
+        """Let a task run: the kernel shows no stack of it."""
+        here = f"proc/{process}/task/{process}"
+        self.put(f"{here}/stack", "")
+        self.put(
+            f"{here}/stat", f"{process} (a (b) c) R {' '.join(map(str, range(4, 39)))} {processor} 0 0\n"
         )
 
     def tarball(self, **changes: Any) -> str:

@@ -130,6 +130,43 @@ def test_removal_waits_until_nobody_sleeps_in_new_code(fake: FakeMachine, capsys
     assert not fake.loaded()
 
 
+def test_removal_looks_at_a_task_that_runs_from_its_processor(fake: FakeMachine, capsys: Out) -> None:
+    applied(fake, capsys)
+    fake.running(1, processor=3)
+    stack = "proc/1/task/1/stack"
+    fake.on_visit = lambda number: fake.put(stack, f"[<0>] helper.ksplice0_3+0x10/0x20 [{MODULE}]\n")
+    assert run_undo([ID], fake.machine) == 1
+    assert "1 task did not leave its code yet" in capsys.readouterr().err
+    assert fake.loaded()
+    fake.running(1, processor=3)
+    fake.on_visit = lambda number: fake.put(stack, "[<0>] irqentry_exit_to_user_mode+0x9/0x20\n")
+    assert run_undo([ID], fake.machine) == 0
+    assert set(fake.visited) == {3}
+    assert not fake.loaded()
+
+
+def test_removal_does_not_trust_that_a_task_which_always_runs_is_elsewhere(
+    fake: FakeMachine, capsys: Out
+) -> None:
+    applied(fake, capsys)
+    fake.running(1, processor=0)
+    assert run_undo([ID], fake.machine) == 1
+    assert "1 task ran whenever it was looked at" in capsys.readouterr().err
+    assert fake.loaded()
+
+
+def test_removal_finds_a_task_that_ran_in_new_code_at_first_and_sleeps_there_then(
+    fake: FakeMachine, capsys: Out
+) -> None:
+    applied(fake, capsys)
+    fake.running(1, processor=0)
+    sleeps = "[<0>] helper.ksplice0_3+0x10/0x20 [" + MODULE + "]\n"
+    fake.on_sleep = lambda count: fake.put("proc/1/task/1/stack", sleeps)
+    assert run_undo([ID], fake.machine) == 1
+    assert "1 task did not leave its code yet" in capsys.readouterr().err
+    assert fake.loaded()
+
+
 # What makes apply refuse -----------------------------------------------------------------------------
 
 

@@ -125,6 +125,13 @@ def test_undo_waits_for_a_task_that_sleeps_in_a_new_function(guest: Guest, tarba
     assert complaints(guest.records()[start:]) == ()
 
 
+def test_undo_sees_the_stacks_of_tasks_that_never_stop_running(guest: Guest, tarballs: Path) -> None:
+    held(guest, program("apply", "ksplice-fs_cmdline.tar.gz"), tarballs)
+    held(guest, "for each in 1 2 3; do sh -c 'while :; do :; done' & echo $! >> /run/busy; done; sleep 1")
+    held(guest, program("undo", "fs_cmdline"))
+    held(guest, "kill $(cat /run/busy)")
+
+
 def test_an_update_of_a_function_that_is_patched_already_is_refused(guest: Guest, tarballs: Path) -> None:
     held(guest, program("apply", "ksplice-fs_cmdline.tar.gz"), tarballs)
     again = guest.run(program("apply", "ksplice-fs_cmdline.tar.gz"), directory=tarballs)

@@ -165,19 +165,47 @@ def tasks(machine: Machine, on: bool, stacks: bool = False) -> list[Task]:
     return found
 
 
-def inside(machine: Machine, id: str) -> list[Task]:
-    """The tasks that sleep in an update's code, with their stacks.
+def inside(machine: Machine, id: str, seen: set[tuple[int, int]]) -> tuple[list[Task], list[Task]]:
+    """After a transition: the tasks in an update's code, with their stacks, and those that cannot be seen.
 
     A transition only looks for functions that replace others (klp_check_stack_func). A task may be in a
     new function, which a replacement has jumped to at its end, when that itself is on no stack any more.
+    The kernel shows no stack of a task that runs, so that is looked at again from its processor. `seen`:
+    threads found elsewhere once, which are not looked at again and get more; no task can go back.
     """
     mark = f"[{layout.module_name(id)}]"
-    found = []
+    sleepers, unseen = [], []
     for process, thread, here in _threads(machine):
-        stack = (text(f"{here}/stack") or "").splitlines()
+        if (process, thread) in seen:
+            continue
+        stack = _stack(machine, here)
         if any(line.endswith(mark) for line in stack):
-            found.append(Task(process, thread, text(f"{here}/comm") or "?", tuple(stack[:STACK_LINES])))
-    return found
+            sleepers.append(Task(process, thread, text(f"{here}/comm") or "?", stack[:STACK_LINES]))
+        elif stack or _state(here)[0] in _NOT_RUNNING:
+            seen.add((process, thread))
+        else:
+            unseen.append(Task(process, thread, text(f"{here}/comm") or "?"))
+    return sleepers, unseen
+
+
+_NOT_RUNNING = ("", "Z", "X")
+"""States of tasks that are gone or have ended, and so have no stack."""
+
+
+def _stack(machine: Machine, here: str) -> tuple[str, ...]:
+    """The lines of a task's stack; if it runs, as its processor shows it while it does not."""
+    found = text(f"{here}/stack")
+    state, processor = _state(here) if found == "" else ("", None)
+    if state in _NOT_RUNNING or processor is None:
+        return tuple((found or "").splitlines())
+    with machine.on_processor(processor):
+        return tuple((text(f"{here}/stack") or "").splitlines())
+
+
+def _state(here: str) -> tuple[str, int | None]:
+    """A task's state and the processor it was on last: fields 3 and 39 of proc_pid_stat(5)."""
+    fields = (text(f"{here}/stat") or "").rpartition(")")[2].split()
+    return (fields[0], int(fields[36])) if len(fields) > 36 else ("", None)
 
 
 def _threads(machine: Machine) -> Iterator[tuple[int, int, str]]:
@@ -224,23 +252,27 @@ def loaded(machine: Machine, id: str) -> bool:
 def unload(machine: Machine, id: str, patience: float = 10.0) -> None:
     """Remove an update's module, whose last use the kernel drops a moment after the transition.
 
-    Nobody can enter its code any more, but a task may still sleep there; the module stays until that is gone.
-    KdiffError `update.in_use` if somebody keeps it.
+    Nobody can enter its code any more, but a task may still be there: the module stays until each task was
+    seen elsewhere. KdiffError `update.in_use` if somebody keeps it.
     """
     name = layout.module_name(id)
     deadline = machine.now() + patience
+    seen: set[tuple[int, int]] = set()
     while loaded(machine, id):
-        sleepers = inside(machine, id)
-        status = machine.remove(name) if not sleepers else errno.EBUSY
+        sleepers, unseen = inside(machine, id, seen)
+        status = machine.remove(name) if not sleepers and not unseen else errno.EBUSY
         if status == 0:
             return
-        if machine.now() >= deadline and sleepers:
+        if machine.now() >= deadline and (sleepers or unseen):
+            problem = f"{counted(sleepers)} did not leave its code yet"
+            if not sleepers:
+                problem = f"{counted(unseen)} ran whenever it was looked at, perhaps in its code"
             raise KdiffError(
                 "update.in_use",
-                f"it has no effect any more, but {counted(sleepers)} did not leave its code yet",
+                f"it has no effect any more, but {problem}",
                 place=id,
                 remedy=f"leave the module alone and run again later: ksplice-undo {id}",
-                details=describe(sleepers),
+                details=describe(sleepers or unseen),
             )
         if machine.now() >= deadline:
             raise KdiffError(

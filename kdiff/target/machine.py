@@ -6,9 +6,11 @@ Tests put a directory tree and functions of their own in its place.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 from kdiff.errors import KdiffError
@@ -17,6 +19,20 @@ from kdiff.target import loader
 
 def _architecture() -> str:
     return os.uname().machine
+
+
+@contextmanager
+def _on_processor(number: int) -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {number})
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # that processor is offline, or not ours
+            raise
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 class Machine(NamedTuple):
@@ -32,6 +48,8 @@ class Machine(NamedTuple):
     """Load a module from its bytes; return 0 or an errno."""
     remove: Callable[[str], int] = loader.remove
     """Unload a module by name; return 0 or an errno."""
+    on_processor: Callable[[int], AbstractContextManager[None]] = _on_processor
+    """Run on one processor, where no other task runs meanwhile; anywhere if it cannot be had."""
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
