@@ -260,16 +260,19 @@ class _Lookup:
         index = bisect_right(starts, offset) - 1
         return found[max(index, 0)] if found else None
 
-    def extern(self, name: str) -> int:
+    def extern(self, name: str, weak: bool = False) -> int:
         if name not in self._by_name:
             self._by_name[name] = self._first_extern + len(self.externs)
-            self.externs.append(Node(self._by_name[name], name, Kind.EXTERN, names=(name,), local=False))
+            self.externs.append(
+                Node(self._by_name[name], name, Kind.EXTERN, names=(name,), local=False, weak=weak)
+            )
         return self._by_name[name]
 
     def undefined(self, symbol: int) -> int:
         """The node of a symbol of another unit."""
         if symbol not in self._undefined:
-            self._undefined[symbol] = self.extern(self.obj.symbol_name(symbol))
+            weak = int(self.obj.symbols["binding"][symbol]) == STB_WEAK
+            self._undefined[symbol] = self.extern(self.obj.symbol_name(symbol), weak)
         return self._undefined[symbol]
 
     def entered(self, entry: Callable[[int], int], symbol: int, target: int, addend: int) -> tuple[int, int]:

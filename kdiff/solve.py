@@ -333,8 +333,8 @@ class _Flood:
             index
             for index in self.facts
             if index not in self.matches
-            and not self._is_listed(self.graph.nodes[index])
-            and not (self.graph.nodes[index].kind is Kind.EXTERN and self.addresses.get(index) == 0)
+            and not (self._is_listed(self.graph.nodes[index]) and self._tell(index))
+            and not (self._is_undefined(self.graph.nodes[index]) and self.addresses.get(index) == 0)
         }
         constants = [i for i in self.matches if self.graph.nodes[i].kind is Kind.CONSTANT]
         while more := {
@@ -342,6 +342,14 @@ class _Flood:
         }:
             found |= more
         return frozenset(found)
+
+    def _tell(self, index: int) -> bool:
+        """Whether all that refers to a node tells where it starts; the inside of unmatched code does not."""
+        return all(self._base(fact) is not None for fact in self.facts[index])
+
+    def _is_undefined(self, node: Node) -> bool:
+        """Whether a node may be at 0, because nobody need define it."""
+        return node.kind is Kind.EXTERN and node.weak
 
     def _is_listed(self, node: Node) -> bool:
         return any(self.matcher.reader.entries(node, name) for name in node.names)

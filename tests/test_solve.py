@@ -101,6 +101,45 @@ def test_a_weak_undefined_symbol_that_nobody_defines_is_at_zero_and_no_reason_to
     assert proves(run, "f")
 
 
+INSIDE_WEAK = """
+.section .text.f,"ax"
+.globl f
+.type f,@function
+f: mov $inside,%rcx
+ret
+.size f,.-f
+.section .text.g,"ax"
+.weak g
+.type g,@function
+g: mov $7,%eax
+inside: inc %eax
+ret
+.size g,.-g
+"""
+
+
+def test_a_symbol_that_somebody_must_define_is_not_at_zero() -> None:
+    """Where kallsyms does not list data, nothing but the field itself says so."""
+    text = "extern int some[]; int f(int a) { return (long)some + a; }"
+    memory = link(compiled(text), compiled("int some[3];"))
+    listed = ((e.name, e.address, e.kind, e.owner) for e in memory.book.entries if e.name != "some")
+    memory, pre = replace(memory, book=AddressBook(listed)), graph(text)
+    (field,) = pre.references[named(pre, "f").id]
+    memory = memory.patched(memory.at("f") + field.offset, bytes(field.howto.size))
+    run = solved(pre, memory)
+    assert run.addresses[named(pre, "some").id] == 0
+    assert not proves(run, "f")
+
+
+def test_a_reference_into_code_that_is_not_matched_is_confirmed_by_nothing() -> None:
+    """kallsyms lists `g`, which another definition took; nobody knows what is 5 bytes behind its start."""
+    pre = graph_of(compiled(INSIDE_WEAK, ASSEMBLY))
+    memory = link(compiled(INSIDE_WEAK, ASSEMBLY), compiled("int g(int a) { return a * 77 + 5; }"))
+    run = solved(pre, memory)
+    assert named(pre, "f").id in run.matches
+    assert not proves(run, "f")
+
+
 @given(units())
 @settings(deadline=None, max_examples=10)
 def test_whatever_was_compiled_and_linked_is_proved(text: str) -> None:
