@@ -99,7 +99,9 @@ STATES = (
     State("maxcpus-1", arguments=("maxcpus=1",)),
     State("mitigations-off", arguments=("mitigations=off",)),
     State("zen1-srso", hardware=("-cpu", "EPYC"), arguments=("retbleed=off",)),
-    State("zen2-unret", hardware=("-cpu", "EPYC-Rome"), arguments=("retbleed=unret",)),
+    State(
+        "zen2-unret", hardware=("-cpu", "EPYC-Rome"), arguments=("retbleed=unret", "spec_rstack_overflow=off")
+    ),
     State("zen3-srso", hardware=("-cpu", "EPYC-Milan")),
     State("zen2-lfence", hardware=("-cpu", "EPYC-Rome"), arguments=("spectre_v2=retpoline,lfence",)),
     State("skylake-retpoline", hardware=("-cpu", "Skylake-Server"), arguments=("spectre_v2=retpoline",)),
