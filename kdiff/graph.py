@@ -262,17 +262,15 @@ class _Lookup:
 
     def extern(self, name: str, weak: bool = False) -> int:
         if name not in self._by_name:
-            self._by_name[name] = self._first_extern + len(self.externs)
-            self.externs.append(
-                Node(self._by_name[name], name, Kind.EXTERN, names=(name,), local=False, weak=weak)
-            )
+            number = self._by_name[name] = self._first_extern + len(self.externs)
+            self.externs.append(Node(number, name, Kind.EXTERN, names=(name,), local=False, weak=weak))
         return self._by_name[name]
 
     def undefined(self, symbol: int) -> int:
         """The node of a symbol of another unit."""
         if symbol not in self._undefined:
-            weak = int(self.obj.symbols["binding"][symbol]) == STB_WEAK
-            self._undefined[symbol] = self.extern(self.obj.symbol_name(symbol), weak)
+            name, binding = self.obj.symbol_name(symbol), self.symbols[symbol][4]
+            self._undefined[symbol] = self.extern(name, binding == STB_WEAK)
         return self._undefined[symbol]
 
     def entered(self, entry: Callable[[int], int], symbol: int, target: int, addend: int) -> tuple[int, int]:
@@ -396,8 +394,7 @@ def _target(obj: Object, index: int, addend: int, lookup: _Lookup) -> tuple[int,
     _, value, _, kind, _, _, section = lookup.symbols[index]
     if section == 0 or section >= RESERVED:
         return lookup.undefined(index), addend
-    at = value + addend if kind == STT_SECTION else value
-    node = lookup.at(section, at)
+    node = lookup.at(section, value + addend if kind == STT_SECTION else value)
     if node is None:
         return lookup.extern(f"{obj.section_name(section)}:{obj.symbol_name(index)}"), addend
     return node.id, value + addend - node.start
