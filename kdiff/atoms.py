@@ -265,7 +265,7 @@ class Atoms:
         return np.searchsorted(self.start, position, "right") - 1
 
     def atom_in(self, home: Column, position: Column) -> Column:
-        """The atom of a section at each position; its first one for places in front of it."""
+        """The atom of a section at each position; its first one in front of it, its last one behind."""
         found: Column = self.first[home]
         counts = self.count[home]
         several = np.flatnonzero(counts > 1)
@@ -275,8 +275,12 @@ class Atoms:
             begun = self.start[found[several] + 1] <= position[several]
             found[several] += begun
             several = several[begun & (counts[several] > further + 1)]
-        found[several] = self.atom(np.maximum(position[several], self.base[home[several]]))
+        found[several] = self.atom(self.within(home[several], position[several]))
         return found
+
+    def within(self, home: Column, position: Column) -> Column:
+        """Positions brought back to the bounds of their sections: code may name places far outside."""
+        return np.clip(position, self.base[home], self.base[home] + self.size[home])
 
     def local_names(self, atoms: Column) -> Iterator[list[str]]:
         """For each atom the names of the local symbols in it."""

@@ -216,7 +216,7 @@ def _records(side: Atoms, ranges: _Ranges, said: Reach, renumbered: Column) -> C
     made["symbol"] = renumbered[said.symbol]
     whole = np.flatnonzero(said.whole & said.defined)
     bases = side.base[said.home[whole]]
-    where = ranges.of(np.maximum(said.target[whole], bases))
+    where = ranges.of(side.within(said.home[whole], said.target[whole]))
     made["symbol"][whole] = ranges.section[where]
     made["addend"][whole] += ranges.offset[where] - (ranges.low[where] - bases)
     return made[np.argsort(made["section"].astype("i8") << 32 | made["offset"].astype("i8"), kind="stable")]

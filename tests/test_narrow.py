@@ -107,6 +107,45 @@ def test_the_plan_is_that_of_whole_graphs_for_odd_ones(
     assert replaced(found) == expected
 
 
+FAR = """
+    .section .data.shared,"aw"
+{variables}
+    .section .text.f,"ax"
+    .globl f
+    .type f,@function
+f:  {code}
+    ret
+    .size f,.-f
+    .section .text.g,"ax"
+    .globl g
+    .type g,@function
+g:  movabs $.data.shared+0x80000010,%rax
+    call f
+    ret
+    .size g,.-g
+    .section .data.z_last,"aw"
+    .globl z
+    .type z,@object
+z:  .fill {size},1,1
+    .size z,{size}
+"""
+VARIABLES = "".join(f"    .type v{n},@object\nv{n}: .quad {n}\n    .size v{n},8\n" for n in range(6))
+"""More than there are steps before places are searched for."""
+
+
+def test_a_place_far_behind_a_section_is_still_one_of_it() -> None:
+    before, after = (
+        compiled(FAR.format(variables=VARIABLES, code=code, size=size), ASSEMBLY)
+        for code, size in (("nop", 8), ("inc %eax", 16))
+    )
+    assert replaced(both(before, after)) == ["f"]
+    found = cut(before, after)
+    assert found is not None
+    for obj in (found.pre, found.post):
+        (record,) = obj.relocations[obj.relocations["type"] == 1]
+        assert obj.symbol_name(int(record["symbol"])) == ".data.shared"
+
+
 def test_owners_of_entries_that_are_referred_to_stay() -> None:
     """Whole kernels always have such: code that begins to search a table at its first entry."""
     before, after = (compiled(POINTED.format(1, 1, code), ASSEMBLY) for code in ("nop", "inc %eax"))
