@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast are ordinary objects compared? `kdiff diff` in one process beside kpatch's create-diff-object.
 
-The pairs are those of bench_pairs.py for Linux 6.1 on x86-64 (build them with its --build). The peer is
+The pairs are those of bench_pairs.py for Linux 6.1 on x86-64 (build them with its --build); with --debug,
+those of a configuration with debugging information and more checks. The peer is
 Debian's package kpatch-build from trixie, run from where it is unpacked, with the C library of trixie. Both
 go through all pairs several times; medians count. kdiff does so in a new process each time, which sees each
 pair once, as in a batch. The peer is measured as kpatch-build runs it, a process for each object that reads a
@@ -11,12 +12,13 @@ none.
 kdiff pairs, compares, plans and reviews; the peer also writes its output object, and knows less: no layouts
 of structures, no alternatives to unsure pairs, no reason for what it says.
 
-    python benchmarks/bench_objects.py [--runs 3] [--only REGEX] [--json FILE]
+    python benchmarks/bench_objects.py [--runs 3] [--only REGEX] [--debug] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -33,6 +35,7 @@ from pathlib import Path
 import pairlab
 
 from kdiff import registry
+from kdiff.cli.main import NEW_OBJECTS
 from kdiff.compare import comparer
 from kdiff.elf.read import read
 from kdiff.review import review
@@ -69,12 +72,15 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", default="", metavar="REGEX", help="only patches whose name matches")
+    parser.add_argument("--debug", action="store_true", help="objects with debugging information")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
     given = parser.parse_args()
-    (build,) = (each for each in pairlab.builds() if (each.release, each.name) == ("6.1", "x86"))
+    wanted = ("6.1", "x86-debug" if given.debug else "x86")
+    (build,) = (each for each in pairlab.builds() if (each.release, each.name) == wanted)
     cases = [c for c in pairlab.cases(given.only) if c.pre(build).exists() and c.post(build).exists()]
     if not cases:
-        raise SystemExit("no pairs are built: python benchmarks/bench_pairs.py --build --where '^6.1/x86$'")
+        where = "/".join(wanted)
+        raise SystemExit(f"no pairs are built: python benchmarks/bench_pairs.py --build --where '^{where}$'")
     peer = Peer(cache() / "peers" / "kpatch")
     paths = [(case.pre(build), case.post(build)) for case in cases]
     batches = [in_new_process(paths) for _ in range(given.runs)]
@@ -109,6 +115,7 @@ def in_new_process(paths: list[tuple[Path, Path]]) -> Batch:
 
 def compared(paths: list[tuple[Path, Path]]) -> Batch:
     """Compare each pair once; what is imported and asked of plugins for all of them is not counted."""
+    gc.set_threshold(NEW_OBJECTS)  # as the command does
     compare = comparer(registry.load())
     review(compare(*map(read, paths[0]), False, None))
     seconds = []
