@@ -5,8 +5,9 @@ The objects that bench_coverage.py has built for the newest kernel are matched a
 releases of the same series. Who is right is decided without kdiff's matcher: capstone disassembles the
 function in both images, addresses become names (of kallsyms, or the text they point to), and both texts are
 compared. A function that matches although the texts differ is a wrong accept; one that does not although
-they are equal is a wrong refusal. A few units are also compiled with other options and matched against their
-own kernel; there judges.py says which functions are the same.
+they are equal is a wrong refusal. A few units are also compiled with other options, by other compilers and
+with an option of the configuration off, and matched against their own kernel; there judges.py says which
+functions are the same.
 
     python benchmarks/bench_wrong_kernels.py [--kernel 6.1.0-47-amd64 ...] [--sample 150] [--seed 1]
 """
@@ -17,11 +18,12 @@ import argparse
 import json
 import random
 import re
+import subprocess
 import sys
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -56,6 +58,16 @@ _ADDRESS = re.compile(
 WORD = (1 << 64) - 1
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map of arch/x86/include/asm/page_64_types.h."""
+WAYS: Mapping[str, tuple[str, str]] = {
+    "with -O1": ("KCFLAGS=-O1", ""),
+    "with -Os": ("KCFLAGS=-Os", ""),
+    "with -O3": ("KCFLAGS=-O3", ""),
+    "with -fno-stack-protector": ("KCFLAGS=-fno-stack-protector", ""),
+    "without CONFIG_MEMCG": ("", "CONFIG_MEMCG"),
+    "by gcc-11": ("CC=gcc-11", ""),
+    "by clang-14": ("CC=clang-14", ""),
+}
+"""Other ways to compile: what CONFDIR/flags says, and an option that is not set."""
 Words = tuple[frozenset[str], int]
 """What an address is: names, or what lies there, and a distance."""
 
@@ -147,7 +159,9 @@ def same(one: list[tuple[str, list[Words]]], other: list[tuple[str, list[Words]]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kernel", action="append", help="ABI of another kernel (repeatable)")
-    parser.add_argument("--flags", action="append", help="another option for the compiler (repeatable)")
+    parser.add_argument(
+        "--way", action="append", choices=WAYS, help="compile otherwise in this way alone (repeatable)"
+    )
     parser.add_argument("--built", type=int, default=12, help="how many units are compiled otherwise")
     parser.add_argument("--sample", type=int, default=150, help="how many units")
     parser.add_argument("--seed", type=int, default=1)
@@ -167,21 +181,21 @@ def main() -> int:
         return graph_to_match(obj, arch, special, habits)
 
     results = []
-    for other in given.kernel or ("6.1.0-47-amd64", "6.1.0-50-amd64", "6.1.0-54-amd64"):
+    for other in given.kernel or ("6.1.0-47-amd64", "6.1.0-50-amd64", "6.1.0-53-amd64", "6.1.0-54-amd64"):
         theirs = Image(plugins.open_memory(f"image:{image_of(other)}"))
         version = theirs.memory.facts().version.rpartition("Debian ")[2].partition(" ")[0]
         title = f"objects of {abi} against {other} ({version})"
         graphs = ((unit.source, made_of(read(unit.path))) for unit in units)
         verdicts = ((source, judged(graph, ours, theirs)) for source, graph in graphs)
         results.append(told(title, len(units), verdicts))
-    for flags in given.flags if given.flags is not None else ("-O1", "-fno-stack-protector"):
+    for way in given.way or WAYS:
         few = units[: given.built]
-        built = otherwise(made, flags, [source_of(unit) for unit in few])
+        built = otherwise(made, way, [source_of(unit) for unit in few])
         pairs = [(unit.path, built[source_of(unit)]) for unit in few if source_of(unit) in built]
         verdicts = (
             (str(path), compiled_otherwise(path, other, made_of(read(other)), ours)) for path, other in pairs
         )
-        results.append(told(f"objects compiled with {flags} against their own kernel", len(built), verdicts))
+        results.append(told(f"objects compiled {way} against their own kernel", len(built), verdicts))
     if given.json:
         given.json.write_text(json.dumps(results, indent=1))
     return 1 if any(each["wrong"] for each in results) else 0
@@ -213,15 +227,26 @@ def source_of(unit: BuiltUnit) -> str:
     return f"{unit.name.removesuffix('.o')}.c"
 
 
-def otherwise(made: KernelSetup, flags: str, sources: list[str]) -> dict[str, Path]:
-    """Units compiled with other options, by source."""
-    folder = setup.cache() / "other-flags" / flags.strip("-")
+def otherwise(made: KernelSetup, way: str, sources: list[str]) -> dict[str, Path]:
+    """Units compiled in another way, by source."""
+    flags, option = WAYS[way]
+    folder = setup.cache() / "other-flags" / re.sub(r"\W+", "-", way).strip("-")
     confdir = folder / "config"
     confdir.mkdir(parents=True, exist_ok=True)
     for each in made.config.iterdir():
-        if each.name != "flags" and not (confdir / each.name).exists():
+        if each.name not in ("flags", ".config") and not (confdir / each.name).exists():
             (confdir / each.name).symlink_to(each)
-    (confdir / "flags").write_text(f"KCFLAGS='{flags}'\n")
+    (confdir / "flags").write_text(f"{flags}\n")
+    text = (made.config / ".config").read_text()
+    if option:
+        text, number = re.subn(rf"^{option}=y$", f"# {option} is not set", text, flags=re.MULTILINE)
+        assert number == 1, option
+    if flags.startswith("CC="):
+        version = subprocess.run([flags[3:], "--version"], capture_output=True, text=True, check=True).stdout
+        told = f'CONFIG_CC_VERSION_TEXT="{version.splitlines()[0]}"'
+        text = re.sub(r"^CONFIG_CC_VERSION_TEXT=.*$", told, text, flags=re.MULTILINE)
+    (confdir / ".config").unlink(missing_ok=True)
+    (confdir / ".config").write_text(text)
     found = {}
     for unit in pristine_units(read_config(confdir), made.source, sources, say=say):
         path = folder / unit.source.replace("/", "!").replace(".c", ".o")
