@@ -47,14 +47,13 @@ def bounds_of_runs(obj: Object, table: int, row: SpecialSection, starts: Column)
     return begins
 
 
-def runs(begins: Column, chosen: Column | None, named: Iterable[int]) -> list[tuple[int, int]]:
-    """The first entry of each run and the one behind its last, of the entries that are chosen.
+def alone(begins: Column, number: int) -> None:
+    """Make an entry a run by itself, because it has a name of its own in one of the tables."""
+    begins[number : number + 2] = True
 
-    Entries that have names of their own (`named`) begin and end runs.
-    """
-    begins = begins.copy()
-    for number in named:
-        begins[number : number + 2] = True
+
+def runs(begins: Column, chosen: Column | None) -> list[tuple[int, int]]:
+    """The first entry of each run and the one behind its last, of the entries that are chosen."""
     numbers = np.arange(len(begins)) if chosen is None else np.flatnonzero(chosen)
     first = begins[numbers]
     first[1:] |= numbers[1:] != numbers[:-1] + 1

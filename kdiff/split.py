@@ -33,7 +33,7 @@ from kdiff.elf.read import (
     Object,
 )
 from kdiff.kernel import SpecialSection
-from kdiff.runs import bounds_of_runs, runs, starts_of
+from kdiff.runs import alone, bounds_of_runs, runs, starts_of
 from kdiff.structures import declared_sizes
 from kdiff.tables import piece_sections, tables_of
 
@@ -123,10 +123,17 @@ def split(
             )
     if in_runs:
         places = starts_of((each.section, each.start) for pieces in found.values() for each in pieces)
-        leaders = {obj.section_name(index): (index, row) for index, row in tables.items()}
+        leaders = {obj.section_name(index): index for index in tables}
+        groups: dict[int, list[int]] = {}
         for index, row in in_runs.items():
-            begins = bounds_of_runs(obj, *leaders.get(row.parallel, (index, row)), places)
-            found[index] += _entries(obj, index, row, begins, scope, by_section.get(index, []))
+            groups.setdefault(leaders.get(row.parallel, index), []).append(index)
+        for leader, members in groups.items():
+            begins = bounds_of_runs(obj, leader, tables[leader], places)
+            for index in members:
+                for start in _by_start(obj, by_section.get(index, [])):
+                    alone(begins, start // in_runs[index].entry_size)
+            for index in members:
+                found[index] += _entries(obj, index, in_runs[index], begins, scope, by_section.get(index, []))
     return [piece for pieces in found.values() for piece in pieces]
 
 
@@ -151,7 +158,7 @@ def _entries(
             row,
             first,
         )
-        for first, last in runs(begins, chosen, (at // step for at in names))
+        for first, last in runs(begins, chosen)
     ]
 
 

@@ -95,8 +95,12 @@ def test_neighbours_about_one_function_are_one_node(
         assert [(found.nodes[found.owners[n.id]].name, n.size // size) for n in nodes] == expected
 
 
-def test_an_entry_with_a_name_is_a_node_of_its_own() -> None:
-    found = graph("ffff", together=False, extra=".globl second\n.set second, __ip + 4\n")
-    nodes = [node for node in found.nodes if node.section_name == "__ip"]
-    expected = [(0, 4, ()), (4, 4, ("second",)), (8, 8, ())]
-    assert [(node.start, node.size, node.names) for node in nodes] == expected
+@pytest.mark.parametrize(("table", "size"), [("__ip", 4), ("__info", 2)])
+def test_an_entry_with_a_name_is_a_node_of_its_own_in_both_tables(table: str, size: int) -> None:
+    """What stands beside it in the parallel table would be nobody's otherwise."""
+    found = graph("ffff", together=False, extra=f".globl second\n.set second, {table} + {size}\n")
+    for name, step in (("__ip", 4), ("__info", 2)):
+        nodes = [node for node in found.nodes if node.section_name == name]
+        assert [(node.start // step, node.size // step) for node in nodes] == [(0, 1), (1, 1), (2, 2)]
+        assert [found.nodes[found.owners[node.id]].name for node in nodes] == ["f"] * 3
+        assert [node.names for node in nodes if node.names] == [("second",)] * (name == table)
