@@ -67,7 +67,7 @@ def structures(btf: bytes, names: Iterable[str] | None = None) -> Mapping[str, S
     different definitions is left out. KdiffError `btf.*` if the bytes are no sound BTF.
     """
     found = when_asked(btf)
-    wanted = found if names is None else sorted(frozenset(names).intersection(found))
+    wanted = found if names is None else [name for name in sorted(set(names)) if name in found]
     return MappingProxyType({name: found[name] for name in wanted})
 
 
