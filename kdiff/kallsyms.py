@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from kdiff.arch import ByteOrder
 from kdiff.errors import KdiffError
-from kdiff.kernel import AddressBook
+from kdiff.kernel import KERNEL, AddressBook
 
 Column = NDArray[Any]
 
@@ -131,7 +131,7 @@ def decode(
 
 def _book(text: list[str], addresses: list[int]) -> AddressBook:
     names, kinds = [each[1:] for each in text], [each[:1] for each in text]
-    return AddressBook(zip(names, addresses, kinds, repeat("vmlinux", len(text)), strict=True))
+    return AddressBook(zip(names, addresses, kinds, repeat(KERNEL, len(text)), strict=True))
 
 
 def _token_tables(run: _Run) -> Iterator[_Tokens]:
@@ -340,7 +340,7 @@ def _columns(data: bytes) -> Iterator[tuple[str, int, str, str]] | None:
         return None
     words = data.decode("ascii").split()
     addresses = (int(word, 16) for word in words[::3])
-    return zip(words[2::3], addresses, words[1::3], repeat("vmlinux"), strict=False)
+    return zip(words[2::3], addresses, words[1::3], repeat(KERNEL), strict=False)
 
 
 def _text_lines(lines: Iterable[str], place: str) -> Iterator[tuple[str, int, str, str]]:
@@ -349,7 +349,7 @@ def _text_lines(lines: Iterable[str], place: str) -> Iterator[tuple[str, int, st
         try:
             address = int(fields[0], 16)
             kind, name = fields[1], fields[2]
-            owner = fields[3][1:-1] if len(fields) > 3 else "vmlinux"
+            owner = fields[3][1:-1] if len(fields) > 3 else KERNEL
         except (IndexError, ValueError):
             if not fields:
                 continue
@@ -361,5 +361,5 @@ def _text_lines(lines: Iterable[str], place: str) -> Iterator[tuple[str, int, st
 
 def format_system_map(book: AddressBook) -> str:
     """Write vmlinux's symbols as System.map lists them: by address, equal addresses by name (`nm -n`)."""
-    lines = sorted((e.address, e.name, e.kind) for e in book.entries if e.owner == "vmlinux")
+    lines = sorted((e.address, e.name, e.kind) for e in book.entries if e.owner == KERNEL)
     return "".join(f"{address:016x} {kind} {name}\n" for address, name, kind in lines)
