@@ -8,7 +8,7 @@ cut into entries, string sections into strings, constant pools into constants.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -123,17 +123,7 @@ def split(
             )
     if in_runs:
         places = starts_of((each.section, each.start) for pieces in found.values() for each in pieces)
-        leaders = {obj.section_name(index): index for index in tables}
-        groups: dict[int, list[int]] = {}
-        for index, row in in_runs.items():
-            groups.setdefault(leaders.get(row.parallel, index), []).append(index)
-        for leader, members in groups.items():
-            begins = bounds_of_runs(obj, leader, tables[leader], places)
-            for index in members:
-                for start in _by_start(obj, by_section.get(index, [])):
-                    alone(begins, start // in_runs[index].entry_size)
-            for index in members:
-                found[index] += _entries(obj, index, in_runs[index], begins, scope, by_section.get(index, []))
+        found.update(_in_runs(obj, in_runs, tables, places, scope, by_section))
     return [piece for pieces in found.values() for piece in pieces]
 
 
@@ -160,6 +150,24 @@ def _entries(
         )
         for first, last in runs(begins, chosen)
     ]
+
+
+def _in_runs(
+    obj: Object, in_runs: Mapping[int, SpecialSection], tables: Mapping[int, SpecialSection], places: Column,
+    scope: Scope | None, by_section: Mapping[int, list[int]],
+) -> Iterator[tuple[int, list[Piece]]]:  # fmt: skip
+    """The entries of tables whose rows say so in runs; parallel tables are cut alike."""
+    leaders = {obj.section_name(index): index for index in tables}
+    groups: dict[int, list[int]] = {}
+    for index, row in in_runs.items():
+        groups.setdefault(leaders.get(row.parallel, index), []).append(index)
+    for leader, members in groups.items():
+        begins = bounds_of_runs(obj, leader, tables[leader], places)
+        for index in members:
+            for start in _by_start(obj, by_section.get(index, [])):
+                alone(begins, start // in_runs[index].entry_size)
+        for index in members:
+            yield index, _entries(obj, index, in_runs[index], begins, scope, by_section.get(index, []))
 
 
 def pieces_in(obj: Object, special: Mapping[str, SpecialSection], scope: Scope | None) -> frozenset[int]:
