@@ -36,7 +36,7 @@ from kdiff.confdir import read_config
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.elf.read import read
-from kdiff.kernel import KERNEL, KernelFacts
+from kdiff.kernel import KERNEL, AddressBook, KernelFacts
 from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource
 from kdiff.plan import plan
@@ -231,7 +231,41 @@ def allowed(
         return f"form of a {places.pop()} site"
     if by_engine and not by_target and no_ops(subject, match, at, data, engine):
         return "no-ops of another shape"
+    if by_engine and not by_target and copies(subject, index, at, data):
+        return "equal text or constant elsewhere"
     return ""
+
+
+def copies(subject: Subject, index: int, at: int, data: bytes) -> bool:
+    """Whether all that a change moves are references to text or constants, to places that read the same.
+
+    Those must lie among what nobody writes to.
+    """
+    match, graph = subject.run.matches[index], subject.graph
+    subject.memory.at, subject.memory.data = at, data
+    try:
+        found = subject.matcher.match(graph.nodes[index], match.address)
+    finally:
+        subject.memory.data = b""
+    if not isinstance(found, Match):
+        return False
+    moved = taught(found) - taught(match)
+    before = {(node, offset): address for node, _, offset, address in taught(match)}
+    for node, _, offset, address in moved:
+        if node is None or graph.nodes[node].kind not in (Kind.STRING, Kind.CONSTANT):
+            return False
+        size = graph.nodes[node].size - offset
+        places = address, before.get((node, offset), address)
+        texts = {subject.memory.read(place, size) for place in places}
+        if graph.nodes[node].names or len(texts) > 1 or not read_only(subject.book, address):
+            return False
+    return bool(moved)
+
+
+def read_only(book: AddressBook, address: int) -> bool:
+    """Whether an address lies among the kernel's constants (include/asm-generic/sections.h)."""
+    start, stop = (book.address(name) for name in ("__start_rodata", "__end_rodata"))
+    return start is not None and stop is not None and start <= address < stop
 
 
 def no_ops(subject: Subject, match: Match, at: int, data: bytes, engine: Any) -> bool:
