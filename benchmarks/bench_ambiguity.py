@@ -21,11 +21,11 @@ from contextlib import ExitStack
 from bench_coverage import debug_symbols, dump, say
 
 from kdiff import registry, setup
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.buildtree import BuiltUnit, built_units
 from kdiff.confdir import read_config
 from kdiff.coverage import Against, against, functions_of
 from kdiff.elf.read import Object, read_bytes
-from kdiff.kernel import KERNEL, AddressBook
 from kdiff.running import find_memory
 from kdiff.truth import Truth, read_truth
 

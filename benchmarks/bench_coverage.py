@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import qmp
 
 from kdiff import registry, setup
+from kdiff.addressbook import KERNEL
 from kdiff.buildtree import BuiltUnit, built_units
 from kdiff.cli.match_all import lines, outcome, summary, tally
 from kdiff.confdir import Config, read_config
@@ -36,7 +37,6 @@ from kdiff.distribution import KernelSetup
 from kdiff.errors import KdiffError, Refused
 from kdiff.guest import Guest
 from kdiff.kbuild import Pristine, pristine_units
-from kdiff.kernel import KERNEL
 from kdiff.running import find_memory
 from kdiff.truth import source_files
 

@@ -26,11 +26,11 @@ from typing import Any
 
 from bench_strictness import kernel
 
+from kdiff.addressbook import KERNEL
 from kdiff.arch import Architecture
 from kdiff.buildtree import built_units
 from kdiff.cli.main import NEW_OBJECTS
 from kdiff.elf.read import Object, read_bytes
-from kdiff.kernel import KERNEL
 from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource
 from kdiff.sites import sites

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import qmp
 
 from kdiff import registry
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.guest import Guest
 from kdiff.kallsyms import parse_text
-from kdiff.kernel import KERNEL, AddressBook
 from kdiff.memory import MemorySource
 
 SPANS = (("_stext", "_etext"), ("__start_rodata", "__end_rodata"))

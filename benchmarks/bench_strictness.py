@@ -30,13 +30,14 @@ from memorychanges import KINDS, changes
 from rich.progress import Progress
 
 from kdiff import registry, setup
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.bind import Bound
 from kdiff.buildtree import BuiltUnit, built_units
 from kdiff.confdir import read_config
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.elf.read import read
-from kdiff.kernel import KERNEL, AddressBook, KernelFacts
+from kdiff.kernel import KernelFacts
 from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource
 from kdiff.plan import plan

@@ -34,13 +34,13 @@ import judges
 from kdiff_distro_debian import apt, layout
 
 from kdiff import registry, setup
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.buildtree import BuiltUnit, built_units
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
 from kdiff.elf.read import Object, read
 from kdiff.graph import Node, SectionGraph
 from kdiff.kbuild import pristine_units
-from kdiff.kernel import KERNEL, AddressBook
 from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource
 from kdiff.running import find_memory

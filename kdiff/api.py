@@ -9,6 +9,7 @@ plugin is handed them and makes none.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from kdiff.addressbook import KERNEL, AddressBook, BookEntry
 from kdiff.arch import (
     Architecture,
     Architectures,
@@ -36,9 +37,6 @@ from kdiff.habits import (
 )
 from kdiff.hookspecs import hookimpl
 from kdiff.kernel import (
-    KERNEL,
-    AddressBook,
-    BookEntry,
     EntryView,
     Field,
     Form,

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kdiff.addressbook import KERNEL, AddressBook, BookEntry
 from kdiff.carry import Carrier
 from kdiff.errors import Refusal, Refused
 from kdiff.exports import Export
 from kdiff.graph import Node, Reference
-from kdiff.kernel import KERNEL, AddressBook, BookEntry, Literal
+from kdiff.kernel import Literal
 from kdiff.loaded import LoadedModule
 from kdiff.naming import is_numbered
 from kdiff.plan import Plan, keeps_identity, new_globals

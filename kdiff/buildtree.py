@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdiff.addressbook import KERNEL
 from kdiff.errors import KdiffError
-from kdiff.kernel import KERNEL
 
 ELSEWHERE = ""
 """Neither the kernel nor a module: the boot code in front of it, a vDSO, a program of the build."""

@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.buildtree import BuiltUnit
 from kdiff.elf.read import Object, read_bytes
 from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.exports import read_symvers
 from kdiff.graph import Node
 from kdiff.habits import Habits
-from kdiff.kernel import KERNEL, AddressBook, SpecialSection
+from kdiff.kernel import SpecialSection
 from kdiff.loaded import load as lay_out
 from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource
@@ -69,7 +70,7 @@ class Against:
 
     def match(self, obj: Object, owner: str = KERNEL) -> RunMatch:
         """Stages 2, 7 and 8 for one object of the kernel itself, or of a module that is loaded."""
-        if owner != KERNEL and not any(each.owner == owner for each in self.book.entries):
+        if owner != KERNEL and not any(each == owner for _, _, _, each in self.book.lines()):
             raise KdiffError(
                 "match.module",
                 f"no symbols of a module {owner} are in this memory",

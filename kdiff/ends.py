@@ -15,9 +15,9 @@ from bisect import bisect_left
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.graph import Node, SectionGraph
 from kdiff.habits import Standing
-from kdiff.kernel import KERNEL, AddressBook
 from kdiff.lead import lead
 from kdiff.memory import MemorySource
 from kdiff.neighbours import followers
@@ -118,4 +118,4 @@ def _next_at(book: AddressBook, address: int) -> int | None:
 @lru_cache(maxsize=2)
 def _listed(book: AddressBook) -> list[int]:
     """All addresses of a book, ascending; units by the hundred ask the same one."""
-    return sorted({entry.address for entry in book.entries})
+    return sorted(set(book.addresses))

@@ -11,23 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from kdiff.addressbook import KERNEL, AddressBook, BookEntry
 from kdiff.arch import Howto, Overflow
 from kdiff.graph import Node, Reference, SectionGraph
-from kdiff.kernel import (
-    KERNEL,
-    AddressBook,
-    BookEntry,
-    Field,
-    Form,
-    Holds,
-    Listed,
-    Literal,
-    OneOf,
-    Pad,
-    Place,
-    Site,
-    Through,
-)
+from kdiff.kernel import Field, Form, Holds, Listed, Literal, OneOf, Pad, Place, Site, Through
 from kdiff.memory import MemorySource
 from kdiff.redirected import NOTHING
 from kdiff.sites import parts as pre_parts

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kdiff.addressbook import AddressBook
 from kdiff.graph import SectionGraph
 from kdiff.habits import Intrusion
-from kdiff.kernel import AddressBook, Site
+from kdiff.kernel import Site
 from kdiff.memory import MemorySource
 from kdiff.verdict import Mismatch
 

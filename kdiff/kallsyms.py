@@ -25,9 +25,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.arch import ByteOrder
 from kdiff.errors import KdiffError
-from kdiff.kernel import KERNEL, AddressBook
 
 Column = NDArray[Any]
 
@@ -39,6 +39,9 @@ _BLOCK = 256
 _BLOCK_SIZE = 1 << 16
 """More bytes than a block of names has: they are compressed, and 256 characters long on average at most."""
 _MOST_TEXT = 1 << 28
+_REACHES = (1 << 20, 1 << 24)
+"""How far below the token table markers are looked for. No kernel so far, with three bytes of order for each
+symbol between them, needs more than the first."""
 _KINDS = np.frombuffer(b"ABCDGINRSTUVWabcdginprstuvw-?", "u1")
 """The letters nm prints."""
 _PLAIN = re.compile(rb"(?:[0-9a-fA-F]+ [!-~] [!-~]+\n)+")
@@ -121,17 +124,12 @@ def decode(
                     continue
                 for addresses in _address_columns(run, names, tokens):
                     if _plausible(run, addresses):
-                        return _book(text, addresses.tolist())
+                        return AddressBook.of_columns(text[0], addresses.tolist(), text[1])
     raise KdiffError(
         "kallsyms.not_found",
         f"the kernel's symbol table was not found in {last - first} bytes at {base:#x}: {missing}",
         remedy="the kernel must have CONFIG_KALLSYMS and the image must be whole",
     )
-
-
-def _book(text: list[str], addresses: list[int]) -> AddressBook:
-    names, kinds = [each[1:] for each in text], [each[:1] for each in text]
-    return AddressBook(zip(names, addresses, kinds, repeat(KERNEL, len(text)), strict=True))
 
 
 def _token_tables(run: _Run) -> Iterator[_Tokens]:
@@ -165,8 +163,12 @@ def _tokens_around(run: _Run, digits: int) -> _Tokens | None:
 
 
 def _name_tables(run: _Run, stop: int) -> Iterator[_Names]:
-    """Find tables of names whose markers stand below `stop`, those with most markers first."""
-    low = run.aligned(max(run.first, stop - (1 << 24)))
+    """Find tables of names whose markers stand below `stop`, those with most markers within reach first."""
+    for reach in _REACHES:
+        yield from _names_within(run, run.aligned(max(run.first, stop - reach)), stop)
+
+
+def _names_within(run: _Run, low: int, stop: int) -> Iterator[_Names]:
     words = run.column("u4", low, max(0, stop - low) // 4)
     if words is None or len(words) < 3:
         return
@@ -240,29 +242,29 @@ def _walk(
     return _Names(num_syms, start + end, start + lengths_at, wide.ravel()[:count])
 
 
-def _expand(run: _Run, tokens: _Tokens, names: _Names) -> list[str] | None:
-    """Replace codes by tokens: kind letter and name of each symbol, or None if that is no text of symbols."""
+def _expand(run: _Run, tokens: _Tokens, names: _Names) -> tuple[list[str], str] | None:
+    """Replace codes by tokens: names and kind letters, or None if that is no text of symbols."""
     start = names.start + run.align
-    codes = np.frombuffer(run.data, "u1", names.stop - start, start).astype("i4")
+    codes = np.frombuffer(run.data, "u1", names.stop - start, start).astype("u2")
     lengths_at = names.lengths_at - start
     codes[lengths_at] = _TOKENS
-    keep = np.ones(len(codes), "?")
-    keep[lengths_at[names.wide] + 1] = False
-    codes = codes[keep]
+    codes = np.delete(codes, lengths_at[names.wide] + 1)
     characters = np.frombuffer(run.data, "u1", tokens.end - tokens.start, tokens.start)
     separator = tokens.offsets[1] - 1
     sources = np.append(tokens.offsets, separator).astype("i4")
     lengths = np.append(tokens.lengths, 1).astype("i4")
     each = lengths[codes]
-    behind = np.cumsum(each, dtype="i8")
-    if behind[-1] > _MOST_TEXT:
+    size = int(np.sum(each, dtype="i8"))
+    if size > _MOST_TEXT:
         return None
-    index = np.repeat(sources[codes] - (behind - each), each) + np.arange(behind[-1])
-    text = characters[index]
-    if text[-1] == 0 or not np.all(np.isin(text[np.flatnonzero(text == 0) + 1], _KINDS)):
+    index = np.repeat(sources[codes] - (np.cumsum(each, dtype="i4") - each), each)
+    text = characters[index + np.arange(size, dtype="i4")]
+    kinds_at = np.flatnonzero(text == 0) + 1
+    if text[-1] == 0 or not np.all(np.isin(text[kinds_at], _KINDS)):
         return None
-    plain: str = text.tobytes()[1:].decode("utf-8", "surrogateescape")
-    return plain.split("\0")
+    kinds: str = text[kinds_at].tobytes().decode("ascii")
+    plain: str = np.delete(text, kinds_at)[1:].tobytes().decode("utf-8", "surrogateescape")
+    return plain.split("\0"), kinds
 
 
 def _address_columns(run: _Run, names: _Names, tokens: _Tokens) -> Iterator[Column]:
@@ -321,26 +323,27 @@ def parse_text(data: bytes, place: str = "") -> AddressBook:
             place=place,
             remedy="use the symbols inside vmlinuz",
         )
-    lines = list(_columns(data) or _text_lines(data.decode("utf-8", "surrogateescape").splitlines(), place))
-    if not lines:
+    book = _plain(data)
+    if book is None:
+        book = AddressBook(_text_lines(data.decode("utf-8", "surrogateescape").splitlines(), place))
+    if not book.names:
         raise KdiffError("kallsyms.empty", "no symbols are listed", place=place)
-    if not any(line[1] for line in lines):
+    if not any(book.addresses):
         raise KdiffError(
             "kallsyms.hidden",
             "the kernel shows every address as zero",
             place=place,
             remedy="run as root; if you are, set the sysctl kernel.kptr_restrict to 0 or 1",
         )
-    return AddressBook(lines)
+    return book
 
 
-def _columns(data: bytes) -> Iterator[tuple[str, int, str, str]] | None:
+def _plain(data: bytes) -> AddressBook | None:
     """The same as `_text_lines` for a table that names no modules, as System.map; None for any other."""
     if _PLAIN.fullmatch(data) is None:
         return None
     words = data.decode("ascii").split()
-    addresses = (int(word, 16) for word in words[::3])
-    return zip(words[2::3], addresses, words[1::3], repeat(KERNEL), strict=False)
+    return AddressBook.of_columns(words[2::3], list(map(int, words[::3], repeat(16))), words[1::3])
 
 
 def _text_lines(lines: Iterable[str], place: str) -> Iterator[tuple[str, int, str, str]]:
@@ -361,5 +364,5 @@ def _text_lines(lines: Iterable[str], place: str) -> Iterator[tuple[str, int, st
 
 def format_system_map(book: AddressBook) -> str:
     """Write vmlinux's symbols as System.map lists them: by address, equal addresses by name (`nm -n`)."""
-    lines = sorted((e.address, e.name, e.kind) for e in book.entries if e.owner == KERNEL)
+    lines = sorted((address, name, kind) for name, address, kind, owner in book.lines() if owner == KERNEL)
     return "".join(f"{address:016x} {kind} {name}\n" for address, name, kind in lines)

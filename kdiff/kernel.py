@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a kernel: observed facts, its symbols, its special sections and its rewrites.
+"""What is known of a kernel: observed facts, its special sections and its rewrites.
 
 Nothing here names a kernel feature. A plugin turns facts into `SpecialSection` rows; a row says how a
 table is laid out, who owns an entry, and through `sites` what run memory may hold at the place an entry
@@ -9,97 +9,13 @@ that the engine, the proof and the machine that is updated compare without knowi
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
-from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from kdiff.arch import Architecture, Howto
-
-KERNEL = "vmlinux"
-"""The owner of what is not a module's."""
-_ADDRESS = itemgetter(1)  # of a BookEntry
-
-
-class BookEntry(NamedTuple):
-    """One line of kallsyms. `position` counts equal names of one owner in table order, from 1."""
-
-    name: str
-    address: int
-    kind: str
-    """The letter nm prints: `T`, `t`, `D`, `A` ..."""
-    owner: str = KERNEL
-    position: int = 1
-
-
-class AddressBook:
-    """Names to addresses and back, for one kernel.
-
-    Entries keep the order of the kernel's table, because livepatch counts equal names in that order
-    (kernel/livepatch/core.c, klp_find_callback).
-    """
-
-    def __init__(self, lines: Iterable[tuple[str, int, str, str]]) -> None:
-        """`lines`: (name, address, kind, owner) in table order."""
-        counts: dict[tuple[str, str], int] = {}
-        entries = []
-        for name, address, kind, owner in lines:
-            position = counts[owner, name] = counts.get((owner, name), 0) + 1
-            entries.append(tuple.__new__(BookEntry, (name, address, kind, owner, position)))
-        self.entries: tuple[BookEntry, ...] = tuple(entries)
-
-    def only(self, owner: str) -> AddressBook:
-        """The part of one owner."""
-        book = AddressBook(())
-        book.entries = tuple(entry for entry in self.entries if entry.owner == owner)
-        return book
-
-    def joined(self, lines: Iterable[tuple[str, int, str, str]]) -> AddressBook:
-        """This book with the lines of further owners behind it."""
-        book = AddressBook(lines)
-        book.entries = self.entries + book.entries
-        return book
-
-    @cached_property
-    def _by_name(self) -> Mapping[str, tuple[BookEntry, ...]]:
-        found: dict[str, list[BookEntry]] = {}
-        for entry in self.entries:
-            found.setdefault(entry.name, []).append(entry)
-        return {name: tuple(entries) for name, entries in found.items()}
-
-    @cached_property
-    def _in_order(self) -> list[BookEntry]:
-        """By address, equal ones in table order."""
-        return sorted(self.entries, key=_ADDRESS)
-
-    def named(self, name: str, owner: str = KERNEL) -> tuple[BookEntry, ...]:
-        """All entries of that name and owner, in table order."""
-        found = self._by_name.get(name, ())
-        if len(found) == 1:
-            return found if found[0].owner == owner else ()
-        return tuple([entry for entry in found if entry.owner == owner])
-
-    def of_any(self, name: str) -> tuple[BookEntry, ...]:
-        """All entries of that name, whoever owns them."""
-        return self._by_name.get(name, ())
-
-    def at(self, address: int) -> tuple[BookEntry, ...]:
-        """All entries at exactly that address."""
-        first = bisect_left(self._in_order, address, key=_ADDRESS)
-        return tuple(self._in_order[first : bisect_right(self._in_order, address, first, key=_ADDRESS)])
-
-    def address(self, name: str) -> int | None:
-        """The address of a name that is unique in vmlinux, else None."""
-        entries = self.named(name)
-        return entries[0].address if len(entries) == 1 else None
-
-    def sympos(self, entry: BookEntry) -> int:
-        """The position livepatch wants: 0 for a unique name, else counted from 1."""
-        return entry.position if len(self.named(entry.name, entry.owner)) > 1 else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.errors import KdiffError
-from kdiff.kernel import KERNEL, AddressBook, SpecialSection, Without
+from kdiff.kernel import SpecialSection, Without
 from kdiff.plan import Plan, new_globals
 from kdiff.split import Kind
 

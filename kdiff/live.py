@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import chain
 
+from kdiff.addressbook import AddressBook
 from kdiff.arch import Architecture, ByteOrder
 from kdiff.errors import KdiffError
 from kdiff.kallsyms import decode
-from kdiff.kernel import AddressBook, KernelFacts
+from kdiff.kernel import KernelFacts
 from kdiff.memory import Extent
 from kdiff.module_symbols import module_symbols
 from kdiff.observe import observe
@@ -86,6 +86,5 @@ class LiveKernel:
 
     @cached_property
     def _book(self) -> AddressBook:
-        own = ((each.name, each.address, each.kind, each.owner) for each in self._own.entries)
         modules = module_symbols(self.read, self._own, self._facts.structures, self._order)
-        return AddressBook(chain(own, modules or ()))
+        return self._own.joined(modules or ())

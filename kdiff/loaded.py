@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.arch import Architecture, Howto
 from kdiff.elf.image import note_build_id
 from kdiff.elf.read import (
@@ -33,7 +34,7 @@ from kdiff.elf.read import (
 )
 from kdiff.errors import KdiffError
 from kdiff.exports import Export
-from kdiff.kernel import KERNEL, AddressBook, KernelFacts, ModuleIdentity
+from kdiff.kernel import KernelFacts, ModuleIdentity
 from kdiff.memory import Extent, MemorySource
 
 _PAGE = 1 << 12

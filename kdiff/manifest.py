@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Mapping
 
 from kdiff import __version__
+from kdiff.addressbook import KERNEL
 from kdiff.bind import Bound
 from kdiff.confdir import Config
 from kdiff.kbuild import Build
-from kdiff.kernel import KERNEL, KernelFacts
+from kdiff.kernel import KernelFacts
 from kdiff.layoutdiff import LayoutChange
 from kdiff.memory import MemorySource
 from kdiff.pairs import PairsFile

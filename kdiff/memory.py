@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from kdiff.addressbook import AddressBook
 from kdiff.arch import Architectures
-from kdiff.kernel import AddressBook, KernelFacts
+from kdiff.kernel import KernelFacts
 
 
 @dataclass(frozen=True, slots=True)

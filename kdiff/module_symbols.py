@@ -12,9 +12,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 
+from kdiff.addressbook import AddressBook
 from kdiff.arch import ByteOrder
 from kdiff.errors import KdiffError
-from kdiff.kernel import AddressBook, Structure
+from kdiff.kernel import Structure
 
 Read = Callable[[int, int], bytes | None]
 Line = tuple[str, int, str, str]

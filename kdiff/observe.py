@@ -12,10 +12,11 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
+from kdiff.addressbook import AddressBook
 from kdiff.arch import Architecture, ByteOrder
 from kdiff.btf import when_asked
 from kdiff.elf.image import note_build_id
-from kdiff.kernel import AddressBook, KernelFacts, Structure
+from kdiff.kernel import KernelFacts, Structure
 
 Read = Callable[[int, int], bytes | None]
 """Exactly `size` bytes at an address, or None."""

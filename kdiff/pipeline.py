@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from kdiff import kbuild
+from kdiff.addressbook import AddressBook
 from kdiff.arch import Architecture
 from kdiff.bind import Bound, bind
 from kdiff.callers import by_callers
@@ -30,7 +31,7 @@ from kdiff.exports import read_symvers
 from kdiff.graph import SectionGraph, build
 from kdiff.habits import Habits
 from kdiff.kbuild import Build, Unit
-from kdiff.kernel import AddressBook, KernelFacts, SpecialSection
+from kdiff.kernel import KernelFacts, SpecialSection
 from kdiff.late import check_same_code, edited, late
 from kdiff.manifest import manifest, utsname
 from kdiff.memory import MemorySource

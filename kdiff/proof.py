@@ -14,26 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kdiff.addressbook import KERNEL, AddressBook, BookEntry
 from kdiff.arch import Howto, Overflow
 from kdiff.bind import Bound
 from kdiff.errors import KdiffError
 from kdiff.graph import Node
-from kdiff.kernel import (
-    KERNEL,
-    AddressBook,
-    BookEntry,
-    Form,
-    Holds,
-    KernelFacts,
-    Listed,
-    Literal,
-    OneOf,
-    Pad,
-    Part,
-    Place,
-    Site,
-    Through,
-)
+from kdiff.kernel import Form, Holds, KernelFacts, Listed, Literal, OneOf, Pad, Part, Place, Site, Through
 from kdiff.sites import parts as pre_parts
 from kdiff.split import Kind
 from kdiff.update import Borrowed, Replacement

@@ -10,10 +10,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 
+from kdiff.addressbook import KERNEL
 from kdiff.errors import Refusal
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.habits import Standing
-from kdiff.kernel import KERNEL
 from kdiff.naming import is_numbered, origin
 from kdiff.plan import Plan
 from kdiff.split import Kind

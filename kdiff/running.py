@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from operator import itemgetter
 from pathlib import Path
 
+from kdiff.addressbook import AddressBook
 from kdiff.confdir import Config
 from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.kallsyms import parse_text
-from kdiff.kernel import AddressBook, KernelFacts
+from kdiff.kernel import KernelFacts
 from kdiff.memory import MemorySource
 
 
@@ -83,15 +83,14 @@ def _first_contradiction(given: AddressBook, book: AddressBook, pristine: bool) 
     if not pristine:
         ours, theirs = book.address("_text"), given.address("_text")
         slide = ours - theirs if ours is not None and theirs is not None else 0
-    start = next((entry.address for entry in given.entries if entry.name == "_text"), 0)
-    place = itemgetter(0, 1)
-    agreed = {(name, at - slide) for name, at in map(place, book.entries)}
-    for entry in (each for each in given.entries if place(each) not in agreed):
-        if entry.address < start:
+    start = next((entry.address for entry in given.of_any("_text")), 0)
+    places = dict(zip(book.names, book.addresses, strict=True))
+    for name, address in zip(given.names, given.addresses, strict=True):
+        if places.get(name) == address + slide or address < start:
             continue
-        known = book.named(entry.name)
-        if len(known) != 1 or known[0].kind.lower() == "a" or len(given.named(entry.name)) != 1:
+        known = book.named(name)
+        if len(known) != 1 or known[0].kind.lower() == "a" or len(given.named(name)) != 1:
             continue
-        if known[0].address != entry.address + slide:
-            return f"{entry.name} is at {known[0].address - slide:#x}, not {entry.address:#x}"
+        if known[0].address != address + slide:
+            return f"{name} is at {known[0].address - slide:#x}, not {address:#x}"
     return None

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
+from kdiff.addressbook import AddressBook
 from kdiff.ends import Ends
 from kdiff.fields import Reader, Spot, field_of
 from kdiff.graph import Node, Reference, SectionGraph
-from kdiff.kernel import AddressBook, Literal, Site
+from kdiff.kernel import Literal, Site
 from kdiff.memory import MemorySource
 from kdiff.redirected import NOTHING
 from kdiff.relaid import Walk

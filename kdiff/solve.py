@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.doubt import Doubts
 from kdiff.errors import Refusal
 from kdiff.fields import WORD
@@ -21,7 +22,7 @@ from kdiff.graph import Node, SectionGraph
 from kdiff.habits import Standing
 from kdiff.insn import around
 from kdiff.intruders import intruder
-from kdiff.kernel import KERNEL, AddressBook, Site
+from kdiff.kernel import Site
 from kdiff.memory import MemorySource
 from kdiff.neighbours import Neighbours
 from kdiff.redirected import NOTHING, redirected

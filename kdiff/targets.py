@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
+from kdiff.addressbook import KERNEL
 from kdiff.arch import Architecture
 from kdiff.confdir import Config
 from kdiff.elf.read import Object
 from kdiff.errors import KdiffError, Refusal
 from kdiff.exports import Export
-from kdiff.kernel import KERNEL
 from kdiff.loaded import LoadedModule, load
 from kdiff.memory import MemorySource
 from kdiff.module_files import contents, module_files

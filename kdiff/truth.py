@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.elf.image import ImageSection, image_sections, open_image
 from kdiff.elf.read import STB_LOCAL, STT_FILE, STT_SECTION
 from kdiff.errors import KdiffError
 from kdiff.kallsyms import parse_text
-from kdiff.kernel import KERNEL, AddressBook
 
 ANCHOR = "_text"
 _SYMBOL = {

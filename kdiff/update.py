@@ -6,8 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from kdiff.addressbook import KERNEL
 from kdiff.elf.write import Relocatable
-from kdiff.kernel import KERNEL, ModuleIdentity
+from kdiff.kernel import ModuleIdentity
 
 
 class How(Enum):

@@ -23,6 +23,7 @@ from excerpts import FIXTURES, OBJECTS, excerpt, pre
 from updates import PATCHES, make
 
 from kdiff import registry, setup
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.confdir import read_config
 from kdiff.correlate import correlate
 from kdiff.diff import Change, diff
@@ -34,7 +35,7 @@ from kdiff.graph import SectionGraph
 from kdiff.guest import SHARE, Guest
 from kdiff.kallsyms import parse_text
 from kdiff.kbuild import pristine_units
-from kdiff.kernel import KERNEL, AddressBook, Field, Form, Holds, KernelFacts, OneOf, Through
+from kdiff.kernel import Field, Form, Holds, KernelFacts, OneOf, Through
 from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource, merged
 from kdiff.package import save
@@ -302,9 +303,7 @@ def told_briefly(line: str) -> str:
 
 def made_at_run_time(text: str) -> AddressBook:
     """The lines of /proc/kallsyms that are neither the kernel's own nor a module's."""
-    book = AddressBook(())
-    book.entries = tuple(each for each in parse_text(text.encode()).entries if each.owner.startswith(MADE))
-    return book
+    return AddressBook(line for line in parse_text(text.encode()).lines() if line[3].startswith(MADE))
 
 
 def named(form: Form) -> Iterator[str]:

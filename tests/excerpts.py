@@ -18,13 +18,14 @@ from typing import Any
 import kdiff_kernel_linux
 from kdiff_arch_x86_64 import ARCHITECTURE
 
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.bind import Bound
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.elf.read import read
 from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
-from kdiff.kernel import KERNEL, AddressBook, KernelFacts, SpecialSection, Structure
+from kdiff.kernel import KernelFacts, SpecialSection, Structure
 from kdiff.matchable import graph_to_match
 from kdiff.plan import plan
 from kdiff.proof import dump, prove

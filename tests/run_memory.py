@@ -18,8 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
+from kdiff.addressbook import AddressBook
 from kdiff.elf.image import ElfImage, open_image
-from kdiff.kernel import AddressBook, KernelFacts
+from kdiff.kernel import KernelFacts
 
 BASE = 0xFFFFFFFF81000000
 SLIDE = 0x1C000000

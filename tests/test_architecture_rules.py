@@ -37,7 +37,19 @@ TEXTS = tuple(
 )
 
 LAYERS = (
-    {"errors", "arch", "kernel", "habits", "naming", "memory", "distribution", "emit", "update", "elf"},
+    {
+        "errors",
+        "arch",
+        "addressbook",
+        "kernel",
+        "habits",
+        "naming",
+        "memory",
+        "distribution",
+        "emit",
+        "update",
+        "elf",
+    },
     set(),
     {"package", "manifest", "target"},
     {"hookspecs", "registry", "pipeline", "compare", "coverage", "rehearse", "setup", "api"},

@@ -5,10 +5,10 @@ import pytest
 from fakeimage import BASE, LAYOUTS, Layout, name_table, rows, tables
 
 from kdiff import registry
+from kdiff.addressbook import AddressBook
 from kdiff.distribution import KernelSetup
 from kdiff.errors import KdiffError
 from kdiff.kallsyms import decode, format_system_map, parse_text
-from kdiff.kernel import AddressBook
 
 STUB = b"ffffffffffffffff B The real System.map is in the linux-image-<version>-dbg package\n"
 
@@ -45,6 +45,15 @@ def test_a_part_of_a_file_is_decoded_where_it_lies() -> None:
     data, base = run_of(LAYOUTS[7], symbols)
     book = decode(b"abc" + data + b"xyz", base, part=slice(3, 3 + len(data)))
     assert listed(book) == symbols
+
+
+def test_tables_far_apart_are_found_too() -> None:
+    symbols = symbols_of(LAYOUTS[2])
+    data, base = run_of(LAYOUTS[2], symbols)
+    last = name_table(symbols, LAYOUTS[2])[1][-1].to_bytes(4, "little")
+    assert data.count(last) == 1
+    behind = data.index(last) + 8 - data.index(last) % 8
+    assert listed(decode(data[:behind] + bytes(2 << 20) + data[behind:], base)) == symbols
 
 
 def test_positions_count_equal_names_in_table_order() -> None:

@@ -18,11 +18,12 @@ import pytest
 from compiled import ASSEMBLY, compiled, graph_of
 from kdiff_kernel_linux.x86.keytests import without_entries
 
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.assembly import from_edited
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.errors import KdiffError
-from kdiff.kernel import KERNEL, AddressBook, Keep, SpecialSection
+from kdiff.kernel import Keep, SpecialSection
 from kdiff.late import check_same_code, edited, late
 from kdiff.plan import Plan, leave_out, plan
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 
 from kdiff import registry
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
 from kdiff.elf.read import Object, read_bytes
 from kdiff.errors import KdiffError
 from kdiff.exports import read_symvers
-from kdiff.kernel import KERNEL, AddressBook, KernelFacts
+from kdiff.kernel import KernelFacts
 from kdiff.loaded import LoadedModule, load
 from kdiff.memory import MemorySource
 from kdiff.module_files import contents, module_files

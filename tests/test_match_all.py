@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from compiled import compiled
 
+from kdiff.addressbook import AddressBook
 from kdiff.buildtree import ELSEWHERE, built_units, members
 from kdiff.cli.main import run_command
 from kdiff.errors import EXIT_DONE, EXIT_ERROR, EXIT_REFUSED, KdiffError
-from kdiff.kernel import AddressBook
 from kdiff.truth import read_truth
 
 WHOLE = ("-ffunction-sections", "-fdata-sections")

@@ -20,13 +20,13 @@ from kdiff_memory_gdb.stub import Stub
 from updates import EXAMPLE, PATCHES, make
 
 from kdiff import kbuild, registry
+from kdiff.addressbook import AddressBook, BookEntry
 from kdiff.cli.main import run_command
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
 from kdiff.errors import KdiffError
 from kdiff.guest import SHARE, Guest
 from kdiff.kallsyms import parse_text
-from kdiff.kernel import AddressBook, BookEntry
 from kdiff.memory import MemorySource
 from kdiff.module_files import module_files
 from kdiff.patch import read_patch

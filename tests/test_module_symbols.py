@@ -6,8 +6,9 @@ from types import MappingProxyType
 
 import pytest
 
+from kdiff.addressbook import AddressBook
 from kdiff.errors import KdiffError
-from kdiff.kernel import AddressBook, Structure
+from kdiff.kernel import Structure
 from kdiff.module_symbols import module_symbols
 
 BASE = 0xFFFFFFFFC0000000

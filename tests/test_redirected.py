@@ -11,9 +11,10 @@ import pytest
 from compiled import REST, UNIT, WHOLE, compiled, graph, named, planned
 from run_memory import MODULES, LinkedMemory, link, place_module
 
+from kdiff.addressbook import AddressBook
 from kdiff.bind import Bound, bind
 from kdiff.errors import KdiffError, Refused
-from kdiff.kernel import AddressBook, KernelFacts, Structure
+from kdiff.kernel import KernelFacts, Structure
 from kdiff.proof import dump, prove
 from kdiff.redirected import redirected
 from kdiff.sites import sites

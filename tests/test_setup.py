@@ -11,10 +11,11 @@ from types import MappingProxyType
 import pytest
 
 from kdiff import setup
+from kdiff.addressbook import AddressBook
 from kdiff.distribution import KernelSetup, Say
 from kdiff.errors import KdiffError
 from kdiff.habits import NO_HABITS
-from kdiff.kernel import AddressBook, KernelFacts
+from kdiff.kernel import KernelFacts
 from kdiff.memory import MemoryScheme
 from kdiff.registry import Registry
 

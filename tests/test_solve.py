@@ -13,8 +13,9 @@ from kdiff_kernel_linux import kdiff_special_sections
 from run_memory import BASE, SLIDE, LinkedMemory, link
 from strategies import units
 
+from kdiff.addressbook import AddressBook
 from kdiff.graph import SectionGraph
-from kdiff.kernel import AddressBook, KernelFacts
+from kdiff.kernel import KernelFacts
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.split import Kind

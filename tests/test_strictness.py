@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from kdiff.addressbook import KERNEL
 from kdiff.buildtree import BuiltUnit
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
 from kdiff.kbuild import pristine_units
-from kdiff.kernel import KERNEL
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 

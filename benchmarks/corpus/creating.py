@@ -23,13 +23,13 @@ from corpus.manifest import Row
 from corpus.outcomes import Created, Reason, counted, save
 from corpus.trees import Trees
 from kdiff import package, pipeline, registry
+from kdiff.addressbook import KERNEL
 from kdiff.compare import comparer
 from kdiff.confdir import read_config
 from kdiff.elf.read import read_bytes
 from kdiff.errors import KdiffError, NothingChanged, Refused
 from kdiff.habits import Standing
 from kdiff.kbuild import build, pristine_units
-from kdiff.kernel import KERNEL
 from kdiff.patch import read_patch
 from kdiff.pipeline import Request
 from kdiff.registry import Registry

@@ -18,10 +18,10 @@ from releaselab import say
 
 from corpus.outcomes import Created, Tried, counted, save
 from corpus.trees import Trees
+from kdiff.addressbook import KERNEL
 from kdiff.errors import KdiffError
 from kdiff.guest import SHARE, Guest, Result
 from kdiff.initramfs import modules
-from kdiff.kernel import KERNEL
 from kdiff.kernel_log import complaints
 from kdiff.rehearse import program
 

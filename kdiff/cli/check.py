@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdiff import registry
+from kdiff.addressbook import KERNEL
 from kdiff.cli.asking import add_options, request_of
 from kdiff.cli.delta import is_listed
 from kdiff.cli.progress import progress
@@ -25,7 +26,6 @@ from kdiff.errors import (
     Refused,
     json_of,
 )
-from kdiff.kernel import KERNEL
 from kdiff.pipeline import Checked, check
 from kdiff.registry import Registry
 from kdiff.split import Kind

@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 
 from kdiff import registry
+from kdiff.addressbook import KERNEL
 from kdiff.cli.match_all import run_all
 from kdiff.coverage import Against, against, functions_of, module_of
 from kdiff.elf.read import read
 from kdiff.errors import EXIT_DONE, EXIT_REFUSED, KdiffError
-from kdiff.kernel import KERNEL
 from kdiff.solve import RunMatch
 
 

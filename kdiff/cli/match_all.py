@@ -12,11 +12,11 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from kdiff.addressbook import KERNEL
 from kdiff.buildtree import ELSEWHERE, BuiltUnit, built_units
 from kdiff.cli.progress import bar
 from kdiff.coverage import Coverage, cover_all
 from kdiff.errors import EXIT_DONE, EXIT_ERROR, EXIT_REFUSED, Refusal
-from kdiff.kernel import KERNEL
 
 _STATUS = {"error": EXIT_ERROR, "refused": EXIT_REFUSED}
 _NOT_THERE = ("solve.overridden", "solve.freed", "solve.no_candidate")

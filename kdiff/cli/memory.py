@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from kdiff import registry
+from kdiff.addressbook import KERNEL
 from kdiff.errors import EXIT_DONE
-from kdiff.kernel import KERNEL
 from kdiff.memory import MemorySource
 
 _START = ("_text", "_stext")
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 def describe(memory: MemorySource) -> dict[str, object]:
     """All that a person asks first of a dump or an image."""
     book, facts = memory.address_book(), memory.facts()
-    owners = Counter(each.owner for each in book.entries)
+    owners = Counter(owner for _, _, _, owner in book.lines())
     return {
         "memory": memory.name,
         "release": facts.release,

@@ -62,7 +62,7 @@ class ImageMemory:
     def _book(self) -> AddressBook:
         image = self._image
         failure: KdiffError | None = None
-        for each in sorted(image.segments, key=lambda each: -each.address):
+        for each in image.segments:
             try:
                 return decode_kallsyms(
                     image.data,
