@@ -85,8 +85,9 @@ class AddressBook:
 
     def address(self, name: str) -> int | None:
         """The address of a name that is unique in vmlinux, else None."""
-        entries = self.named(name)
-        return entries[0].address if len(entries) == 1 else None
+        rows = (row for row in self._rows(name) if self._owners[row] == KERNEL)
+        only = next(rows, None)
+        return self.addresses[only] if only is not None and next(rows, None) is None else None
 
     def sympos(self, entry: BookEntry) -> int:
         """The position livepatch wants: 0 for a unique name, else counted from 1."""

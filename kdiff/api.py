@@ -65,9 +65,7 @@ if TYPE_CHECKING:
     from kdiff.distribution import Distribution, KernelSetup, Say
     from kdiff.elf.image import (
         ElfImage,
-        ModuleDescription,
         Segment,
-        describe_module,
         image_sections,
         image_symbols,
         note_build_id,
@@ -78,6 +76,7 @@ if TYPE_CHECKING:
     )
     from kdiff.elf.model import model as object_model
     from kdiff.elf.read import Object, read_bytes
+    from kdiff.elf.second import ModuleDescription, describe_module
     from kdiff.elf.write import NO_SYMBOL, Relocatable, Relocation, RelocationSection, Section, Symbol
     from kdiff.elf.write import write as write_object
     from kdiff.emit import EmittedModule, Emitter, Workshop
@@ -99,9 +98,9 @@ _HOMES = {
     "KernelSetup": ("kdiff.distribution", "KernelSetup"),
     "Say": ("kdiff.distribution", "Say"),
     "ElfImage": ("kdiff.elf.image", "ElfImage"),
-    "ModuleDescription": ("kdiff.elf.image", "ModuleDescription"),
+    "ModuleDescription": ("kdiff.elf.second", "ModuleDescription"),
     "Segment": ("kdiff.elf.image", "Segment"),
-    "describe_module": ("kdiff.elf.image", "describe_module"),
+    "describe_module": ("kdiff.elf.second", "describe_module"),
     "image_sections": ("kdiff.elf.image", "image_sections"),
     "image_symbols": ("kdiff.elf.image", "image_symbols"),
     "note_build_id": ("kdiff.elf.image", "note_build_id"),

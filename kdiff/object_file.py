@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An object on its way into a file: written as a whole or not at all, and confirmed by a second reader.
 
-The second reader shares no code with the writer (`kdiff.elf.image`). It must find the same sections,
+The second reader shares no code with the writer (`kdiff.elf.second`). It must find the same sections,
 undefined symbols and relocations, by number and name.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from kdiff.elf.image import ModuleDescription, describe_module
+from kdiff.elf.second import ModuleDescription, describe_module
 from kdiff.elf.write import Relocatable, write
 from kdiff.errors import KdiffError
 

@@ -88,9 +88,9 @@ def _first_contradiction(given: AddressBook, book: AddressBook, pristine: bool) 
     for name, address in zip(given.names, given.addresses, strict=True):
         if places.get(name) == address + slide or address < start:
             continue
-        known = book.named(name)
-        if len(known) != 1 or known[0].kind.lower() == "a" or len(given.named(name)) != 1:
+        known = book.address(name)
+        if known in (None, address + slide) or given.address(name) is None:
             continue
-        if known[0].address != address + slide:
-            return f"{name} is at {known[0].address - slide:#x}, not {address:#x}"
+        if book.named(name)[0].kind.lower() != "a":
+            return f"{name} is at {known - slide:#x}, not {address:#x}"
     return None

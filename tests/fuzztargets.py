@@ -42,9 +42,10 @@ from kdiff.compare import planned
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.dwarflines import source_lines
-from kdiff.elf.image import describe_module, image_sections, image_symbols, note_build_id, open_image
+from kdiff.elf.image import image_sections, image_symbols, note_build_id, open_image
 from kdiff.elf.model import model
 from kdiff.elf.read import read_bytes
+from kdiff.elf.second import describe_module
 from kdiff.elf.write import write
 from kdiff.errors import KdiffError, Refused
 from kdiff.extract import extract

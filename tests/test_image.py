@@ -4,14 +4,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from elfwriter import FUNC, GLOBAL, LIVEPATCH, Sec, Sym
+from elfwriter import Sec
 from elfwriter import elf as relocatable
 from fakeimage import build_id_note, elf
 
-from kdiff.distribution import KernelSetup
-from kdiff.elf import read
 from kdiff.elf.image import (
-    describe_module,
     image_sections,
     image_symbols,
     note_build_id,
@@ -22,18 +19,7 @@ from kdiff.errors import KdiffError
 
 LOW, HIGH = 0x1000, 0xFFFFFFFF81000000
 IMAGE = elf([(HIGH, b"kernel text", 0x20), (LOW, b"per-cpu", 0)])
-MODULE = relocatable(
-    Sec(".text", b"\xe8\0\0\0\0\xc3", "ax", relocs=((1, 4, "printk", -4),)),
-    Sec(
-        ".text.klp",
-        b"\xe8\0\0\0\0\xc3",
-        "ax",
-        more=((".klp.rela.vmlinux..text.klp", 0x100002, ((1, 4, ".klp.sym.vmlinux.f,0", -4),)),),
-    ),
-    Sec(".modinfo", b"license=GPL\0livepatch=Y\0alias=a\0alias=b\0nonsense\0", "a"),
-    Sym("go", ".text", size=6, type=FUNC, binding=GLOBAL),
-    Sym(".klp.sym.vmlinux.f,0", LIVEPATCH, binding=GLOBAL),
-)
+OBJECT = relocatable(Sec(".text", b"\xc3", "ax"))
 
 
 def key_of(data: bytes) -> str:
@@ -78,7 +64,7 @@ def test_a_file_that_is_no_elf_file_is_an_error() -> None:
 
 
 def test_an_object_file_is_no_image() -> None:
-    assert key_of(MODULE) == "image.type"
+    assert key_of(OBJECT) == "image.type"
 
 
 def test_an_image_cut_off_anywhere_is_an_error() -> None:
@@ -103,40 +89,6 @@ def test_notes_without_a_build_id_have_none() -> None:
         assert note_build_id(data, "little") == ""
 
 
-def test_a_module_is_described_by_what_its_author_wrote() -> None:
-    module = describe_module(MODULE)
-    assert dict(module.modinfo) == {"license": ("GPL",), "livepatch": ("Y",), "alias": ("a", "b")}
-    assert module.undefined == ("printk",)
-    assert module.livepatch == (".klp.sym.vmlinux.f,0",)
-    assert {(r.section, r.offset, r.type, r.symbol, r.addend) for r in module.relocations} == {
-        (".text", 1, 4, "printk", -4),
-        (".text.klp", 1, 4, ".klp.sym.vmlinux.f,0", -4),
-    }
-    flags = {section.name: section.flags for section in module.sections}
-    assert flags[".text"] == 6
-    assert flags[".klp.rela.vmlinux..text.klp"] & 0x100002 == 0x100002
-
-
-def test_types_that_have_no_name_are_numbers_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
-    odd = Sec(".odd", b"\xe8\0\0\0\0", "a", type=0x6FFFFFF1, relocs=((1, 200, "printk", -4),))
-    module = describe_module(relocatable(odd))
-    assert [each.type for each in module.relocations] == [200]
-    assert 0x6FFFFFF1 in [each.type for each in module.sections]
-    assert not recwarn.list
-
-
-def test_a_module_cut_off_anywhere_is_an_error() -> None:
-    for size in range(0, len(MODULE), 13):
-        with pytest.raises(KdiffError):
-            describe_module(MODULE[:size], "a.ko")
-
-
-def test_an_executable_is_no_module() -> None:
-    with pytest.raises(KdiffError) as caught:
-        describe_module(IMAGE, "a.ko")
-    assert caught.value.key == "module.type"
-
-
 def test_symbols_and_sections_of_a_linked_image_are_listed(tmp_path: Path) -> None:
     (tmp_path / "a.s").write_text(
         ".globl start, table, word\n.weak maybe\n.type start,@function\nstart: ret\nmaybe: ret\nlocal: ret\n"
@@ -157,26 +109,3 @@ def test_symbols_and_sections_of_a_linked_image_are_listed(tmp_path: Path) -> No
     addresses = [address for _, address, _, _ in image_symbols(image)]
     assert addresses == sorted(addresses)
     assert {".text", ".rodata", ".data"} <= {section.name for section in image_sections(image)}
-
-
-@pytest.mark.kernel
-def test_two_readers_agree_on_the_modules_of_a_real_kernel(kernel: KernelSetup) -> None:
-    files = sorted((kernel.image / "modules").glob("**/*.ko"))[::100]
-    assert files
-    for file in files:
-        data = file.read_bytes()
-        theirs = describe_module(data, str(file))
-        ours = read.read_bytes(data, str(file))
-        assert sorted(
-            (r.section, r.offset, r.type, r.symbol, r.addend) for r in theirs.relocations
-        ) == sorted(
-            (
-                ours.section_name(int(r["section"])),
-                int(r["offset"]),
-                int(r["type"]),
-                ours.symbol_name(int(r["symbol"])),
-                int(r["addend"]),
-            )
-            for r in ours.relocations
-        )
-        assert theirs.modinfo["vermagic"][0].startswith(kernel.abi)

@@ -16,9 +16,9 @@ from elfwriter import ABS, COMMON, FUNC, LOCAL, NOBITS, OBJECT, PPC, S390, X86_6
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdiff_arch_x86_64 import ARCHITECTURE
+from liefreader import Seen
 from strategies import damaged
 
-from kdiff.elf.image import describe_module
 from kdiff.elf.read import (
     RESERVED,
     SHN_LORESERVE,
@@ -227,7 +227,7 @@ def test_readelf_sees_the_same_sections_symbols_and_relocations(
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(form[1:]) or "plain")
 def test_an_independent_reader_sees_the_same_relocations(form: tuple[str, ...]) -> None:
     data = compiled(*form)
-    obj, other = read_bytes(data), describe_module(data)
+    obj, other = read_bytes(data), Seen(data)
     ours = sorted(
         (obj.section_name(r[0]), r[1], r[2], obj.symbol_name(r[3]), r[4]) for r in obj.relocations.tolist()
     )

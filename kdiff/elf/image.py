@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel images, modules and cores, through lief; nothing else imports lief.
+"""Kernel images and cores, through lief; nothing else imports lief.
 
 In: the bytes of an ELF file. Out: an `ElfImage` (what lies at which address), its sections and symbols on
-demand, and for a module a `ModuleDescription` by a reader that shares no code with ours (`elf.read`).
+demand.
 
-lief copies what it parses and is slow to import, so it is imported when sections, symbols or a module are
-asked for; reading memory needs none of them.
+lief copies what it parses and is slow to import, so it is imported when sections or symbols are asked for;
+reading memory needs neither.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import mmap
 import struct
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from kdiff.arch import ByteOrder
@@ -31,8 +30,6 @@ _SHT_NOBITS, _SHT_RELA, _SHT_REL = 8, 4, 9
 _SHF_WRITE, _SHF_ALLOC, _SHF_EXECINSTR = 1, 2, 4
 _SHN_UNDEF, _SHN_ABS, _SHN_LIVEPATCH = 0, 0xFFF1, 0xFF20
 _STB_LOCAL, _STB_WEAK, _STT_SECTION, _STT_FILE = 0, 2, 3, 4
-_TYPE_BITS = (1 << 27) - 1
-"""lief puts the machine above the number of a relocation type."""
 _NT_GNU_BUILD_ID = 3
 
 
@@ -87,30 +84,6 @@ class ElfImage:
             return None
         found = bytes(self.data[segment.offset + start : segment.offset + start + stored])
         return found if stored == size else found + bytes(size - stored)
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleRelocation:
-    """One relocation at `offset` of `section`, by number and name; a section symbol has its section's."""
-
-    section: str
-    offset: int
-    type: int
-    symbol: str
-    addend: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleDescription:
-    """What a second reader sees in a .ko; everything in file order."""
-
-    machine: int
-    modinfo: Mapping[str, tuple[str, ...]]
-    sections: tuple[ImageSection, ...]
-    undefined: tuple[str, ...]
-    livepatch: tuple[str, ...]
-    """Names of symbols with SHN_LIVEPATCH."""
-    relocations: tuple[ModuleRelocation, ...]
 
 
 def segment_at(segments: tuple[Segment, ...], address: int, size: int) -> Segment | None:
@@ -218,47 +191,13 @@ def note_build_id(data: bytes, order: ByteOrder) -> str:
     return next(found, b"").hex()
 
 
-def describe_module(data: bytes, place: str = "") -> ModuleDescription:
-    """Describe a module file; KdiffError `module.*` if it is none or is cut off."""
-    _identify(data, place)
-    parsed = _parse(data, place, symbols=True, relocations=True)
-    header = parsed.header
-    if _number(header.file_type) != ET_REL:
-        raise KdiffError("module.type", f"ELF type {_number(header.file_type)} is no module", place=place)
-    sections = tuple(_sections(parsed))
-    headers_end = header.section_header_offset + header.section_header_size * header.numberof_sections
-    ends = [each.offset + each.size for each in sections if each.type != _SHT_NOBITS]
-    if not sections or len(sections) != header.numberof_sections or max([headers_end, *ends]) > len(data):
-        raise KdiffError("module.truncated", "the module's sections are missing or cut off", place=place)
-    relocations = tuple(_module_relocations(parsed))
-    recorded = sum(
-        each.size // each.entry_size
-        for each in parsed.sections
-        if _number(each.type) in (_SHT_RELA, _SHT_REL) and each.entry_size
-    )
-    if recorded != len(relocations):
-        raise KdiffError(
-            "module.relocations",
-            f"{recorded} relocations are recorded, {len(relocations)} are sound",
-            place=place,
-        )
-    return ModuleDescription(
-        machine=_number(header.machine_type),
-        modinfo=_modinfo(data, sections),
-        sections=sections,
-        undefined=tuple(str(s.name) for s in parsed.symtab_symbols if s.shndx == _SHN_UNDEF and s.name),
-        livepatch=tuple(str(s.name) for s in parsed.symtab_symbols if s.shndx == _SHN_LIVEPATCH),
-        relocations=relocations,
-    )
-
-
 def _identify(data: bytes | mmap.mmap, place: str) -> tuple[Literal[32, 64], ByteOrder]:
     if len(data) < 52 or bytes(data[:4]) != b"\x7fELF" or data[4] not in (1, 2) or data[5] not in (1, 2):
         raise KdiffError("image.not_elf", "not an ELF file", place=place)
     return (64 if data[4] == 2 else 32), ("little" if data[5] == 1 else "big")
 
 
-def _parse(data: bytes, place: str, symbols: bool = False, relocations: bool = False) -> lief.ELF.Binary:
+def _parse(data: bytes, place: str, symbols: bool = False) -> lief.ELF.Binary:
     import lief
 
     lief.logging.disable()
@@ -267,8 +206,8 @@ def _parse(data: bytes, place: str, symbols: bool = False, relocations: bool = F
     config.parse_dyn_symbols = config.parse_symbol_versions = config.parse_notes = config.parse_overlay = (
         False
     )
+    config.parse_relocations = False
     config.parse_symtab_symbols = symbols
-    config.parse_relocations = relocations
     parsed = lief.ELF.parse(data, config)
     if parsed is None:
         raise KdiffError("image.not_elf", "the ELF file cannot be read", place=place)
@@ -307,34 +246,3 @@ def _kind(symbol: lief.ELF.Symbol, sections: list[ImageSection]) -> str:
         else:
             letter = "d" if home.flags & _SHF_WRITE else "r"
     return letter if _number(symbol.binding) == _STB_LOCAL else letter.upper()
-
-
-def _modinfo(data: bytes, sections: tuple[ImageSection, ...]) -> Mapping[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for section in sections:
-        if section.name == ".modinfo":
-            for line in data[section.offset : section.offset + section.size].split(b"\0"):
-                key, equals, value = line.decode("utf-8", "surrogateescape").partition("=")
-                if equals:
-                    found[key] = (*found.get(key, ()), value)
-    return MappingProxyType(found)
-
-
-def _module_relocations(parsed: lief.ELF.Binary) -> Iterator[ModuleRelocation]:
-    for each in parsed.object_relocations:
-        symbol = each.symbol
-        name = str(symbol.name) if symbol is not None else ""
-        if (
-            symbol is not None
-            and not name
-            and _number(symbol.type) == _STT_SECTION
-            and symbol.section is not None
-        ):
-            name = str(symbol.section.name)
-        yield ModuleRelocation(
-            section=str(each.section.name) if each.section is not None else "",
-            offset=each.address,
-            type=_number(each.type) & _TYPE_BITS,
-            symbol=name,
-            addend=each.addend,
-        )
