@@ -106,7 +106,7 @@ class Subject:
             entry = next(
                 (e for n in node.names for e in self.book.named(n) if e.address == match.address), None
             )
-            unsure = any(fact.node in run.unverified for fact in match.facts if fact.node is not None)
+            unsure = run.unconfirmed(match)
             if node.kind is Kind.FUNCTION and not graph.is_piece(node) and entry is not None and not unsure:
                 chosen[index] = Replacement(
                     entry.name, self.book.sympos(entry), match.address, match.size, entry.name, 0, index
@@ -143,7 +143,7 @@ class Subject:
         settled = again.matches.get(index)
         if again.refusals or settled is None or settled.address != match.address:
             return False
-        return not any(f.node in again.unverified for f in settled.facts if f.node is not None)
+        return not again.unconfirmed(settled)
 
     def _target(self, index: int) -> bool:
         node = self.proved[index]

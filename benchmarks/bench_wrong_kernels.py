@@ -47,7 +47,6 @@ from kdiff.running import find_memory
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.split import Kind
-from kdiff.verdict import Match
 
 _ADDRESS = re.compile(
     r"(?P<cpu>[fg]s:)?\[rip (?P<sign>[+-]) (?P<distance>0x[0-9a-f]+|\d+)\]"
@@ -58,6 +57,9 @@ _ADDRESS = re.compile(
 WORD = (1 << 64) - 1
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map of arch/x86/include/asm/page_64_types.h."""
+OTHERS = ("6.1.0-47-amd64", "6.1.0-50-amd64", "6.1.0-53-amd64", "6.1.0-54-amd64", "6.1.0-55-amd64")
+FARTHEST = 64
+"""Bytes between the end of a function and the start of the next: functions are aligned to 64 at most."""
 WAYS: Mapping[str, tuple[str, str]] = {
     "with -O1": ("KCFLAGS=-O1", ""),
     "with -Os": ("KCFLAGS=-Os", ""),
@@ -181,7 +183,7 @@ def main() -> int:
         return graph_to_match(obj, arch, special, habits)
 
     results = []
-    for other in given.kernel or ("6.1.0-47-amd64", "6.1.0-50-amd64", "6.1.0-53-amd64", "6.1.0-54-amd64"):
+    for other in given.kernel or OTHERS:
         theirs = Image(plugins.open_memory(f"image:{image_of(other)}"))
         version = theirs.memory.facts().version.rpartition("Debian ")[2].partition(" ")[0]
         title = f"objects of {abi} against {other} ({version})"
@@ -267,19 +269,40 @@ def compiled_otherwise(own: Path, other: Path, graph: SectionGraph, ours: Image)
         if name not in differing | equal:
             continue
         matches = [run.matches.get(node.id) for node in nodes]
-        accepted = all(found is not None and not is_unsure(run, found) for found in matches)
+        accepted = all(found is not None and not run.unconfirmed(found) for found in matches)
         if name in differing:
             yield ("WRONG: matched, and not the same" if accepted else "refused, and not the same"), name, ""
+        elif accepted:
+            yield "matched, and the same", name, ""
         else:
-            why = "; ".join(
-                f"{run.open[n.id].key} {run.open[n.id].reason}" for n in nodes if n.id in run.open
-            )
-            yield ("matched, and the same" if accepted else "WRONG: refused, and the same"), name, f": {why}"
+            left = {node.id: run.open[node.id] for node in nodes if node.id in run.open}
+            why = "; ".join(f"{refusal.key} {refusal.reason}" for refusal in left.values())
+            ambiguous = [graph.nodes[i] for i, refusal in left.items() if refusal.key == "solve.ambiguous"]
+            if (
+                ambiguous
+                and len(ambiguous) == len(left)
+                and all(equal_copies(run, n, ours) > 1 for n in ambiguous)
+            ):
+                yield "refused, one of several equal functions that nothing tells apart", name, ""
+            else:
+                yield "WRONG: refused, and the same", name, f": {why}"
 
 
-def is_unsure(run: RunMatch, match: Match) -> bool:
-    """Whether something that a function refers to is confirmed by nothing else, so that no update is made."""
-    return any(fact.node in run.unverified for fact in match.facts if fact.node is not None)
+def equal_copies(run: RunMatch, node: Node, ours: Image) -> int:
+    """How many functions of the kernel have this name and read alike; 0 if something tells which it is.
+
+    What tells equal code apart is who refers to it, and what lies on both sides of it. (One side says
+    nothing: there another unit's copy may begin.)
+    """
+    places = sorted({entry.address for name in node.names for entry in ours.book.named(name)})
+    texts = [ours.words(at, node.size) for at in places]
+    found = [each for each in run.matches.values() if run.graph.nodes[each.node].kind is Kind.FUNCTION]
+    told = any(fact.node == node.id for each in found for fact in each.facts) or any(
+        any(0 <= at - each.address - each.size < FARTHEST for each in found)
+        and any(0 <= each.address - at - node.size < FARTHEST for each in found)
+        for at in places
+    )
+    return 0 if told or not all(same(texts[0], each) for each in texts) else len(texts)
 
 
 def judged(graph: SectionGraph, ours: Image, theirs: Image) -> Iterator[Verdict]:
@@ -292,9 +315,7 @@ def judged(graph: SectionGraph, ours: Image, theirs: Image) -> Iterator[Verdict]
             continue
         places = {e.address for name in node.names for e in theirs.book.named(name)}
         found = there.matches.get(index)
-        unsure = found is not None and any(
-            f.node in there.unverified for f in found.facts if f.node is not None
-        )
+        unsure = found is not None and bool(there.unconfirmed(found))
         exact = found is None or unsure
         mine = ours.words(match.address, match.size, exact)
         equal = {at for at in places if same(mine, theirs.words(at, match.size, exact))}

@@ -296,6 +296,6 @@ def _unverified(unit: Bound, match: Match) -> list[Refusal]:
             "solve.unverified", fact.source(unit.run.graph),
             f"refers to {unit.plan.pre.nodes[fact.node].label} at {fact.address:#x}, which nothing confirms",
         )
-        for fact in match.facts
-        if fact.node is not None and fact.node in unit.run.unverified
+        for fact in unit.run.unconfirmed(match)
+        if fact.node is not None
     ]  # fmt: skip

@@ -10,7 +10,7 @@ must survive, or lie beside a neighbour; whatever is learned twice must agree, w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -55,6 +55,17 @@ class RunMatch:
     def entry(self, address: int) -> int:
         """Where a function that was found at an address is entered: at its linked address."""
         return next((old for old, new in self.redirects.items() if new == address), address)
+
+    def unconfirmed(self, match: Match) -> tuple[Fact, ...]:
+        """What a match says of other nodes that nothing else says."""
+        return _unconfirmed(match, self.unverified, self)
+
+
+def _unconfirmed(match: Match, unverified: Set[int], found: RunMatch | _Flood) -> tuple[Fact, ...]:
+    """Facts about nodes that nothing confirms, and about the inside of code that is not matched."""
+    inside = (f.node for f in match.facts if f.node is not None and f.offset and f.node not in found.matches)
+    untold = {index for index in inside if found.graph.nodes[index].kind is Kind.FUNCTION}
+    return tuple(f for f in match.facts if f.node in unverified or (f.offset and f.node in untold))
 
 
 def solve(
@@ -334,19 +345,13 @@ class _Flood:
             index
             for index in self.facts
             if index not in self.matches
-            and not (self._is_listed(self.graph.nodes[index]) and self._tell(index))
+            and not self._is_listed(self.graph.nodes[index])
             and not (self._is_undefined(self.graph.nodes[index]) and self.addresses.get(index) == 0)
         }
         constants = [i for i in self.matches if self.graph.nodes[i].kind is Kind.CONSTANT]
-        while more := {
-            i for i in constants if i not in found and any(f.node in found for f in self.matches[i].facts)
-        }:
+        while more := {i for i in constants if i not in found and _unconfirmed(self.matches[i], found, self)}:
             found |= more
         return frozenset(found)
-
-    def _tell(self, index: int) -> bool:
-        """Whether all that refers to a node tells where it starts; the inside of unmatched code does not."""
-        return all(self._base(fact) is not None for fact in self.facts[index])
 
     def _is_undefined(self, node: Node) -> bool:
         """Whether a node may be at 0, because nobody need define it."""

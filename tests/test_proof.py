@@ -331,7 +331,7 @@ def written(memory: LinkedMemory) -> dict[str, bytes]:
 def engine_accepts(memory: LinkedMemory) -> bool:
     run = solve(sited(1), sites(sited(1)), memory, memory.address_book())
     match = run.matches.get(named(run.graph, "f").id)
-    return match is not None and not run.refusals and not any(f.node in run.unverified for f in match.facts)
+    return match is not None and not run.refusals and not run.unconfirmed(match)
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,7 @@ def proves(run: RunMatch, name: str) -> bool:
     """Whether the run match would let a function be replaced."""
     node = named(run.graph, name)
     match = run.matches.get(node.id)
-    return (
-        match is not None
-        and not run.refusals
-        and not any(fact.node in run.unverified for fact in match.facts)
-    )
+    return match is not None and not run.refusals and not run.unconfirmed(match)
 
 
 def keys(run: RunMatch) -> set[str]:
@@ -109,6 +105,12 @@ INSIDE_WEAK = """
 f: mov $inside,%rcx
 ret
 .size f,.-f
+.section .text.start,"ax"
+.globl start
+.type start,@function
+start: mov $g,%rcx
+ret
+.size start,.-start
 .section .text.g,"ax"
 .weak g
 .type g,@function
@@ -139,6 +141,7 @@ def test_a_reference_into_code_that_is_not_matched_is_confirmed_by_nothing() -> 
     run = solved(pre, memory)
     assert named(pre, "f").id in run.matches
     assert not proves(run, "f")
+    assert proves(run, "start"), "kallsyms says where g starts"
 
 
 @given(units())
