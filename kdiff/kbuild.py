@@ -34,7 +34,7 @@ from kdiff.makefiles import retargeted, target_of
 from kdiff.patch import Patch
 from kdiff.shadow import replaced, write_file
 from kdiff.texts import encode
-from kdiff.units import Commands, commands
+from kdiff.units import Commands, at_home, commands, homes
 from kdiff.workplace import Workplace, open_workplace
 
 _KEPT_OBJECTS = 4000
@@ -287,7 +287,8 @@ def _compile_patched(
 
 def _compile(place: Workplace, units: tuple[str, ...], files: Files, step: _Step) -> Mapping[str, _Compiled]:
     """Compile units with `files` in place of the pristine ones; objects once made are kept and reused."""
-    kept = {unit: place.root / "objects" / _digest(unit, files) for unit in units}
+    known = homes(place, units)
+    kept = {unit: place.root / "objects" / _digest(unit, known.get(unit, ""), files) for unit in units}
     missing = tuple(unit for unit, file in kept.items() if not file.with_suffix(".cmd").exists())
     if missing:
         shown = ", ".join(missing) if len(missing) <= _NAMED else f"{len(missing)} units"
@@ -312,10 +313,11 @@ def _make_objects(
     for unit in units:
         for file in _products(place, unit):
             file.unlink(missing_ok=True)
-    objects = [f"{unit[:-2]}.o" for unit in units]
+    known = homes(place, units)
     # what is in arch/x86/lib is a goal of arch/x86, too, and two makes at once spoil each other's files
-    jobs = 1 if any(each.startswith("arch/") for each in objects) else 0
-    return place.make(*objects, environment=environment, jobs=jobs)
+    jobs = 1 if any(unit.startswith("arch/") and unit not in known for unit in units) else 0
+    objects = (f"{unit[:-2]}.o" for unit in units)
+    return place.make(*objects, environment={**at_home(place, known), **environment}, jobs=jobs)
 
 
 def _products(place: Workplace, unit: str) -> tuple[Path, Path]:
@@ -339,9 +341,9 @@ def _keep(place: Workplace, unit: str, file: Path) -> None:
     write_file(file.with_suffix(".cmd"), command.read_bytes())
 
 
-def _digest(unit: str, files: Files) -> str:
+def _digest(unit: str, home: str, files: Files) -> str:
     """The name of an object in the cache; all else that decides it is in the place's own name and marker."""
-    total = hashlib.sha256(unit.encode())
+    total = hashlib.sha256(f"{unit}\0{home}".encode() if home else unit.encode())
     for path in sorted(files):
         data = files[path]
         total.update(f"\0{path}\0".encode() + (b"" if data is None else hashlib.sha256(data).digest()))

@@ -35,6 +35,14 @@ endif
 """
 """The loops give `$@` and `$*` the values that the rule for each object would see."""
 
+_SKIP = """\
+ifneq ($(patsubst ./%,%,$(obj)),{folder})
+{objects}: if_changed_rule = @:
+{objects}: if_changed_dep = @:
+endif
+"""
+"""For the makes of all folders but one: objects that are made without doing anything."""
+
 Commands = Mapping[str, str]
 """For each source file the compiler's command, without input and output, as a shell would read it."""
 
@@ -88,6 +96,29 @@ def commands(place: Workplace, paths: Iterable[str]) -> Commands:
         for folder in folders
         if path in known[folder]
     }
+
+
+def homes(place: Workplace, paths: Iterable[str]) -> Mapping[str, str]:
+    """The folder whose makefile lists a unit, of those units below arch/ that one does.
+
+    The kernel's top makefile descends into arch/x86 and, on its own, into arch/x86/lib. What lies in the
+    inner folder is a goal of both makes, and the outer one would compile it with its own flags.
+    """
+    inside = [path for path in paths if path.startswith("arch/") and path.endswith(SUFFIXES)]
+    where = {path: _folders(place.source, path) for path in inside}
+    known = _objects(place, {folder for folders in where.values() for folder in folders})
+    return {path: f for path, folders in where.items() for f in reversed(folders) if path in known[f]}
+
+
+def at_home(place: Workplace, units: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment of a make that compiles each unit in its home (`homes`) and nowhere else."""
+    by_folder: dict[str, list[str]] = {}
+    for unit, folder in sorted(units.items()):
+        by_folder.setdefault(folder, []).append(f"{unit[:-2]}.o")
+    text = "".join(_SKIP.format(folder=f, objects=" ".join(names)) for f, names in by_folder.items())
+    skip = place.root / "skip.mk"
+    write_file(skip, text.encode())
+    return {"MAKEFILES": str(skip)} if text else {}
 
 
 def _folders(source: Path, path: str) -> list[str]:

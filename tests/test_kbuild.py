@@ -21,7 +21,7 @@ from kdiff.compiler import find_compiler
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
 from kdiff.errors import KdiffError, Refusal, Refused
-from kdiff.kbuild import Build, build
+from kdiff.kbuild import Build, build, pristine_units
 from kdiff.makefiles import Remade, other_targets
 from kdiff.patch import read_patch
 from kdiff.shadow import make_shadow, restore, tree_digest
@@ -653,6 +653,18 @@ def test_kbuild_is_asked_what_a_file_is_compiled_into(kernel: KernelSetup, path:
     compiler = find_compiler(config)
     with open_workplace(config, kernel.source, compiler, jobs=2, say=print) as place:
         assert find_units(place, path) == ((key,) if key else ())
+
+
+@pytest.mark.kernel
+def test_a_unit_in_two_folders_of_kbuilds_gets_the_flags_of_the_inner_one(kernel: KernelSetup) -> None:
+    """arch/x86/lib/Makefile takes -pg from cmdline.o; arch/x86 knows nothing of that."""
+    sources = ["arch/x86/lib/cmdline.c", "arch/x86/lib/delay.c", "arch/x86/kernel/head64.c", "lib/cmdline.c"]
+    units = pristine_units(read_config(kernel.config), kernel.source, sources, say=print)
+    command = {unit.source: unit.command for unit in units}
+    assert command.keys() == set(sources)
+    assert all(f"""-DKBUILD_MODFILE='"{unit[:-2]}"'""" in text for unit, text in command.items())
+    traced = {unit for unit, text in command.items() if " -pg " in text}
+    assert traced == {"arch/x86/lib/delay.c"}, "lib/Makefile takes it away, too"
 
 
 def _hash(tree: Path) -> str:
