@@ -58,6 +58,8 @@ WORD = (1 << 64) - 1
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map of arch/x86/include/asm/page_64_types.h."""
 OTHERS = ("6.1.0-47-amd64", "6.1.0-50-amd64", "6.1.0-53-amd64", "6.1.0-54-amd64", "6.1.0-55-amd64")
+ALWAYS = "drivers/pci/probe.c"
+"""Compiled otherwise whatever is drawn: it has copies of functions that many units have copies of."""
 FARTHEST = 64
 """Bytes between the end of a function and the start of the next: functions are aligned to 64 at most."""
 WAYS: Mapping[str, tuple[str, str]] = {
@@ -74,6 +76,15 @@ Words = tuple[frozenset[str], int]
 """What an address is: names, or what lies there, and a distance."""
 
 
+def _unknown(code: Any, size: int, offset: int, data: object) -> int:
+    """How many bytes capstone is to pass over where it cannot decode: `tilerelease` it does not know.
+
+    A three-byte VEX prefix, opcode map 0F38, and operands that are registers make five bytes (Intel SDM 2.3).
+    """
+    head = code[offset : offset + 5]
+    return 5 if len(head) == 5 and head[0] == 0xC4 and head[1] & 0x1F == 2 and head[4] >> 6 == 3 else 1
+
+
 class Image:
     """One kernel, and its functions in words."""
 
@@ -82,6 +93,7 @@ class Image:
         self.book: AddressBook = memory.address_book()
         self.engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
         self.engine.skipdata = True
+        self.engine.skipdata_callback = _unknown, None
         kept = [each for each in self.book.entries if each.kind in "TtWwDdRrBbVvAa"]
         self.listed = sorted({each.address for each in kept})
         self.names = {address: sorted(each.name for each in self.book.at(address)) for address in self.listed}
@@ -173,8 +185,10 @@ def main() -> int:
     abi = setup.distribution(plugins).newest()
     made = setup.make(plugins, setup.choose(plugins, abi, None), say)
     ours = Image(plugins.open_memory(find_memory(read_config(made.config))))
-    units = [u for u in built_units(setup.cache() / "coverage" / abi) if u.part_of == KERNEL and u.source]
-    units = random.Random(given.seed).sample(units, min(given.sample, len(units)))
+    everywhere = [
+        u for u in built_units(setup.cache() / "coverage" / abi) if u.part_of == KERNEL and u.source
+    ]
+    units = random.Random(given.seed).sample(everywhere, min(given.sample, len(everywhere)))
     facts = ours.memory.facts()
     special, habits = plugins.special_sections(facts), plugins.habits(facts)
 
@@ -191,7 +205,8 @@ def main() -> int:
         verdicts = ((source, judged(graph, ours, theirs)) for source, graph in graphs)
         results.append(told(title, len(units), verdicts))
     for way in given.way or WAYS:
-        few = units[: given.built]
+        few = [unit for unit in everywhere if source_of(unit) == ALWAYS]
+        few += [unit for unit in units[: given.built] if unit not in few]
         built = otherwise(made, way, [source_of(unit) for unit in few])
         pairs = [(unit.path, built[source_of(unit)]) for unit in few if source_of(unit) in built]
         verdicts = (
