@@ -341,21 +341,16 @@ class _Flood:
 
     def unverified(self) -> frozenset[int]:
         """Nodes whose address rests on nothing but the fields that refer to them, and constants that do."""
-        found = {
-            index
-            for index in self.facts
-            if index not in self.matches
-            and not self._is_listed(self.graph.nodes[index])
-            and not (self._is_undefined(self.graph.nodes[index]) and self.addresses.get(index) == 0)
-        }
+        others = (self.graph.nodes[index] for index in self.facts if index not in self.matches)
+        found = {node.id for node in others if not self._is_listed(node) and not self._is_undefined(node)}
         constants = [i for i in self.matches if self.graph.nodes[i].kind is Kind.CONSTANT]
         while more := {i for i in constants if i not in found and _unconfirmed(self.matches[i], found, self)}:
             found |= more
         return frozenset(found)
 
     def _is_undefined(self, node: Node) -> bool:
-        """Whether a node may be at 0, because nobody need define it."""
-        return node.kind is Kind.EXTERN and node.weak
+        """Whether a node is at 0, as it may be that nobody need define."""
+        return node.kind is Kind.EXTERN and node.weak and self.addresses.get(node.id) == 0
 
     def _is_listed(self, node: Node) -> bool:
         return any(self.matcher.reader.entries(node, name) for name in node.names)
