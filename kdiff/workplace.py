@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,8 @@ _KEYS = re.compile(
     r"|CONFIG_MODULE_SIG_ALL)[= ].*\n",
     re.MULTILINE,
 )
+OF_THE_BUILDER = ("package.h", "compile.h")
+"""Generated headers that say who built the kernel, and of what package: objects hold that as text."""
 NOT_COMPILED = frozenset({"Documentation", "tools", "samples", "scripts", "LICENSES"})
 
 
@@ -155,6 +158,7 @@ def _prepare(place: Workplace, config: Config, say: Say) -> Workplace:
     """Return the place with its warnings, prepared now or earlier."""
     for path in restore(place.source, place.shadow, place.journal):
         say(f"put back {path}, which an interrupted run had left patched")
+    _forget_other_builders(place, config)
     digest = tree_digest(place.source)
     marker = place.root / "prepared"
     known = json.loads(marker.read_text()) if marker.exists() else {}
@@ -194,6 +198,23 @@ def _prepare_anew(place: Workplace, config: Config, say: Say) -> list[str]:
     return _differences(wanted, (place.build / ".config").read_text("utf-8", "surrogateescape"))
 
 
+def _builders(config: Config) -> dict[str, Path]:
+    """Those headers of the kernel itself, as far as CONFDIR/build has them."""
+    found = {name: (config.headers / "include/generated" / name).absolute() for name in OF_THE_BUILDER}
+    return {name: path for name, path in found.items() if path.is_file()}
+
+
+def _forget_other_builders(place: Workplace, config: Config) -> None:
+    """Drop kept objects that were compiled when another builder's header was in the place."""
+    for name, theirs in _builders(config).items():
+        ours = place.build / "include/generated" / name
+        if ours.exists() and ours.read_bytes() != theirs.read_bytes():
+            for note in (place.root / "objects").glob("*.cmd"):
+                if f" include/generated/{name}" in note.read_text("utf-8", "surrogateescape"):
+                    note.unlink()
+            write_file(ours, theirs.read_bytes())
+
+
 def _arguments(config: Config, compiler: Compiler, root: Path) -> tuple[str, ...]:
     return (
         "-s",
@@ -202,9 +223,15 @@ def _arguments(config: Config, compiler: Compiler, root: Path) -> tuple[str, ...
         f"CC={' '.join(compiler.command)}",
         f"KERNELRELEASE={config.release}",
         f"PAHOLE={root / 'pahole'}",
+        *(_show(name, path) for name, path in _builders(config).items()),
         *config.flags.others,
         f"KCFLAGS={f'{config.flags.cflags} {SECTIONS}'.strip()}",
     )
+
+
+def _show(header: str, path: Path) -> str:
+    """Let Kbuild's rule for a generated header (`filechk`) repeat a file."""
+    return f"filechk_{header}=cat {shlex.quote(str(path)).replace('$', '$$')}"
 
 
 def _stand_in_for_pahole(root: Path, config: Config) -> None:

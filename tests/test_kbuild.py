@@ -17,14 +17,20 @@ from pathlib import Path
 import pytest
 from fakekernel import CORE, FakeKernel, make_fake_kernel
 
+from kdiff import registry
 from kdiff.compiler import find_compiler
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
+from kdiff.elf.read import read_bytes
 from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.kbuild import Build, build, pristine_units
 from kdiff.makefiles import Remade, other_targets
+from kdiff.matchable import graph_to_match
 from kdiff.patch import read_patch
+from kdiff.running import find_memory
 from kdiff.shadow import make_shadow, restore, tree_digest
+from kdiff.sites import sites
+from kdiff.solve import solve
 from kdiff.units import find_units
 from kdiff.workplace import building_config, open_workplace
 
@@ -524,7 +530,9 @@ import sys
 from pathlib import Path
 from kdiff.confdir import read_config
 from kdiff.kbuild import build
+from kdiff.matchable import graph_to_match
 from kdiff.patch import read_patch
+from kdiff.running import find_memory
 config, source, patch, cache = map(Path, sys.argv[1:])
 build(read_config(config), source, read_patch(patch), say=print, cache=cache)
 """
@@ -613,6 +621,34 @@ def test_there_is_nothing_to_put_back_without_a_journal(tmp_path: Path) -> None:
     assert restore(tmp_path, tmp_path, tmp_path / "journal") == ()
 
 
+# Who built the kernel --------------------------------------------------------------------------------
+
+
+def test_objects_that_name_another_builder_are_not_kept(tmp_path: Path) -> None:
+    """Kbuild's `filechk` writes generated headers; here `prepare` does."""
+    fake = make_fake_kernel(tmp_path)
+    replace(
+        fake.source / "Makefile",
+        "prepare:\n",
+        "prepare:\n\t@mkdir -p $(O)/include/generated\n"
+        "\t@{ $(or $(filechk_package.h),echo none); } > $(O)/include/generated/package.h\n",
+    )
+    note = '@echo "deps := include/generated/package.h" >> $(@D)/.$(@F).cmd'
+    replace(fake.source / "Makefile.build", "> $(@D)/.$(@F).cmd\n", f"> $(@D)/.$(@F).cmd\n\t{note}\n")
+    patch = fake.patch("net/core.c", 10, "int more;")
+    run(fake, patch)
+    (made,) = fake.cache.glob("*/build/include/generated/package.h")
+    assert made.read_text() == "none\n"
+    theirs = fake.config / "build/include/generated/package.h"
+    count = len(fake.made())
+    run(fake, patch)
+    assert len(fake.made()) == count
+    theirs.write_text("Fake's 9.1\n")
+    run(fake, patch)
+    assert made.read_text() == theirs.read_text()
+    assert fake.made()[count:] == ["net/core.o", "net/core.o"]
+
+
 # A real kernel ---------------------------------------------------------------------------------------
 
 
@@ -665,6 +701,24 @@ def test_a_unit_in_two_folders_of_kbuilds_gets_the_flags_of_the_inner_one(kernel
     assert all(f"""-DKBUILD_MODFILE='"{unit[:-2]}"'""" in text for unit, text in command.items())
     traced = {unit for unit, text in command.items() if " -pg " in text}
     assert traced == {"arch/x86/lib/delay.c"}, "lib/Makefile takes it away, too"
+
+
+@pytest.mark.kernel
+def test_a_unit_names_the_package_that_the_kernel_was_built_for(kernel: KernelSetup) -> None:
+    """Debian puts its package's version into an oops; lib/dump_stack.c has it as a string."""
+    config = read_config(kernel.config)
+    (unit,) = pristine_units(config, kernel.source, ["lib/dump_stack.c"], say=print)
+    assert f" Debian {kernel.package_version}\0".encode() in unit.pre
+    plugins = registry.load()
+    memory = plugins.open_memory(find_memory(config))
+    obj = read_bytes(unit.pre, unit.source)
+    facts = memory.facts()
+    arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
+    graph = graph_to_match(obj, arch, plugins.special_sections(facts), plugins.habits(facts))
+    run = solve(graph, sites(graph), memory, memory.address_book())
+    matched = {graph.nodes[index].name for index in run.matches}
+    assert "dump_stack_print_info" in matched
+    assert not run.refusals
 
 
 def _hash(tree: Path) -> str:
