@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which units a patch changes, adds, deletes and renames, and which it may reach otherwise.
 
-Others are reached through headers and makefiles. In: a place and the edits of a patch. Out: an `Affected`;
-Refused for what no unit's object could show.
+Others are reached through makefiles, and through headers, which may take long to find out. In: a place and
+the edits of a patch. Out: an `Affected`, then the rest; Refused for what no unit's object could show.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ class Affected:
 
     named: tuple[str, ...]
     perhaps: tuple[str, ...]
-    """Units whose object may differ: only those that do are kept."""
+    """Units whose object makefiles may change: only those that do are kept."""
     added: frozenset[str]
     removed: frozenset[str]
     renamed: Mapping[str, str]
     """New name to old name."""
     told: Commands
     """The commands of units that Kbuild was asked about behind the patch."""
+    unused: frozenset[str]
+    """Sources that no unit is compiled from, as far as this is known without the headers."""
 
 
 def affected(place: Workplace, edits: Mapping[str, Edit], say: Say) -> Affected:
-    """The units that the patch names, adds, deletes, and may reach through headers and makefiles."""
+    """The units that the patch names, adds, deletes, and may reach through makefiles."""
     pinned, _ = versions(edits)
     refusals = reconfigured(place, edits, say)
     made = remade(place, edits, pinned, say)
     refusals += other_targets(made)
-    headers = [path for path in edits if path.endswith((".h", ".inc"))]
-    refusals += generated(place, headers, pinned)
+    refusals += generated(place, headers(edits), pinned)
     if refusals:
         raise Refused(*refusals)
     renamed = {
@@ -56,28 +57,37 @@ def affected(place: Workplace, edits: Mapping[str, Edit], say: Say) -> Affected:
         if path.endswith(SUFFIXES) and edit.pristine is not None
     }
     named = {unit for units in found.values() for unit in units} | made.added | removed
-    through = reached(place, headers, pinned, named, say)
-    perhaps = (made.perhaps | set(through.units)) - named
-    unused = set(through.unused)
-    unused |= {path for path in edits if path.endswith(SUFFIXES)} - {
-        *(path for path, units in found.items() if units),
-        *made.added,
-        *made.removed,
-    }
+    used = {path for path, units in found.items() if units} | made.added | made.removed
+    return Affected(
+        tuple(sorted(named)),
+        tuple(sorted(made.perhaps - named)),
+        frozenset(added),
+        frozenset(removed),
+        renamed,
+        made.after,
+        frozenset(path for path in edits if path.endswith(SUFFIXES)) - used,
+    )
+
+
+def through_headers(
+    place: Workplace, edits: Mapping[str, Edit], wanted: Affected, say: Say
+) -> tuple[str, ...]:
+    """More units whose object may differ; Refused if no unit at all sees the patch."""
+    pinned, _ = versions(edits)
+    through = reached(place, headers(edits), pinned, wanted.named, say)
+    unused = wanted.unused | set(through.unused)
     unused -= _included(edits, unused)
     useless = {path for path in edits if is_makefile(path) or is_kconfig(path)}
     if unused and unused | useless == edits.keys():
         raise Refused(*map(not_built, sorted(unused)))
     for path in sorted(unused):
         say(f"left out of the patch: {path}, which no unit of this configuration is compiled from")
-    return Affected(
-        tuple(sorted(named)),
-        tuple(sorted(perhaps)),
-        frozenset(added),
-        frozenset(removed),
-        renamed,
-        made.after,
-    )
+    return tuple(sorted(set(through.units).difference(wanted.named, wanted.perhaps)))
+
+
+def headers(edits: Iterable[str]) -> list[str]:
+    """Those of the files that others include."""
+    return [path for path in edits if path.endswith((".h", ".inc"))]
 
 
 def _included(edits: Mapping[str, Edit], paths: Iterable[str]) -> set[str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from kdiff.affected import Affected, affected
+from kdiff.affected import Affected, affected, headers, through_headers
 from kdiff.assembly import from_edited
 from kdiff.compiler import Compiler, find_assembler, find_compiler
 from kdiff.confdir import Config
@@ -99,11 +99,13 @@ def build(
     jobs: int = 0,
     allow_compiler_mismatch: bool = False,
     cache: Path | None = None,
+    look: Callable[[tuple[Unit, ...]], None] | None = None,
 ) -> Build:
     """Compile every unit that the patch reaches, before and after it.
 
     `jobs`: 0 is one for each processor. `cache`: where prepared kernels are kept, by default
-    $XDG_CACHE_HOME/kdiff/kernels.
+    $XDG_CACHE_HOME/kdiff/kernels. `look` gets the units that a patch with headers names; what it raises
+    spares the search for those that the headers reach.
     """
     _check_objtool(config)
     compiler = find_compiler(config, allow_mismatch=allow_compiler_mismatch)
@@ -115,9 +117,12 @@ def build(
                 say(line)
         wanted = affected(place, edits, say)
         units = list(_compiled(place, wanted.named, edits, wanted, say))
+        if look is not None and headers(edits):
+            look(tuple(units))
+        perhaps = (*wanted.perhaps, *through_headers(place, edits, wanted, say))
         units += (
             each
-            for each in _compiled(place, wanted.perhaps, edits, wanted, say)
+            for each in _compiled(place, perhaps, edits, wanted, say)
             if not same_code(each.pre, each.post)
         )
     return Build(

@@ -136,6 +136,10 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
     book = memory.address_book()
     check_same_kernel(config, facts, book, memory.pristine)
 
+    special, habits = plugins.special_sections(facts), plugins.habits(facts)
+    read = partial(
+        _planned, plugins=plugins, special=special, habits=habits, emitter=emitter, pairs=request.pairs
+    )
     built = kbuild.build(
         config,
         request.source,
@@ -143,17 +147,14 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
         jobs=request.jobs,
         allow_compiler_mismatch=request.allow_compiler_mismatch,
         say=say,
+        look=partial(_check_types, request.accept_layouts, read),
     )
     for line in (*(f"left out of the patch: {name}" for name in patch.ignored), *built.warnings):
         say(line)
-    special, habits = plugins.special_sections(facts), plugins.habits(facts)
 
     say("comparing before and after")
     if request.pairs is not None:
         check_units(request.pairs, (unit.source for unit in built.units))
-    read = partial(
-        _planned, plugins=plugins, special=special, habits=habits, emitter=emitter, pairs=request.pairs
-    )
     plans = join(tuple(read(unit) for unit in built.units))
     built, plans = _in_time(request, config, patch, built, plans, book, read, say)
     refusals = [
@@ -274,14 +275,27 @@ def _in_time(
     return built, tuple(leave_out(plan, left) for plan, left in zip(plans, spared, strict=True))
 
 
+def _types(plans: tuple[Plan, ...]) -> Retyped:
+    """Compare the types of units, if anything is done; if not, nothing reads old data anew."""
+    return retyped(plans if any(each.replaced or each.in_place for each in plans) else ())
+
+
 def _retyped(plans: tuple[Plan, ...], accepted: tuple[str, ...], say: Say) -> Retyped:
-    """Compare the types of all units, if anything is done; if not, nothing reads old data anew."""
-    found = retyped(plans if any(each.replaced or each.in_place for each in plans) else ())
+    """Compare the types of all units, and say what could not be compared."""
+    found = _types(plans)
     for line in found.notes:
         say(line)
     for name in found.unknown(accepted):
         say(f"--accept-layout {name}: no such type changes")
     return found
+
+
+def _check_types(accepted: tuple[str, ...], read: Callable[[Unit], Plan], units: tuple[Unit, ...]) -> None:
+    """Refuse at once what the units that a patch names have to say against its changes of types."""
+    found = _types(tuple(map(read, units)))
+    refusals = review_types(found, accepted)
+    if refusals:
+        raise Refused(*refusals)
 
 
 def _graph(

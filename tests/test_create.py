@@ -108,6 +108,7 @@ REFUSED = {
     "in_place": "emit.in_place",
     "init_code": "review.init_code",
     "layout": "review.layout_changed",
+    "layout_header": "review.layout_changed",
     "moved_to_unit": "review.moved_to_unit",
     "new_file_export": "review.export_changed",
     "new_file_initcall": "review.initcall_changed",
@@ -127,6 +128,13 @@ def test_a_patch_that_must_not_be_applied_live_is_refused(kernel: KernelSetup, n
         make(kernel, PATCHES / "refused" / f"{name}.patch")
     assert {refusal.key for refusal in caught.value.refusals} == {REFUSED[name]}
     assert all(refusal.place and refusal.reason for refusal in caught.value.refusals)
+
+
+def test_a_changed_type_is_refused_before_all_units_that_see_it_are_looked_for(kernel: KernelSetup) -> None:
+    said: list[str] = []
+    with pytest.raises(Refused):
+        make(kernel, PATCHES / "refused" / "layout_header.patch", said.append)
+    assert not [line for line in said if "may include" in line]
 
 
 def test_jump_labels_of_a_module_become_tests_of_their_keys(kernel: KernelSetup) -> None:

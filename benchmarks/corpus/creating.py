@@ -29,7 +29,7 @@ from kdiff.confdir import read_config
 from kdiff.elf.read import read_bytes
 from kdiff.errors import KdiffError, NothingChanged, Refused
 from kdiff.habits import Standing
-from kdiff.kbuild import build, pristine_units
+from kdiff.kbuild import Unit, build, pristine_units
 from kdiff.patch import read_patch
 from kdiff.pipeline import Request
 from kdiff.registry import Registry
@@ -100,12 +100,14 @@ def _made(asked: Request, plugins: Registry, folder: Path) -> Created:
 
 
 def _would_replace(asked: Request, plugins: Registry) -> Created:
-    """What a refused update would have replaced, as `Created` lists it; boot code is not among it."""
-    config, patch = read_config(asked.config), read_patch(asked.patch)
-    built = build(config, asked.source, patch, say=_quiet, jobs=asked.jobs)
+    """What a refused update would have replaced, as `Created` lists it; boot code is not among it.
+
+    If the patch names units, those that it only reaches through headers are not looked for.
+    """
+    units = _named_units(asked)
     compare = comparer(plugins)
     found = set()
-    for unit in built.units:
+    for unit in units:
         plan = compare(read_bytes(unit.pre, unit.name), read_bytes(unit.post, unit.name), True, None)
         for pre, _ in plan.replaced:
             node = plan.pre.nodes[pre]
@@ -115,10 +117,30 @@ def _would_replace(asked: Request, plugins: Registry) -> Created:
     return Created(
         asked.id,
         "refused",
-        units=tuple(unit.source for unit in built.units),
-        targets=tuple(sorted({unit.target for unit in built.units})),
+        units=tuple(unit.source for unit in units),
+        targets=tuple(sorted({unit.target for unit in units})),
         functions=tuple(sorted(found)),
     )
+
+
+class _Enough(Exception):
+    """The units that a patch names are built."""
+
+
+def _named_units(asked: Request) -> tuple[Unit, ...]:
+    """The units that a patch names, without those that it reaches through headers, if it names any."""
+    named: list[Unit] = []
+
+    def look(units: tuple[Unit, ...]) -> None:
+        named.extend(units)
+        if units:
+            raise _Enough
+
+    config, patch = read_config(asked.config), read_patch(asked.patch)
+    try:
+        return build(config, asked.source, patch, say=_quiet, jobs=asked.jobs, look=look).units
+    except _Enough:
+        return tuple(named)
 
 
 def guarded(id: str, make: Callable[[], Created]) -> Created:
