@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from corpus import changelog, manifest, ties
-from corpus.built import kept
+from corpus.built import kept, users
 from corpus.hunks import difference, owner, render
 from corpus.split import Candidate, known_words, split
 
@@ -309,6 +309,12 @@ linux (6.1.176-1) bookworm-security; urgency=high
 
     - net: b: old news (CVE-2025-1)
 """
+
+
+def test_a_new_header_counts_for_those_who_will_include_it(tmp_path: Path) -> None:
+    old = tree(tmp_path / "before", {"a.c": "", "old.h": "", "b.c": '#include "old.h"\n'})
+    new = tree(tmp_path / "after", {"a.c": '#include "new.h"\n', "new.h": "", "old.h": ""})
+    assert users(["new.h", "old.h"], old, new) == {"new.h": frozenset({"a.c"}), "old.h": frozenset({"b.c"})}
 
 
 def test_a_line_of_the_changelog_goes_where_there_is_no_doubt(cut: Cut) -> None:

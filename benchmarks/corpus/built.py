@@ -33,21 +33,29 @@ def reaching(kernel: KernelSetup, paths: Iterable[str], fixed: Path, jobs: int) 
     config = read_config(kernel.config)
     paths = sorted(path for path in paths if not _foreign(path, config.arch))
     with open_workplace(config, kernel.source, find_compiler(config), jobs=jobs, say=say) as place:
-        lines = includers(kernel.source)
-        behind = {
-            path: frozenset(file for file in above(path, lines) if file.endswith(SUFFIXES))
-            for path in paths
-            if path.endswith(_HEADER)
-        }
+        behind = users((path for path in paths if path.endswith(_HEADER)), kernel.source, fixed)
         sources = {path for path in paths if path.endswith(SUFFIXES)}
         say("asking Kbuild what it builds")
         built = commands(place, sources.union(*behind.values())).keys()
         found = {path for path in sources if path in built or _is_part(place, path)}
-        found |= {path for path, units in behind.items() if units & built}
         found |= {
             path for path in sources if not (kernel.source / path).exists() and _listed_later(fixed, path)
         }
+        found |= {path for path, units in behind.items() if units & (built | found)}
     return frozenset(found) | {path for path in paths if _BUILD.fullmatch(path.rpartition("/")[2])}
+
+
+def users(headers: Iterable[str], before: Path, after: Path) -> dict[str, frozenset[str]]:
+    """The sources that include each header, for one that only the later tree has those of that tree."""
+    lines = {tree: includers(tree) for tree in (before, after)}
+    return {
+        path: frozenset(
+            file
+            for file in above(path, lines[before if (before / path).exists() else after])
+            if file.endswith(SUFFIXES)
+        )
+        for path in headers
+    }
 
 
 def kept(candidates: Iterable[Candidate], reach: frozenset[str]) -> tuple[Candidate, ...]:
