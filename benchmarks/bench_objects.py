@@ -32,6 +32,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import othersuite
 import pairlab
 
 from kdiff import registry
@@ -42,7 +43,7 @@ from kdiff.review import review
 from kdiff.setup import cache
 
 PACKAGES = ("kpatch-build", "libc6", "libelf1t64", "zlib1g", "libzstd1")
-SUITE = "deb [trusted=yes] http://deb.debian.org/debian trixie main\n"
+SUITE = "http://deb.debian.org/debian trixie main"
 SIZES = {
     "ALT_STRUCT_SIZE": "12", "BUG_STRUCT_SIZE": "12", "EX_STRUCT_SIZE": "12", "ORC_STRUCT_SIZE": "6",
     "JUMP_STRUCT_SIZE": "16", "PARA_STRUCT_SIZE": "16", "STATIC_CALL_STRUCT_SIZE": "8",
@@ -161,25 +162,9 @@ class Peer:
         (self.scratch / "Module.symvers").touch()
 
     def _unpack(self) -> None:
-        apt = self.folder / "apt"
-        for each in ("lists/partial", "cache/archives/partial"):
-            (apt / each).mkdir(parents=True, exist_ok=True)
-        (apt / "sources.list").write_text(SUITE)
-        options = [
-            word
-            for name, value in (
-                ("Dir::Etc::sourcelist", apt / "sources.list"),
-                ("Dir::Etc::sourceparts", "/dev/null"),
-                ("Dir::State::lists", apt / "lists"),
-                ("Dir::Cache", apt / "cache"),
-                ("APT::Sandbox::User", "root"),
-            )
-            for word in ("-o", f"{name}={value}")
-        ]
         print("downloading kpatch-build and its libraries", file=sys.stderr)
-        subprocess.run(("apt-get", "-qq", *options, "update"), check=True)
-        subprocess.run(("apt-get", "-qq", *options, "download", *PACKAGES), cwd=self.folder, check=True)
-        for package in self.folder.glob("*.deb"):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for package in othersuite.download(SUITE, PACKAGES, self.folder):
             subprocess.run(("dpkg-deb", "-x", package, self.root), check=True)
         (self.folder / "ready").touch()
 

@@ -17,6 +17,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import othersuite
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdiff" / "kernel-pair"
 SOURCE, BUILD = CACHE / "source", CACHE / "build"
 PACKAGE = "linux-source-7.2"
@@ -104,7 +106,8 @@ def symids(pre: Path) -> Path:
 def _prepare() -> None:
     if not (SOURCE / "Makefile").exists():
         _say(f"getting {PACKAGE}")
-        _unpack(_download())
+        (package,) = othersuite.download("http://deb.debian.org/debian sid main", (PACKAGE,), CACHE)
+        _unpack(package)
     if not OBJTOOL.exists():
         _say("configuring")
         BUILD.mkdir(parents=True, exist_ok=True)
@@ -116,24 +119,6 @@ def _prepare() -> None:
     said = subprocess.run((OBJTOOL, "klp"), capture_output=True, text=True, check=False)
     if "checksum" not in said.stdout + said.stderr:
         raise SystemExit("objtool was built without klp: install libxxhash-dev, remove the build, run again")
-
-
-def _download() -> Path:
-    """Let apt fetch the package of sid, by lists beside the system's own."""
-    apt = CACHE / "apt"
-    for folder in ("lists/partial", "cache/archives/partial"):
-        (apt / folder).mkdir(parents=True, exist_ok=True)
-    signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
-    (apt / "sources.list").write_text(f"deb {signed} http://deb.debian.org/debian sid main\n")
-    (apt / "options").write_text(
-        f'Dir::Etc::sourcelist "{apt}/sources.list";\nDir::Etc::sourceparts "-";\n'
-        f'Dir::State::lists "{apt}/lists";\nDir::Cache "{apt}/cache";\n'
-        'APT::Sandbox::User "root";\nAcquire::Languages "none";\n'
-    )
-    environment = {**os.environ, "APT_CONFIG": str(apt / "options")}
-    for words in (("update", "-qq"), ("download", "-qq", PACKAGE)):
-        subprocess.run(("apt-get", *words), cwd=apt, env=environment, check=True)
-    return next(apt.glob(f"{PACKAGE}_*.deb"))
 
 
 def _unpack(package: Path) -> None:

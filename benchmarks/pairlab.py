@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 
+import othersuite
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdiff" / "pairs"
 PATCHES = Path(__file__).parent / "pairs"
 SECTIONS = "-ffunction-sections -fdata-sections"
@@ -107,6 +109,10 @@ _WANTED = {
     "6.12": {"x86-debug": DEBUG, "x86": IBT, "ppc64le": PLAIN, "arm64": DEBUG, "s390x": PLAIN,
              "loongarch": PLAIN},
 }  # fmt: skip
+
+
+_SUITES = {"5.10": "http://deb.debian.org/debian-security bullseye-security main"}
+"""Where sources come from that Debian 12 has not."""
 
 
 def builds() -> Iterator[Build]:
@@ -292,12 +298,26 @@ def _source(release: str) -> Path:
         archive = Path(f"/usr/src/linux-source-{release}.tar.xz")
         if not archive.exists():
             archive = CACHE / archive.name
+        if not archive.exists() and release in _SUITES:
+            _download(release, archive)
         if not archive.exists():
             raise SystemExit(f"install linux-source-{release}, or put its {archive.name} into {CACHE}")
         tree.mkdir(parents=True, exist_ok=True)
         _say(f"unpacking {archive.name}")
         subprocess.run(("tar", "-xf", archive, "-C", tree, "--strip-components=1"), check=True)
     return tree
+
+
+def _download(release: str, archive: Path) -> None:
+    """Get a release's source that the suite at hand has not."""
+    _say(f"downloading linux-source-{release}")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    (package,) = othersuite.download(_SUITES[release], (f"linux-source-{release}",), CACHE)
+    pipe = 'dpkg-deb --fsys-tarfile "$0" | tar -xO "./usr/src/$1" > "$2"'
+    part = archive.with_suffix(".part")
+    subprocess.run(("bash", "-o", "pipefail", "-c", pipe, package, archive.name, part), check=True)
+    part.replace(archive)
+    package.unlink()
 
 
 def _say(text: str) -> None:
