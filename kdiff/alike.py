@@ -236,9 +236,23 @@ class _Comparison:
         return same
 
     def _same_rows(self, before: Table, after: Table, found: Column) -> Column:
+        if self._same_table(before, after):
+            return np.ones(self.count, bool)
         ours = _entry_rows(self.pre, before, self.identity, self.meaning[0], found)
         theirs = _entry_rows(self.post, after, self.to_pre, self.meaning[1], found)
         return _aligned(ours[0], theirs[0], self.count) & _aligned(ours[1], theirs[1], self.count)
+
+    def _same_table(self, before: Table, after: Table) -> bool:
+        """Whether two tables say the same, entry by entry, about the same code."""
+        if len(before.entries) != len(after.entries) or len(before.owners) != len(after.owners):
+            return False
+        ours, theirs = self.pre.obj.contents(before.section), self.post.obj.contents(after.section)
+        columns = zip((self.pre.records.offset, *self.meaning[0]), (self.post.records.offset, *self.meaning[1]))
+        return (
+            ours == theirs
+            and bool((before.owners == self.to_pre[after.owners]).all())
+            and all((mine[before.records] == yours[after.records]).all() for mine, yours in columns)
+        )
 
     def _owners(self, tables: Iterable[Table], own: Column) -> Column:
         """The sections that entries of these tables are about."""

@@ -37,11 +37,21 @@ class Fields(NamedTuple):
 
 def row_of(name: str, special: Mapping[str, SpecialSection]) -> SpecialSection | None:
     """The table row for a section name: its own, or that of the longest prefix row."""
-    exact = special.get(name)
-    if exact is not None:
-        return None if exact.code else exact
-    families = [row for key, row in special.items() if row.prefix and name.startswith(key)]
-    return max(families, key=lambda row: len(row.name), default=None)
+    return _row(name, special, _families(special))
+
+
+def _families(special: Mapping[str, SpecialSection]) -> tuple[str, ...]:
+    """The prefixes that have rows, the longest first."""
+    return tuple(sorted((key for key, row in special.items() if row.prefix), key=len, reverse=True))
+
+
+def _row(
+    name: str, special: Mapping[str, SpecialSection], families: tuple[str, ...]
+) -> SpecialSection | None:
+    row = special.get(name)
+    if row is None and name.startswith(families):
+        row = special[next(key for key in families if name.startswith(key))]
+    return None if row is None or row.code else row
 
 
 def piece_sections(obj: Object, special: Mapping[str, SpecialSection]) -> frozenset[int]:
@@ -63,16 +73,15 @@ def tables_of(
 
     An `entry_size` of 0 is one opaque entry. `names`: of loaded sections, if they are at hand.
     """
-    families = tuple(name for name, row in special.items() if row.prefix)
+    families = _families(special)
     if names is None:
         named = obj.names_of_sections()
         names = {index: named[index] for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()}
-    rows = {
-        index: row_of(name, special)
-        for index, name in names.items()
-        if name in special or (families and name.startswith(families))
-    }
-    found = {index: _settled(obj, arch, index, row, sizes) for index, row in rows.items() if row is not None}
+    found = {}
+    for index, name in names.items():
+        row = _row(name, special, families)
+        if row is not None:
+            found[index] = _settled(obj, arch, index, row, sizes)
     by_name = {names[index]: index for index in found}
     for index, row in found.items():
         leader = by_name.get(row.parallel)
