@@ -26,6 +26,7 @@ from kdiff.arch import Architecture
 from kdiff.elf.read import SHT_NOBITS, STT_SECTION, Column, Object
 from kdiff.habits import Habits
 from kdiff.kernel import Keep, SpecialSection
+from kdiff.rows import Grouped
 from kdiff.sides import Names, Side, Table, paired
 from kdiff.starts import Starts
 
@@ -64,24 +65,6 @@ def alike(
 
 
 _NONE = -1
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Rows of integers in columns; `section`: of the pre object, to which each row belongs."""
-
-    section: Column
-    columns: tuple[Column, ...]
-
-    def of(self, chosen: Column) -> _Rows:
-        return _Rows(self.section[chosen], tuple(each[chosen] for each in self.columns))
-
-    def by_section(self) -> _Rows:
-        """In the order of sections, those of one section as they are; without those of none."""
-        if np.all(self.section[1:] >= self.section[:-1]):
-            return self if not len(self.section) or self.section[0] >= 0 else self.of(self.section >= 0)
-        order = np.argsort(self.section, kind="stable")
-        return self.of(order[self.section[order] >= 0])
 
 
 class _Comparison:
@@ -138,32 +121,32 @@ class _Comparison:
     def _same_symbols(self) -> tuple[Column, Column]:
         """Whether equal names stand at equal places, and have equal sizes; those of strings mean nothing."""
         ours, theirs = self._symbols(self.pre, self.identity), self._symbols(self.post, self.to_pre)
-        if len(ours.section) == len(theirs.section):
-            moved = ours.section != theirs.section
+        if len(ours.group) == len(theirs.group):
+            moved = ours.group != theirs.group
             for mine, yours in zip(ours.columns[:-1], theirs.columns[:-1], strict=True):
                 moved |= mine != yours
             if np.count_nonzero(moved) <= len(moved) >> 3:  # the same symbols in the same order
                 sized = moved | (ours.columns[-1] != theirs.columns[-1])
                 return self._without(ours, theirs, moved), self._without(ours, theirs, sized)
-        ours, theirs = _sorted(ours), _sorted(theirs)
-        before, after = (_Rows(each.section, each.columns[:-1]) for each in (ours, theirs))
-        names, symbols = _aligned(before, after, self.count), _aligned(ours, theirs, self.count)
+        ours, theirs = ours.sorted(), theirs.sorted()
+        before, after = (Grouped(each.group, each.columns[:-1]) for each in (ours, theirs))
+        names, symbols = before.same(after, self.count), ours.same(theirs, self.count)
         return names | self.pre.strings, symbols | self.pre.strings
 
-    def _without(self, ours: _Rows, theirs: _Rows, differ: Column) -> Column:
+    def _without(self, ours: Grouped, theirs: Grouped, differ: Column) -> Column:
         """All sections but those of rows that differ."""
         same: Column = np.ones(self.count, bool)
-        same[ours.section[differ]] = False
-        same[theirs.section[differ]] = False
+        same[ours.group[differ]] = False
+        same[theirs.group[differ]] = False
         same |= self.pre.strings
         return same
 
-    def _symbols(self, side: Side, own: Column) -> _Rows:
+    def _symbols(self, side: Side, own: Column) -> Grouped:
         symbols, section = side.obj.symbols, own[side.home]
         wanted = side.defined & side.named & ~side.label & ~side.strings[side.home] & (section >= 0)
         kind = symbols["type"].astype("i8") << 16 | symbols["binding"].astype("i8") << 8 | symbols["other"]
         columns = symbols["value"].astype("i8"), kind, side.symbol_ids, symbols["size"].astype("i8")
-        return _Rows(section, columns).of(wanted)
+        return Grouped(section, columns).of(wanted)
 
     # Relocations -------------------------------------------------------------------------------------
 
@@ -201,9 +184,9 @@ class _Comparison:
         return self.texts.setdefault(text, len(self.texts)) if end else _NONE
 
     def _same_relocations(self) -> Column:
-        ours = _Rows(self.pre.records.section, (self.pre.records.offset, *self.meaning[0]))
-        theirs = _Rows(self.to_pre[self.post.records.section], (self.post.records.offset, *self.meaning[1]))
-        return _aligned(ours, theirs.by_section(), self.count)
+        ours = Grouped(self.pre.records.section, (self.pre.records.offset, *self.meaning[0]))
+        theirs = Grouped(self.to_pre[self.post.records.section], (self.post.records.offset, *self.meaning[1]))
+        return ours.same(theirs.in_groups(), self.count)
 
     def _used(self, found: Column) -> Column:
         """Numbered sections that code which is alike refers to, whose pair is therefore no guess."""
@@ -240,18 +223,20 @@ class _Comparison:
             return np.ones(self.count, bool)
         ours = _entry_rows(self.pre, before, self.identity, self.meaning[0], found)
         theirs = _entry_rows(self.post, after, self.to_pre, self.meaning[1], found)
-        return _aligned(ours[0], theirs[0], self.count) & _aligned(ours[1], theirs[1], self.count)
+        return ours[0].same(theirs[0], self.count) & ours[1].same(theirs[1], self.count)
 
     def _same_table(self, before: Table, after: Table) -> bool:
         """Whether two tables say the same, entry by entry, about the same code."""
         if len(before.entries) != len(after.entries) or len(before.owners) != len(after.owners):
             return False
         ours, theirs = self.pre.obj.contents(before.section), self.post.obj.contents(after.section)
-        columns = zip((self.pre.records.offset, *self.meaning[0]), (self.post.records.offset, *self.meaning[1]))
+        offsets = self.pre.records.offset[before.records], self.post.records.offset[after.records]
+        said = zip(*self.meaning, strict=True)
         return (
             ours == theirs
             and bool((before.owners == self.to_pre[after.owners]).all())
-            and all((mine[before.records] == yours[after.records]).all() for mine, yours in columns)
+            and bool((offsets[0] == offsets[1]).all())
+            and all((mine[before.records] == yours[after.records]).all() for mine, yours in said)
         )
 
     def _owners(self, tables: Iterable[Table], own: Column) -> Column:
@@ -366,7 +351,7 @@ def _left_out(side: Side) -> Column:
 
 def _entry_rows(
     side: Side, table: Table, own: Column, meaning: tuple[Column, ...], found: Column
-) -> tuple[_Rows, _Rows]:
+) -> tuple[Grouped, Grouped]:
     """Of those owners that are alike so far: the bytes of each entry, and the records of each entry."""
     owner = own[table.owners]
     order = np.flatnonzero((owner > 0) & found[np.maximum(owner, 0)])
@@ -385,7 +370,7 @@ def _entry_rows(
     entries = table.entries[chosen]
     offsets = side.records.offset[table.records][chosen] - entries * table.step
     said = (offsets, *(each[table.records][chosen] for each in meaning))
-    return _Rows(owner[order], (rows.view(f"V{table.step}").ravel(),)), _Rows(owner[entries], said)
+    return Grouped(owner[order], (rows.view(f"V{table.step}").ravel(),)), Grouped(owner[entries], said)
 
 
 def _by_name(side: Side) -> dict[str, list[Table]]:
@@ -395,20 +380,3 @@ def _by_name(side: Side) -> dict[str, list[Table]]:
         if table.row.compared:
             found.setdefault(side.names[table.section], []).append(table)
     return found
-
-
-def _sorted(rows: _Rows) -> _Rows:
-    return rows.of(np.lexsort((*rows.columns[::-1], rows.section)))
-
-
-def _aligned(ours: _Rows, theirs: _Rows, count: int) -> Column:
-    """For each of `count` sections whether its rows are equal; rows are grouped by section, in order."""
-    before, after = (np.bincount(each.section, minlength=count) for each in (ours, theirs))
-    same: Column = before == after
-    if not same.all():
-        ours, theirs = ours.of(same[ours.section]), theirs.of(same[theirs.section])
-    different = np.zeros(len(ours.section), bool)
-    for mine, yours in zip(ours.columns, theirs.columns, strict=True):
-        different |= mine != yours
-    same[ours.section[different]] = False
-    return same

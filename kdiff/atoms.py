@@ -204,8 +204,12 @@ class Atoms:
         self.end = np.minimum(np.append(self.start[1:], stop[-1:]), stop)
         self.count = np.bincount(self.section, minlength=len(self.loaded))
         self.first = np.cumsum(self.count) - self.count
-        self.atom_of = np.where(self.home > 0, self.atom_in(self.home, self.position), -1)
+        self.lone = np.where((self.home > 0) & (self.count[self.home] == 1), self.first[self.home], -1)
+        """By symbol, the only atom of its section; -1 if that has several, or if it lies elsewhere."""
+        self.atom_of = self.lone.copy()
         """By symbol, -1 for one that lies elsewhere."""
+        several = np.flatnonzero((self.lone < 0) & (self.home > 0))
+        self.atom_of[several] = self.atom_in(self.home[several], self.position[several])
         self.tail = self.end.copy()
         """Where padding or nameless code begins."""
         self.tail[self.atom(starts)] = ends
@@ -358,18 +362,18 @@ class Atoms:
             return owner
         naming = np.flatnonzero(offset - entry * row.entry_size == row.owner)
         symbols = self.symbol[records][naming]
-        here = self.home[symbols] > 0
-        if not here.all():
-            naming, symbols = naming[here], symbols[here]
+        atoms = self.lone[symbols]
+        asked = np.flatnonzero(atoms < 0) if not row.ahead else np.arange(len(atoms))
+        asked = asked[self.home[symbols[asked]] > 0]
+        symbols = symbols[asked]
         if row.from_start or self.code[index]:
-            target = targets(self, naming + records.start).target
+            target = targets(self, naming[asked] + records.start).target
         else:
-            addend = self.obj.relocations["addend"][records][naming]
+            addend = self.obj.relocations["addend"][records][naming[asked]]
             target = self.position[symbols] + np.where(self.is_section[symbols], addend, 0)
-        atoms = self.atom_in(self.home[symbols], target)
+        atoms[asked] = self.atom_in(self.home[symbols], target)
         if row.ahead:
-            behind = target >= self.tail[atoms]
-            atoms = np.where(behind, np.minimum(atoms + 1, len(self.start) - 1), atoms)
+            atoms[asked] += (target >= self.tail[atoms[asked]]) & (atoms[asked] + 1 < len(self.start))
         owner[entry[naming][::-1]] = atoms[::-1]
         return owner
 

@@ -12,17 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from kdiff.arch import Architecture, BitField, Howto
 from kdiff.elf.read import STT_SECTION, Object
+from kdiff.elf.relocations import Raw
 from kdiff.errors import KdiffError
 from kdiff.stackvalue import stored
-
-Raw: TypeAlias = tuple[int, int, int, int, int, bool]
-"""A row of `Object.relocations`: section, offset, type, symbol, addend, implicit."""
 
 
 class Record(NamedTuple):
@@ -142,9 +140,9 @@ def _low_part(obj: Object, arch: Architecture, raw: Raw, howto: Howto) -> Record
 
 
 def _high_part(obj: Object, arch: Architecture, section: int, place: int) -> tuple[Howto, int, int] | None:
-    low, high = (int(obj.relocation_bounds[section + step]) for step in (0, 1))
-    first, last = np.searchsorted(obj.relocations["offset"][low:high], (place, place + 1))
-    for _, _, kind, symbol, addend, _ in obj.relocations[low + first : low + last].tolist():
+    found = obj.records(section)
+    first, last = np.searchsorted(found["offset"], (place, place + 1))
+    for _, _, kind, symbol, addend, _ in found.of(slice(first, last)).rows():
         row = arch.howtos.get(kind)
         if row is not None and row.drops and row.pc_relative:
             return row, symbol, addend

@@ -23,7 +23,7 @@ from kdiff.elf.read import (
     Column,
     Object,
 )
-from kdiff.elf.relocations import RELOCATION
+from kdiff.elf.relocations import Relocations
 from kdiff.reach import OPERAND, Reach, reach, rows_of, rows_without_owner
 from kdiff.rows import distinct
 
@@ -206,24 +206,22 @@ def _symbols(side: Atoms, part: Part, ranges: _Ranges, said: Reach, text: _Text)
     return made, renumbered
 
 
-def _records(side: Atoms, ranges: _Ranges, said: Reach, renumbered: Column) -> Column:
-    made = np.zeros(len(said.rows), RELOCATION)
+def _records(side: Atoms, ranges: _Ranges, said: Reach, renumbered: Column) -> Relocations:
     at = side.base[said.into] + said.offset
     where = ranges.of(at)
-    made["section"] = ranges.section[where]
-    made["offset"] = at - ranges.low[where] + ranges.offset[where]
-    made["type"], made["addend"] = said.kind, said.addend
-    made["symbol"] = renumbered[said.symbol]
+    section, offset = ranges.section[where], at - ranges.low[where] + ranges.offset[where]
+    symbol, addend = renumbered[said.symbol], said.addend.copy()
     whole = np.flatnonzero(said.whole & said.defined)
     bases = side.base[said.home[whole]]
     where = ranges.of(side.within(said.home[whole], said.target[whole]))
-    made["symbol"][whole] = ranges.section[where]
-    made["addend"][whole] += ranges.offset[where] - (ranges.low[where] - bases)
-    return made[np.argsort(made["section"].astype("i8") << 32 | made["offset"].astype("i8"), kind="stable")]
+    symbol[whole] = ranges.section[where]
+    addend[whole] += ranges.offset[where] - (ranges.low[where] - bases)
+    made = Relocations.of_columns(section, offset, said.kind, symbol, addend, np.zeros(len(at), bool))
+    return made.of(np.argsort(section << 32 | offset, kind="stable"))
 
 
 def _assembled(
-    side: Atoms, ranges: _Ranges, sections: Column, symbols: Column, records: Column, text: _Text
+    side: Atoms, ranges: _Ranges, sections: Column, symbols: Column, records: Relocations, text: _Text
 ) -> Object:
     homes = side.section[side.atom(ranges.low)]
     begins = side.obj.sections["offset"][homes].astype("i8") + ranges.low - side.base[homes]
@@ -238,7 +236,8 @@ def _assembled(
     sections["type"][strings], sections["size"][strings] = SHT_STRTAB, len(text.data)
     sections["offset"][strings] = len(data)
     bounds = np.searchsorted(records["section"], np.arange(len(sections) + 1))
-    for each in (sections, symbols, records, bounds):
+    records.freeze()
+    for each in (sections, symbols, bounds):
         each.flags.writeable = False
     return replace(
         side.obj, data=memoryview(data + text.data), sections=sections, symbols=symbols, relocations=records,

@@ -110,14 +110,13 @@ def _bases(obj: Object) -> dict[int, int]:
 def _relocated(obj: Object, arch: Architecture, section: int, bases: Mapping[int, int]) -> bytes:
     """A section's contents, unpacked, with its relocations stored."""
     data = bytearray(uncompressed(obj, section))
-    low, high = obj.relocation_bounds[section : section + 2].tolist()
     rows = obj.symbols.tolist()
 
     def address(symbol: int) -> int:
         home = rows[symbol][6]
         return int(rows[symbol][1]) + (bases.get(home, 0) if home < RESERVED else 0)
 
-    for record in records(obj, arch, obj.relocations[low:high].tolist()):
+    for record in records(obj, arch, obj.records(section).rows()):
         howto, field = record.howto, slice(record.place, record.place + record.howto.size)
         raw = bytes(data[field])
         addend = howto.addend(raw, arch.byte_order) if record.implicit else record.addend

@@ -319,7 +319,7 @@ def _references(
             result.append(())
             continue
         if section != node.section:
-            section, rows = node.section, obj.relocations[low:high].tolist()
+            section, rows = node.section, obj.records(node.section).rows()
             places = [row[1] for row in rows]
         first, last = 0, len(rows)
         if node.size != sizes[node.section]:

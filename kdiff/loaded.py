@@ -159,14 +159,7 @@ class LoadedModule:
         if obj.sections["type"][index] == SHT_NOBITS:
             return bytes(int(obj.sections["size"][index]))
         data = bytearray(obj.contents(index))
-        first, last = obj.relocation_bounds[index : index + 2].tolist()
-        for offset, type_, symbol, addend, implicit in zip(
-            *(
-                obj.relocations[name][first:last].tolist()
-                for name in ("offset", "type", "symbol", "addend", "implicit")
-            ),
-            strict=True,
-        ):
+        for _, offset, type_, symbol, addend, implicit in obj.records(index).rows():
             howto = self._howto(type_, index, offset)
             if not howto.size:
                 continue

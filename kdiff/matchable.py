@@ -47,7 +47,7 @@ def _needed(obj: Object, arch: Architecture, special: Mapping[str, SpecialSectio
     idle = [i for i, row in tables.items() if i not in asked and not row.ahead and named[i] not in leaders]
     silent = np.zeros(len(obj.sections), bool)
     silent[idle] = True
-    speaking = obj.relocations[(loaded & ~silent)[obj.relocations["section"]]]
+    speaking = obj.relocations.of((loaded & ~silent)[obj.relocations["section"]])
     targets = obj.symbols["section"][speaking["symbol"]]
     silent[targets[targets < len(silent)]] = False
     return Scope(loaded & ~silent, loaded, {}, tables)

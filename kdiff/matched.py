@@ -195,7 +195,7 @@ class _Match:
 
     def _doubtful(self, one: slice, other: slice, apart: int) -> Column:
         """Which of as many records of both are not plainly the same; `apart`: what offsets differ by."""
-        ours, theirs = self.pre.obj.relocations[one], self.post.obj.relocations[other]
+        ours, theirs = self.pre.obj.relocations.of(one), self.post.obj.relocations.of(other)
         differ = theirs["offset"] - ours["offset"] != np.uint64(apart % (1 << 64))
         differ |= ours["type"] != theirs["type"]
         differ |= ours["addend"] != theirs["addend"]

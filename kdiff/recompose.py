@@ -50,9 +50,8 @@ def _place(graph: SectionGraph, source: Node, offset: int) -> tuple[int, int]:
 def _operations(graph: SectionGraph, source: Node, reference: Reference) -> tuple[Term, ...]:
     """A stack machine's computation, whose records say more than the value they compute."""
     obj, target, howtos = graph.obj, graph.nodes[reference.target], graph.arch.howtos
-    low, high = obj.relocation_bounds[source.section : source.section + 2].tolist()
     found = []
-    for _, place, kind, symbol, addend, _ in obj.relocations[low:high].tolist():
+    for _, place, kind, symbol, addend, _ in obj.records(source.section).rows():
         if place != source.start + reference.offset or not (howtos[kind].size or howtos[kind].stack):
             continue
         record = obj.symbols[symbol]

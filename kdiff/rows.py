@@ -3,9 +3,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from kdiff.elf.read import Column
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Rows of integers in columns; `group`: a number for each row."""
+
+    group: Column
+    columns: tuple[Column, ...]
+
+    def of(self, chosen: Column) -> Grouped:
+        return Grouped(self.group[chosen], tuple(each[chosen] for each in self.columns))
+
+    def in_groups(self) -> Grouped:
+        """In the order of groups, those of one group as they are; without those of none (-1)."""
+        if np.all(self.group[1:] >= self.group[:-1]):
+            return self if not len(self.group) or self.group[0] >= 0 else self.of(self.group >= 0)
+        order = np.argsort(self.group, kind="stable")
+        return self.of(order[self.group[order] >= 0])
+
+    def sorted(self) -> Grouped:
+        """In the order of groups, and of their columns."""
+        return self.of(np.lexsort((*self.columns[::-1], self.group)))
+
+    def same(self, other: Grouped, count: int) -> Column:
+        """For each of `count` groups whether its rows are equal in both; both are in the order of groups."""
+        ours, theirs = self, other
+        before, after = (np.bincount(each.group, minlength=count) for each in (ours, theirs))
+        same: Column = before == after
+        if not same.all():
+            ours, theirs = ours.of(same[ours.group]), theirs.of(same[theirs.group])
+        different = np.zeros(len(ours.group), bool)
+        for mine, yours in zip(ours.columns, theirs.columns, strict=True):
+            different |= mine != yours
+        same[ours.group[different]] = False
+        return same
 
 
 def rows(

@@ -30,9 +30,8 @@ def bounds_of_runs(obj: Object, table: int, row: SpecialSection, starts: Column)
     count = -(-int(obj.sections["size"][table]) // (row.entry_size or 1))
     if row.owner is None or not row.entry_size:
         return np.ones(count, bool)
-    low, high = obj.relocation_bounds[table], obj.relocation_bounds[table + 1]
-    records = obj.relocations[low:high]
-    records = records[records["offset"] % row.entry_size == row.owner]
+    records = obj.records(table)
+    records = records.of(records["offset"] % row.entry_size == row.owner)
     symbols = obj.symbols[records["symbol"]]
     homes = symbols["section"].astype("i8")
     addend = np.where(symbols["type"] == STT_SECTION, records["addend"], 0)

@@ -216,7 +216,7 @@ def _records(obj: Object, loaded: Column) -> Records:
     records = obj.relocations
     chosen = loaded[records["section"]]
     if not chosen.all():
-        records = records[chosen]
+        records = records.of(chosen)
     section, offset, kind, symbol, addend = (
         records[name].astype("i8") for name in ("section", "offset", "type", "symbol", "addend")
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from kdiff.elf.read import (
     Column,
     Object,
 )
+from kdiff.elf.relocations import Raw
 from kdiff.kernel import SpecialSection
 from kdiff.runs import alone, bounds_of_runs, runs, starts_of
 from kdiff.structures import declared_sizes
@@ -275,8 +276,7 @@ def _ranked(obj: Object, symbols: list[int]) -> tuple[int, ...]:
 
 
 def _is_padding(obj: Object, arch: Architecture, section: int, start: int, stop: int) -> bool:
-    low, high = obj.relocation_bounds[section], obj.relocation_bounds[section + 1]
-    first, last = np.searchsorted(obj.relocations["offset"][low:high], (start, stop))
+    first, last = np.searchsorted(obj.records(section)["offset"], (start, stop))
     if first < last:
         return False
     if obj.sections["flags"][section] & SHF_EXECINSTR:
@@ -299,17 +299,16 @@ def _payloads(obj: Object, arch: Architecture, tables: Mapping[int, SpecialSecti
     """For sections of code: where code begins that only table entries need (`SpecialSection.payload`)."""
     found: dict[int, set[int]] = {}
     for index, row in tables.items():
-        low, high = obj.relocation_bounds[index], obj.relocation_bounds[index + 1]
         if row.payload is None or not row.entry_size:
             continue
-        for record in obj.relocations[low:high]:
-            symbol = obj.symbols[record["symbol"]]
+        for record in obj.records(index).rows():
+            _, place, kind, number, *_ = record
+            symbol = obj.symbols[number]
             target = int(symbol["section"])
-            if int(record["offset"]) % row.entry_size != row.payload or not 0 < target < len(obj.sections):
+            if place % row.entry_size != row.payload or not 0 < target < len(obj.sections):
                 continue
             if obj.sections["flags"][target] & SHF_EXECINSTR:
-                howto = arch.howtos.get(int(record["type"]))
-                at = int(symbol["value"]) + _addend(obj, arch, howto, record)
+                at = int(symbol["value"]) + _addend(obj, arch, arch.howtos.get(kind), record)
                 found.setdefault(target, set()).add(at)
     return found
 
@@ -322,10 +321,10 @@ def _cuts(
     if not sections:
         return cuts
     targets = obj.symbols["section"][obj.relocations["symbol"]]
-    for record in obj.relocations[np.isin(targets, list(sections))]:
-        symbol = obj.symbols[record["symbol"]]
-        source, target = int(record["section"]), int(symbol["section"])
-        howto = arch.howtos.get(int(record["type"]))
+    for record in obj.relocations.of(np.isin(targets, list(sections))).rows():
+        source, place, kind, number, *_ = record
+        symbol, howto = obj.symbols[number], arch.howtos.get(kind)
+        target = int(symbol["section"])
         at = int(symbol["value"]) + _addend(obj, arch, howto, record)
         table = tables.get(source)
         if obj.sections["flags"][source] & SHF_EXECINSTR:
@@ -336,15 +335,15 @@ def _cuts(
         elif table is None:
             continue
         elif table.from_start and table.entry_size:
-            at -= int(record["offset"]) % table.entry_size
+            at -= place % table.entry_size
         if 0 <= at < obj.sections["size"][target]:
             cuts[target].add(at)
     return cuts
 
 
-def _addend(obj: Object, arch: Architecture, howto: Howto | None, record: Any) -> int:
+def _addend(obj: Object, arch: Architecture, howto: Howto | None, record: Raw) -> int:
     """A relocation's addend, from the record or from the field."""
-    if howto is None or not record["implicit"]:
-        return int(record["addend"])
-    at = int(record["offset"])
-    return howto.addend(bytes(obj.contents(int(record["section"]))[at : at + howto.size]), arch.byte_order)
+    section, at, _, _, addend, implicit = record
+    if howto is None or not implicit:
+        return addend
+    return howto.addend(bytes(obj.contents(section)[at : at + howto.size]), arch.byte_order)

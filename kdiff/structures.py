@@ -63,8 +63,7 @@ class _Names:
         self._abbrev = b"\0\0" + uncompressed(obj, abbrev)
         self._strings = b"\0" + uncompressed(obj, strings)
         self._order = obj.byte_order
-        low, high = (int(obj.relocation_bounds[info + step]) for step in (0, 1))
-        records = obj.relocations[low:high]
+        records = obj.records(info)
         here = obj.symbols[records["symbol"]]["section"] == strings
         self._uses = records["offset"][here], records["addend"][here]
 

@@ -251,8 +251,7 @@ def _list(sizes: list[int]) -> str:
 
 def _addresses(obj: Object, arch: Architecture, section: int) -> Fields:
     """The relocated fields, one for each place; where two records make a difference the first one counts."""
-    low, high = obj.relocation_bounds[section], obj.relocation_bounds[section + 1]
-    records = obj.relocations[low:high]
+    records = obj.records(section)
     known = _field_sizes(arch)
     sizes = known[np.minimum(records["type"], len(known) - 1)]
     offsets, symbols = records["offset"].astype("i8"), records["symbol"]

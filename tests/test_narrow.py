@@ -142,8 +142,8 @@ def test_a_place_far_behind_a_section_is_still_one_of_it() -> None:
     found = cut(before, after)
     assert found is not None
     for obj in (found.pre, found.post):
-        (record,) = obj.relocations[obj.relocations["type"] == 1]
-        assert obj.symbol_name(int(record["symbol"])) == ".data.shared"
+        (symbol,) = obj.relocations["symbol"][obj.relocations["type"] == 1].tolist()
+        assert obj.symbol_name(symbol) == ".data.shared"
 
 
 def test_owners_of_entries_that_are_referred_to_stay() -> None:

@@ -136,7 +136,7 @@ def test_local_symbols_come_first_and_relocations_follow_their_symbols():
     bindings = obj.symbols["binding"].tolist()
     assert bindings == sorted(bindings, key=lambda binding: binding != LOCAL)
     assert int(obj.sections["info"][obj.symtab]) == bindings.count(LOCAL)
-    targets = {obj.symbol_name(int(r["symbol"])) for r in obj.relocations}
+    targets = {obj.symbol_name(symbol) for symbol in obj.relocations["symbol"].tolist()}
     assert targets == {"printk", "f", ".rodata.str1.1", ".klp.sym.vmlinux.hidden,2", ""}
 
 

@@ -51,15 +51,16 @@ def _disjoint(offsets: Column, sizes: Column, path: str) -> None:
         raise KdiffError("elf.overlap", "two sections share bytes of the file", place=path)
 
 
-def check_relocations(relocations: Column, sections: Column, symbols: int, path: str) -> None:
-    """Check all records, which are sorted by section and offset."""
-    if not len(relocations):
+def check_relocations(
+    changed: Column, offset: Column, symbol: Column, sections: Column, symbols: int, path: str
+) -> None:
+    """Check all records, which are sorted by the section they change and by offset; `symbols`: how many."""
+    if not len(changed):
         return
-    changed, offset = relocations["section"], relocations["offset"]
     last = np.flatnonzero(np.append(changed[1:] != changed[:-1], True))
     packed = sections["flags"] & SHF_COMPRESSED != 0
     most = np.where(packed, np.iinfo("u8").max, sections["size"])
-    if relocations["symbol"].max() >= symbols or np.any(offset[last] >= most[changed[last]]):
+    if symbol.max() >= symbols or np.any(offset[last] >= most[changed[last]]):
         raise _wrong("a relocation points outside of the object", path)
     if np.any((sections["type"] == SHT_NOBITS)[changed[last]]):
         raise _wrong("a relocation changes a section without contents", path)

@@ -99,14 +99,13 @@ def _unallocated(obj: Object) -> list[int]:
 def _relocated(obj: Object, arch: Architecture, index: int, debug: Any) -> bytes:
     """A section's contents with every reference to a debugging section filled in; others describe code."""
     data = uncompressed(obj, index)
-    low, high = (int(obj.relocation_bounds[index + step]) for step in (0, 1))
-    records = obj.relocations[low:high]
+    records = obj.records(index)
     symbols = obj.symbols[records["symbol"]]
     inside = symbols["section"] < RESERVED
     inside &= debug[np.where(inside, symbols["section"], 0)]
     if not inside.any():
         return data
-    records, symbols = records[inside], symbols[inside]
+    records, symbols = records.of(inside), symbols[inside]
     raw = np.frombuffer(data, "u1").copy()
     endian = ">" if obj.byte_order == "big" else "<"
     for kind in np.unique(records["type"]).tolist():

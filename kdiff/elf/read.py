@@ -2,7 +2,7 @@
 """Stage 1: a relocatable ELF object as columns.
 
 In: the bytes of an ET_REL file, 32 or 64 bit, either byte order, REL or RELA, any number of sections.
-Out: an `Object`: sections, symbols and relocations as read-only structured arrays over the raw file, all
+Out: an `Object`: sections and symbols as read-only structured arrays, relocations as columns, all
 bounds checked, so that later stages index without asking. Layouts are those of the System V gABI, chapter
 "Object Files"; no third-party reader is used because none copes with more than 65 279 section headers.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kdiff.arch import ByteOrder
 from kdiff.elf.checks import check_sections
-from kdiff.elf.relocations import bounds_of, read_relocations
+from kdiff.elf.relocations import Relocations, bounds_of, read_relocations
 from kdiff.errors import KdiffError
 
 Column = NDArray[Any]
@@ -94,7 +94,7 @@ class Object:
     flags: int
     sections: Column
     symbols: Column
-    relocations: Column
+    relocations: Relocations
     relocation_bounds: Column
     symtab: int
     section_names: int
@@ -138,6 +138,10 @@ class Object:
         if kind == STT_SECTION and not name and section < len(self.sections):
             return self.section_name(section)
         return self._string(self.symbol_names, name)
+
+    def records(self, index: int) -> Relocations:
+        """The relocations of a section."""
+        return self.relocations.of(slice(*self.relocation_bounds[index : index + 2].tolist()))
 
     def contents(self, index: int) -> memoryview:
         """The raw bytes of a section; empty for SHT_NOBITS."""
@@ -220,7 +224,8 @@ def read_bytes(data: bytes | mmap.mmap, path: str = "") -> Object:
     symbols = _symbols(view, layout, endian, sections, symtab, path)
     relocations = read_relocations(view, endian + layout.word, sections, symtab, len(symbols), path)
     bounds = bounds_of(relocations["section"], len(sections))
-    for column in (sections, symbols, relocations, bounds):
+    relocations.freeze()
+    for column in (sections, symbols, bounds):
         column.flags.writeable = False
     return Object(
         path=path,

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The relocations of an object as one column of records, REL and RELA alike.
 
-In: the file, its sections and how many symbols it has. Out: `RELOCATION` records in the order of sections and
+In: the file, its sections and how many symbols it has. Out: `Relocations` in the order of sections and
 offsets, checked; those of one place in the order of the file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,20 +24,58 @@ SHT_RELA, SHT_REL = 4, 9
 AT_ONCE = 1 << 15
 """Relocations that are read in one step: their bytes stay in the processor's cache."""
 
-RELOCATION = np.dtype(
-    {
-        "names": ("section", "offset", "type", "symbol", "addend", "implicit"),
-        "formats": ("u4", "u8", "u4", "u4", "i8", "?"),
-        "offsets": (16, 0, 20, 24, 8, 28),
-        "itemsize": 32,
-    }
-)
-"""`section`: the one whose contents the relocation changes. `implicit`: a REL record, addend in the field."""
+COLUMNS = {"section": "u4", "offset": "u8", "type": "u4", "symbol": "u4", "addend": "i8", "implicit": "?"}
+Raw = tuple[int, int, int, int, int, bool]
+"""One record: a value of each column."""
+
+
+class Relocations:
+    """Records as columns, each in a piece: a kernel has a million, and most questions are about one column.
+
+    `section`: the one whose contents the relocation changes. `implicit`: a REL record, addend in the field.
+    """
+
+    __slots__ = ("_columns",)
+
+    def __init__(self, columns: Mapping[str, Column]) -> None:
+        self._columns = columns
+
+    @staticmethod
+    def of_columns(*columns: Column) -> Relocations:
+        """Records made of columns in the order of `COLUMNS`, of any type of integer."""
+        pairs = zip(COLUMNS.items(), columns, strict=True)
+        return Relocations({name: column.astype(kind) for (name, kind), column in pairs})
+
+    @staticmethod
+    def joined(parts: Sequence[Relocations]) -> Relocations:
+        return Relocations({name: np.concatenate([each[name] for each in parts]) for name in COLUMNS})
+
+    def __len__(self) -> int:
+        return len(self._columns["section"])
+
+    def __getitem__(self, name: str) -> Column:
+        return self._columns[name]
+
+    def of(self, chosen: slice | Column) -> Relocations:
+        """Some of the records: a range, or those of a column of numbers or of booleans."""
+        return Relocations({name: column[chosen] for name, column in self._columns.items()})
+
+    def rows(self) -> list[Raw]:
+        """All records one by one."""
+        return list(zip(*(column.tolist() for column in self._columns.values()), strict=True))
+
+    def freeze(self) -> None:
+        """Let nobody write to the columns any more."""
+        for column in self._columns.values():
+            column.flags.writeable = False
+
+    def equals(self, other: Relocations) -> bool:
+        return all(np.array_equal(self[name], other[name]) for name in COLUMNS)
 
 
 def read_relocations(
     view: memoryview, word: str, sections: Column, symtab: int, symbols: int, path: str
-) -> Column:
+) -> Relocations:
     """All relocations, sorted. `word`: byte order and size of an address, `<u8`; `symbols`: how many."""
     parts = [
         _records(view, word, sections, tables, kind, symtab, path)
@@ -44,14 +83,14 @@ def read_relocations(
         if len(tables := np.flatnonzero(sections["type"] == kind))
     ]
     if not parts:
-        return np.zeros(0, RELOCATION)
-    merged = np.concatenate(parts) if len(parts) > 1 else parts[0]
-    ordered = merged if _in_order(merged) else merged[np.lexsort((merged["offset"], merged["section"]))]
-    check_relocations(ordered, sections, symbols, path)
+        return Relocations.of_columns(*[np.zeros(0, kind) for kind in COLUMNS.values()])
+    merged = Relocations.joined(parts) if len(parts) > 1 else parts[0]
+    ordered = merged if _in_order(merged) else merged.of(np.lexsort((merged["offset"], merged["section"])))
+    check_relocations(ordered["section"], ordered["offset"], ordered["symbol"], sections, symbols, path)
     return ordered
 
 
-def _in_order(records: Column) -> bool:
+def _in_order(records: Relocations) -> bool:
     """Whether records are sorted by section and offset."""
     section, offset = records["section"], records["offset"]
     back = np.flatnonzero(offset[1:] < offset[:-1])
@@ -70,7 +109,7 @@ def bounds_of(section: Column, count: int) -> Column:
 def _records(
     view: memoryview, word: str, sections: Column, tables: Column, kind: int, symtab: int,
     path: str,
-) -> Column:  # fmt: skip
+) -> Relocations:  # fmt: skip
     """All records of one kind, table after table. `tables`: section indices."""
     order, narrow = word[0], word[1:] == "u4"
     halves = [("type", f"{order}u4"), ("symbol", f"{order}u4")]
@@ -88,9 +127,9 @@ def _records(
     if int(sizes.sum()) > len(view):
         raise KdiffError("elf.relocations", "relocation sections overlap", place=path)
     counts = sizes.astype("i8") // raw.itemsize
-    records = np.empty(int(counts.sum()), RELOCATION)
-    records["section"] = np.repeat(targets, counts)
-    records["implicit"] = kind == SHT_REL
+    total = int(counts.sum())
+    made = {name: np.empty(total, each) for name, each in COLUMNS.items() if name != "section"}
+    made["implicit"].fill(kind == SHT_REL)
     stops = np.cumsum(counts)
     spans = list(zip(headers["offset"].tolist(), sizes.tolist(), strict=True))
     parts = [0, *(np.flatnonzero(np.diff(stops // AT_ONCE)) + 1).tolist(), len(spans)]
@@ -98,11 +137,11 @@ def _records(
         found = np.frombuffer(
             b"".join([view[start : start + size] for start, size in spans[first:last]]), raw
         )
-        part = records[stops[first] - counts[first] : stops[last - 1]]
-        part["offset"] = found["offset"]
+        part = slice(int(stops[first] - counts[first]), int(stops[last - 1]))
+        made["offset"][part] = found["offset"]
         if narrow:
-            part["type"], part["symbol"] = found["info"] & 0xFF, found["info"] >> 8
+            made["type"][part], made["symbol"][part] = found["info"] & 0xFF, found["info"] >> 8
         else:
-            part["type"], part["symbol"] = found["type"], found["symbol"]
-        part["addend"] = found["addend"] if kind == SHT_RELA else 0
-    return records
+            made["type"][part], made["symbol"][part] = found["type"], found["symbol"]
+        made["addend"][part] = found["addend"] if kind == SHT_RELA else 0
+    return Relocations({"section": np.repeat(targets, counts), **made})
