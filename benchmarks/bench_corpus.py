@@ -58,6 +58,9 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="REGEX", help="take ids, kinds or paths that match")
     parser.add_argument("--again", default="", metavar="REGEX", help="forget outcomes and keys that match")
     parser.add_argument(
+        "--longest", type=int, default=creating.LONGEST, metavar="SECONDS", help="give up an update then"
+    )
+    parser.add_argument(
         "--out", type=Path, default=Path("corpus"), metavar="DIR", help="where the report goes"
     )
     parser.add_argument("phases", nargs="+", choices=PHASES, metavar="PHASE", help=", ".join(PHASES))
@@ -70,7 +73,8 @@ def main() -> int:
         creating.build_pristine(both, rows, asked.jobs)
     if "create" in asked.phases:
         done = outcomes.created(both.store / "created")
-        creating.create_all(both, [row for row in rows if wanting(done.get(row.id), asked.again)], asked.jobs)
+        waiting = [row for row in rows if wanting(done.get(row.id), asked.again)]
+        creating.create_all(both, waiting, asked.jobs, asked.longest)
     if "guest" in asked.phases:
         made, tried = outcomes.created(both.store / "created"), outcomes.tried(both.store / "tried")
         updates = [made[row.id] for row in rows if row.id in made and made[row.id].result == "update"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -49,6 +50,7 @@ def refused(
         (Created("a", "nothing"), None, "nothing", False),
         (Created("a", "uncompilable"), None, "uncompilable", False),
         (Created("a", "crash"), None, "crash", True),
+        (Created("a", "slow"), None, "slow", True),
         (Created("a", "error"), None, "error", True),
     ],
 )
@@ -135,3 +137,8 @@ def test_each_way_to_end_has_its_name() -> None:
     assert (crashed.result, crashed.keys) == ("crash", ("AssertionError",))
     with pytest.raises(KeyboardInterrupt):
         raising(KeyboardInterrupt())
+
+
+def test_what_takes_too_long_is_given_up_and_says_so() -> None:
+    found = guarded("a", lambda: time.sleep(30) or Created("a", "update"), longest=1)
+    assert (found.result, found.reasons[0].text) == ("slow", "took more than 1 seconds")

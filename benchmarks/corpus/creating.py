@@ -35,7 +35,7 @@ from kdiff.pipeline import Request
 from kdiff.registry import Registry
 
 LONGEST = 900
-"""Seconds after which a creation counts as a crash."""
+"""Seconds after which a creation is given up, if nothing else is said."""
 
 
 def build_pristine(both: Trees, rows: Iterable[Row], jobs: int) -> None:
@@ -48,19 +48,19 @@ def build_pristine(both: Trees, rows: Iterable[Row], jobs: int) -> None:
             say(f"units before: {done} of at most {len(names)}, {unit.source}")
 
 
-def create_all(both: Trees, rows: Iterable[Row], jobs: int) -> None:
+def create_all(both: Trees, rows: Iterable[Row], jobs: int, longest: int = LONGEST) -> None:
     """Create an update of each row, and save what became of it."""
     plugins = registry.load()
     once = {name: replace(each, open=cache(each.open)) for name, each in plugins.memory_schemes.items()}
     plugins = replace(plugins, memory_schemes=MappingProxyType(once))
     for row in counted(rows, "create"):
-        outcome = create(both, row, plugins, jobs)
+        outcome = create(both, row, plugins, jobs, longest)
         save(both.store / "created", outcome)
         what = " ".join((outcome.result, *outcome.keys))
         say(f"  {row.id} {row.paths[0]}: {what}, {outcome.wall:.0f} s, own {outcome.own:.1f} s")
 
 
-def create(both: Trees, row: Row, plugins: Registry, jobs: int) -> Created:
+def create(both: Trees, row: Row, plugins: Registry, jobs: int, longest: int) -> Created:
     """Create one update."""
     asked = Request(
         config=both.kernel.config,
@@ -72,7 +72,7 @@ def create(both: Trees, row: Row, plugins: Registry, jobs: int) -> Created:
         jobs=jobs,
     )
     began, own, children = time.monotonic(), _cpu(resource.RUSAGE_SELF), _cpu(resource.RUSAGE_CHILDREN)
-    outcome = guarded(row.id, lambda: _made(asked, plugins, both.store / "updates"))
+    outcome = guarded(row.id, lambda: _made(asked, plugins, both.store / "updates"), longest)
     measured = replace(
         outcome,
         wall=round(time.monotonic() - began, 2),
@@ -80,7 +80,7 @@ def create(both: Trees, row: Row, plugins: Registry, jobs: int) -> Created:
         compilers=round(_cpu(resource.RUSAGE_CHILDREN) - children, 2),
     )
     if measured.result == "refused":
-        told = guarded(row.id, lambda: _would_replace(asked, plugins))
+        told = guarded(row.id, lambda: _would_replace(asked, plugins), longest)
         return replace(measured, units=told.units, targets=told.targets, functions=told.functions)
     return measured
 
@@ -143,10 +143,10 @@ def _named_units(asked: Request) -> tuple[Unit, ...]:
         return tuple(named)
 
 
-def guarded(id: str, make: Callable[[], Created]) -> Created:
+def guarded(id: str, make: Callable[[], Created], longest: int = LONGEST) -> Created:
     """What `make` returns, or in which way it ended."""
     before = signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(LONGEST)
+    signal.alarm(longest)
     try:
         return make()
     except Refused as error:
@@ -158,6 +158,8 @@ def guarded(id: str, make: Callable[[], Created]) -> Created:
     except KdiffError as error:
         result = "uncompilable" if error.key == "build.post" else "error"
         return Created(id, result, (Reason(error.key, error.place, error.message),))
+    except _TooLong:
+        return Created(id, "slow", (Reason("slow", "", f"took more than {longest} seconds"),))
     except Exception as error:  # finding these is what the run is for
         return Created(id, "crash", (Reason(type(error).__name__, "", traceback.format_exc()[-2000:]),))
     finally:
@@ -165,8 +167,12 @@ def guarded(id: str, make: Callable[[], Created]) -> Created:
         signal.signal(signal.SIGALRM, before)
 
 
+class _TooLong(Exception):
+    """A creation is to be given up."""
+
+
 def _too_long(number: int, frame: FrameType | None) -> None:
-    raise TimeoutError(f"took more than {LONGEST} seconds")
+    raise _TooLong
 
 
 def _cpu(who: int) -> float:

@@ -30,7 +30,8 @@ class Created:
 
     `result`: `update`; `nothing` (no object code changes); `refused`; `error`; `uncompilable` (the patched
     source does not compile, so this hunk does not stand alone); `crash` (an exception that kdiff did not
-    mean to raise). Seconds of this process and of its compilers are apart.
+    mean to raise); `slow` (given up after the time that a run allows). Seconds of this process and of its
+    compilers are apart.
     """
 
     id: str

@@ -23,6 +23,7 @@ COUNTED = {
     "refused": "refused by create",
     "error": "create ended in an error",
     "crash": "create crashed",
+    "slow": "create was given up after a time",
     "apply": "refused or taken back when applied",
     "smoke": "the workload failed",
     "view": "not listed once applied",
