@@ -65,7 +65,7 @@ class Changed:
 
     def __init__(self, memory: MemorySource) -> None:
         self.name, self._memory = memory.name, memory
-        self.address_book, self.facts = memory.address_book, memory.facts
+        self.address_book, self.facts, self.extents = memory.address_book, memory.facts, memory.extents
         self.at, self.data = 0, b""
 
     def read(self, address: int, size: int) -> bytes | None:

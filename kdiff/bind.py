@@ -294,7 +294,8 @@ def _unverified(unit: Bound, match: Match) -> list[Refusal]:
     return [
         Refusal(
             "solve.unverified", fact.source(unit.run.graph),
-            f"refers to {unit.plan.pre.nodes[fact.node].label} at {fact.address:#x}, which nothing confirms",
+            f"refers to {unit.plan.pre.nodes[fact.node].label} at {fact.address:#x}, which nothing confirms"
+            + (f": {why}" if (why := unit.run.unverified.get(fact.node)) else ""),
         )
         for fact in unit.run.unconfirmed(match)
         if fact.node is not None

@@ -219,6 +219,10 @@ class Reader:
         places = self._places(node)
         return places is None or address in places
 
+    def is_listed(self, node: Node) -> bool:
+        """Whether the book lists any of the node's names."""
+        return self._places(node) is not None
+
     def _places(self, node: Node) -> frozenset[int] | None:
         if node.id not in self._listed:
             found = [entry.address for name in node.names for entry in self.entries(node, name)]

@@ -45,6 +45,14 @@ class ConstantSection:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadOnlyMemory:
+    """From the kernel's symbol `name` to its symbol `end` nobody writes once the kernel has started."""
+
+    name: str
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemadeData:
     """Data that a macro or the compiler makes anew at each use: a fresh copy is as good as the old one.
 
@@ -90,7 +98,7 @@ class Intrusion:
     symbol: str = ""
 
 
-Habit = CodeAhead | Intrusion | SectionClass | ConstantSection | RemadeData | LineTaker
+Habit = CodeAhead | Intrusion | SectionClass | ConstantSection | ReadOnlyMemory | RemadeData | LineTaker
 
 
 class Habits:
@@ -104,6 +112,7 @@ class Habits:
         )
         self.intrusions = tuple(row for row in rows if isinstance(row, Intrusion))
         self.ahead = tuple(row.name for row in rows if isinstance(row, CodeAhead))
+        self.read_only = tuple(row for row in rows if isinstance(row, ReadOnlyMemory))
         self._standings: dict[str, Standing] = {}
         self._names = tuple(row.name for row in self._classes)
         self._constants = frozenset(row.name for row in rows if isinstance(row, ConstantSection))

@@ -110,8 +110,11 @@ class LoadedModule:
 
     def extents(self) -> tuple[Extent, ...]:
         """The module's sections and what the kernel has."""
-        sizes = self._object.sections["size"]
-        own = (Extent(start, int(sizes[index])) for index, start in self._sections.items())
+        sizes, flags = (self._object.sections[name] for name in ("size", "flags"))
+        own = (
+            Extent(start, int(sizes[index]), bool(flags[index] & SHF_WRITE))
+            for index, start in self._sections.items()
+        )
         return tuple(sorted((*own, *self._kernel.extents()), key=lambda each: each.address))
 
     def place(self, address: int) -> Place | None:

@@ -18,10 +18,11 @@ from kdiff.kernel import KernelFacts
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """`size` bytes from an address on."""
+    """`size` bytes from an address on. `writable`: whether the file says that a kernel writes there."""
 
     address: int
     size: int
+    writable: bool | None = None
 
 
 def merged(parts: Iterable[tuple[int, int]]) -> tuple[Extent, ...]:

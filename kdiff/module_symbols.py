@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The symbols of loaded modules, as /proc/kallsyms lists them, out of the kernel's own memory.
+"""Loaded modules, out of the kernel's own memory: their symbols, as /proc/kallsyms lists them, and constants.
 
 In: a reader, vmlinux's address book, structure layouts from BTF. Out: lines of an `AddressBook`. The kernel
 does the same in kernel/module/kallsyms.c, module_get_kallsym: the list `modules` in its order, of each module
 the symbols that stay after it was loaded. Which of them are exported is not said here, so their kinds are
-small letters throughout.
+small letters throughout. Or out: where modules have memory that is read only (kernel/module/strict_rwx.c).
 """
 
 from __future__ import annotations
@@ -16,15 +16,21 @@ from kdiff.addressbook import AddressBook
 from kdiff.arch import ByteOrder
 from kdiff.errors import KdiffError
 from kdiff.kernel import Structure
+from kdiff.memory import Extent
 
 Read = Callable[[int, int], bytes | None]
 Line = tuple[str, int, str, str]
 
-_NEEDED = {
+_Members = Mapping[str, tuple[str, ...]]
+_NEEDED: _Members = {
     "module": ("list", "name", "state", "kallsyms"),
     "mod_kallsyms": ("symtab", "num_symtab", "strtab", "typetab"),
     "elf64_sym": ("st_name", "st_value"),
 }
+_LAYOUT: _Members = {"module": ("list", "state", "core_layout"), "module_layout": ("base", "ro_size")}
+_MEMORIES: _Members = {"module": ("list", "state", "mem"), "module_memory": ("base", "size")}
+_READ_ONLY = (0, 2)
+"""MOD_TEXT and MOD_RODATA (include/linux/module.h, commit ac3b43283923)."""
 _UNFORMED = 3
 """MODULE_STATE_UNFORMED: not yet filled in."""
 _MOST_MODULES, _MOST_SYMBOLS, _LONGEST_NAME = 1 << 14, 1 << 22, 1 << 10
@@ -40,27 +46,64 @@ def module_symbols(
     For 64-bit kernels. KdiffError `memory.modules` if the list is broken.
     """
     head = book.address("modules")
-    known = all(
-        name in structures and set(members) <= structures[name].members.keys()
-        for name, members in _NEEDED.items()
-    )
-    if head is None or not known:
+    if head is None or not _describes(structures, _NEEDED):
         return None
-    return tuple(_Modules(read, structures, order).lines(head))
+    return tuple(_Modules(read, structures, order, _NEEDED).lines(head))
+
+
+def module_constants(
+    read: Read, book: AddressBook, structures: Mapping[str, Structure], order: ByteOrder
+) -> tuple[Extent, ...]:
+    """Code and read-only data of all modules; nothing if the kernel has none or does not describe them.
+
+    Until Linux 6.3 they lie at the start of `core_layout`, since then a module has an array of memories.
+    """
+    head = book.address("modules")
+    for needed in (_LAYOUT, _MEMORIES):
+        if head is not None and _describes(structures, needed):
+            return tuple(_Modules(read, structures, order, needed).constants(head))
+    return ()
+
+
+def _describes(structures: Mapping[str, Structure], needed: _Members) -> bool:
+    return all(
+        name in structures and set(members) <= structures[name].members.keys()
+        for name, members in needed.items()
+    )
 
 
 class _Modules:
-    def __init__(self, read: Read, structures: Mapping[str, Structure], order: ByteOrder) -> None:
-        self._read = read
+    def __init__(
+        self, read: Read, structures: Mapping[str, Structure], order: ByteOrder, needed: _Members
+    ) -> None:
+        self._read, self._needed = read, needed
         self._at = {
             (name, member): structures[name].members[member]
-            for name, members in _NEEDED.items()
+            for name, members in needed.items()
             for member in members
         }
-        self._symbol_size = structures["elf64_sym"].size
+        self._sizes = {name: structures[name].size for name in needed}
         self._endian = "<" if order == "little" else ">"
 
     def lines(self, head: int) -> Iterator[Line]:
+        for module in self._modules(head):
+            yield from self._module(module)
+
+    def constants(self, head: int) -> Iterator[Extent]:
+        what = "the memory of a module"
+        for module in self._modules(head):
+            if self._needed is _LAYOUT:
+                layout = module + self._at["module", "core_layout"]
+                base = self._number(layout + self._at["module_layout", "base"], "Q", what)
+                yield Extent(base, self._number(layout + self._at["module_layout", "ro_size"], "I", what))
+                continue
+            for kind in _READ_ONLY:
+                memory = module + self._at["module", "mem"] + kind * self._sizes["module_memory"]
+                base = self._number(memory + self._at["module_memory", "base"], "Q", what)
+                yield Extent(base, self._number(memory + self._at["module_memory", "size"], "I", what))
+
+    def _modules(self, head: int) -> Iterator[int]:
+        """Where the structure of each module is that is loaded, or about to be."""
         seen = {head}
         at = self._number(head, "Q", "the list of modules")
         while at != head:
@@ -69,7 +112,7 @@ class _Modules:
             seen.add(at)
             module = at - self._at["module", "list"]
             if self._number(module + self._at["module", "state"], "I", "a module") != _UNFORMED:
-                yield from self._module(module)
+                yield module
             at = self._number(at, "Q", "the list of modules")
 
     def _module(self, module: int) -> Iterator[Line]:
@@ -87,12 +130,12 @@ class _Modules:
             return
         if count > _MOST_SYMBOLS:
             raise _broken(table, f"{owner} claims {count} symbols")
-        rows = self._bytes(symbols, count * self._symbol_size, owner)
+        rows = self._bytes(symbols, count * self._sizes["elf64_sym"], owner)
         letters = self._bytes(kinds, count, owner).decode("latin-1")
         names = self._names(rows, strings, owner)
-        value_at = self._at["elf64_sym", "st_value"]
+        value_at, step = self._at["elf64_sym", "st_value"], self._sizes["elf64_sym"]
         for index in range(count):
-            (value,) = struct.unpack_from(f"{self._endian}Q", rows, index * self._symbol_size + value_at)
+            (value,) = struct.unpack_from(f"{self._endian}Q", rows, index * step + value_at)
             if names[index]:
                 yield names[index], value, letters[index], owner
 
@@ -100,7 +143,7 @@ class _Modules:
         name_at = self._at["elf64_sym", "st_name"]
         starts = [
             struct.unpack_from(f"{self._endian}I", rows, at + name_at)[0]
-            for at in range(0, len(rows), self._symbol_size)
+            for at in range(0, len(rows), self._sizes["elf64_sym"])
         ]
         last = max(starts)
         if last > _MOST_SYMBOLS * _LONGEST_NAME // 16:

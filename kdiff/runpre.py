@@ -17,8 +17,10 @@ from kdiff.addressbook import AddressBook
 from kdiff.ends import Ends
 from kdiff.fields import Reader, Spot, field_of
 from kdiff.graph import Node, Reference, SectionGraph
+from kdiff.habits import Standing
 from kdiff.kernel import Literal, Site
 from kdiff.memory import MemorySource
+from kdiff.readonly import ReadOnly
 from kdiff.redirected import NOTHING
 from kdiff.relaid import Walk
 from kdiff.split import Kind
@@ -51,6 +53,7 @@ class Matcher:
     ) -> None:
         self.graph, self.memory, self.redirects = graph, memory, redirects
         self.reader = Reader(graph, memory, book, owner, redirects)
+        self.read_only = ReadOnly(graph.habits, memory, book, graph.arch.byte_order)
         self.ends = Ends(graph, memory, book, owner, self._contents)
         self.all_sites = sites
         self._known: dict[int, tuple[bytes, list[_Span]]] = {}
@@ -68,6 +71,8 @@ class Matcher:
 
     def _contents(self, node: Node, address: int) -> Match | Mismatch:
         """Compare contents; code by instruction where the layout differs."""
+        if self._is_told_by_contents(node) and not self.read_only.holds(address, node.size):
+            return Mismatch(node.id, address, 0, 0, "the kernel may write to the memory at this address")
         run = self.memory.read(address, node.size)
         same: Match | Mismatch = Mismatch(node.id, address, 0, 0, "no memory at this address")
         if run is not None:
@@ -78,6 +83,12 @@ class Matcher:
         if isinstance(walked, Match) or walked.offset > same.offset:
             return walked
         return same
+
+    def _is_told_by_contents(self, node: Node) -> bool:
+        """Whether nothing but its contents says that a constant is one: kallsyms lists it nowhere."""
+        if node.kind not in (Kind.STRING, Kind.CONSTANT) or node.standing is not Standing.ORDINARY:
+            return False
+        return node.section_name not in self.graph.arch.pools and not self.reader.is_listed(node)
 
     def references(self, node: Node, address: int) -> Match | Mismatch:
         """Compare only the references of writable data whose initial value is still in memory."""

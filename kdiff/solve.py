@@ -10,7 +10,7 @@ must survive, or lie beside a neighbour; whatever is learned twice must agree, w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -45,8 +45,9 @@ class RunMatch:
     matches: Mapping[int, Match]
     learned: Mapping[int, str]
     open: Mapping[int, Refusal]
-    unverified: frozenset[int]
-    """Nodes whose address nothing but references confirms: not matched, and unknown to kallsyms."""
+    unverified: Mapping[int, str]
+    """Nodes whose address nothing but references confirms: not matched, and unknown to kallsyms; and why, if
+    they were looked at."""
     refusals: tuple[Refusal, ...]
     """Contradictions and mismatches that forbid an update whatever it needs."""
     redirects: Mapping[int, int] = field(default_factory=lambda: NOTHING)
@@ -61,7 +62,7 @@ class RunMatch:
         return _unconfirmed(match, self.unverified, self)
 
 
-def _unconfirmed(match: Match, unverified: Set[int], found: RunMatch | _Flood) -> tuple[Fact, ...]:
+def _unconfirmed(match: Match, unverified: Container[int], found: RunMatch | _Flood) -> tuple[Fact, ...]:
     """Facts about nodes that nothing confirms, and about the inside of code that is not matched."""
     inside = (f.node for f in match.facts if f.node is not None and f.offset and f.node not in found.matches)
     untold = {index for index in inside if found.graph.nodes[index].kind is Kind.FUNCTION}
@@ -339,21 +340,22 @@ class _Flood:
                 else:
                     sound.add(said)
 
-    def unverified(self) -> frozenset[int]:
+    def unverified(self) -> dict[int, str]:
         """Nodes whose address rests on nothing but the fields that refer to them, and constants that do."""
         others = (self.graph.nodes[index] for index in self.facts if index not in self.matches)
-        found = {node.id for node in others if not self._is_listed(node) and not self._is_undefined(node)}
+        found = {
+            node.id
+            for node in others
+            if not self.matcher.reader.is_listed(node) and not self._is_undefined(node)
+        }
         constants = [i for i in self.matches if self.graph.nodes[i].kind is Kind.CONSTANT]
         while more := {i for i in constants if i not in found and _unconfirmed(self.matches[i], found, self)}:
             found |= more
-        return frozenset(found)
+        return {index: self.failures[index][0].reason if self.failures.get(index) else "" for index in found}
 
     def _is_undefined(self, node: Node) -> bool:
         """Whether a node is at 0, as it may be that nobody need define."""
         return node.kind is Kind.EXTERN and node.weak and self.addresses.get(node.id) == 0
-
-    def _is_listed(self, node: Node) -> bool:
-        return any(self.matcher.reader.entries(node, name) for name in node.names)
 
     def explain(self, node: Node) -> Refusal:
         """Why a node has no match."""

@@ -66,7 +66,7 @@ TRACING = "mount -t tracefs none /sys/kernel/tracing; cd /sys/kernel/tracing"
 TRAMPOLINES = ".static_call.text"
 """A section that is known by its name alone; what travels in an update has a section each."""
 CONFIG = ("CONFIG_64BIT", "CONFIG_HAVE_ARCH_PREL32_RELOCATIONS")
-ALWAYS = ("_text", "_end", "klp_ops")
+ALWAYS = ("_text", "_end", "__start_rodata", "__end_rodata", "klp_ops")
 MADE = ("__builtin__", "bpf")
 """How the owners of code begin, in kallsyms, that the kernel made while it ran."""
 

@@ -27,6 +27,7 @@ from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.kernel import KernelFacts, SpecialSection, Structure
 from kdiff.matchable import graph_to_match
+from kdiff.memory import Extent
 from kdiff.plan import plan
 from kdiff.proof import dump, prove
 from kdiff.sites import sites
@@ -63,6 +64,9 @@ class Excerpt:
 
     def address_book(self) -> AddressBook:
         return self.book
+
+    def extents(self) -> tuple[Extent, ...]:
+        return tuple(Extent(start, len(data)) for start, data in self.pieces.items())
 
     def listed(self, owner: str, start: str) -> tuple[int, ...]:
         """What kallsyms lists of an owner under names that begin so."""

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from kdiff.addressbook import AddressBook
 from kdiff.elf.image import ElfImage, open_image
 from kdiff.kernel import KernelFacts
+from kdiff.memory import Extent
 
 BASE = 0xFFFFFFFF81000000
 SLIDE = 0x1C000000
@@ -32,7 +33,7 @@ SECTIONS
   . = %#x;
   .text : { _text = .; *(.text .text.*) *(.altinstr_replacement) } = 0xcccc
   . = ALIGN(4096);
-  .rodata : { *(.rodata .rodata.*) *(__sites) *(__table) }
+  .rodata : { __start_rodata = .; *(.rodata .rodata.*) *(__sites) *(__table) __end_rodata = .; }
   .init.text : { *(.init.text) }
   . = ALIGN(4096);
   .data : { *(.data .data.*) }
@@ -65,6 +66,9 @@ class LinkedMemory:
 
     def facts(self) -> KernelFacts:
         return KernelFacts(release="6.1.0-56-amd64", machine="x86_64")
+
+    def extents(self) -> tuple[Extent, ...]:
+        return tuple(Extent(each.address, each.size) for each in self.image.segments)
 
     def patched(self, address: int, data: bytes) -> LinkedMemory:
         """This memory with other bytes at an address."""

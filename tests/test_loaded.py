@@ -18,6 +18,7 @@ from kdiff.kernel import KernelFacts
 from kdiff.loaded import LoadedModule, load
 from kdiff.memory import MemorySource
 from kdiff.module_files import contents, module_files
+from kdiff.readonly import ReadOnly
 from kdiff.running import find_memory
 
 pytestmark = pytest.mark.kernel
@@ -85,6 +86,26 @@ def test_each_symbol_is_placed_in_its_own_section(kernel: KernelSetup, name: str
         place = module.place(entry.address)
         assert place is not None
         assert place.section in homes[entry.name], entry.name
+
+
+def test_constants_are_looked_for_where_neither_the_module_nor_the_kernel_writes(kernel: KernelSetup) -> None:
+    module = loaded(kernel, "dummy")
+    book = module.address_book()
+    plugins = registry.load()
+    constant = ReadOnly(plugins.habits(module.facts()), module, book, "little")
+    places = ((each.address, module.place(each.address)) for each in module.extents())
+    starts = {place.section: address for address, place in places if place is not None}
+    assert {name for name, at in starts.items() if constant.holds(at, 1)} >= {
+        ".text",
+        ".rodata",
+        ".rodata.str1.1",
+    }
+    assert not {".data", ".bss"} & {name for name, at in starts.items() if constant.holds(at, 1)}
+    banner, init_task = book.address("linux_banner"), book.address("init_task")
+    assert banner is not None
+    assert init_task is not None
+    assert constant.holds(banner, 8)
+    assert not constant.holds(init_task, 8)
 
 
 def test_imports_from_other_modules_are_listed_as_theirs(kernel: KernelSetup) -> None:

@@ -9,7 +9,7 @@ import pytest
 from kdiff.addressbook import AddressBook
 from kdiff.errors import KdiffError
 from kdiff.kernel import Structure
-from kdiff.module_symbols import module_symbols
+from kdiff.module_symbols import module_constants, module_symbols
 
 BASE = 0xFFFFFFFFC0000000
 HEAD = BASE + 0x100
@@ -75,6 +75,39 @@ def broken(memory: Memory) -> KdiffError:
     assert caught.value.key == "memory.modules"
     assert caught.value.place.startswith("0x")
     return caught.value
+
+
+@pytest.mark.parametrize(
+    ("layouts", "expected"),
+    [
+        (
+            {"module": Structure(128, {"list": 8, "state": 0, "core_layout": 80}),
+             "module_layout": Structure(32, {"base": 0, "ro_size": 16})},
+            [(0x111000, 0x333)],
+        ),
+        (
+            {"module": Structure(128, {"list": 8, "state": 0, "mem": 80}),
+             "module_memory": Structure(16, {"base": 0, "size": 8})},
+            [(0x111000, 0x222), (0x444000, 0x555)],
+        ),
+        ({"module": Structure(128, {"list": 8, "state": 0})}, []),
+    ],
+)  # fmt: skip
+def test_constants_of_modules_lie_where_the_kernel_says(
+    layouts: dict[str, Structure], expected: list[tuple[int, int]]
+) -> None:
+    """Until Linux 6.3: base, size, text_size, ro_size. Since then base and size of text, data, constants."""
+    memory = Memory()
+    table = memory.add("ext4", EXT4)
+    memory.data += bytes(64)
+    words = (
+        (0x111000, 0x222, 0x333, 0)
+        if "module_layout" in layouts
+        else (0x111000, 0x222, 0, 0, 0x444000, 0x555)
+    )
+    memory.put(table - 128 + 80, struct.pack(f"<{len(words)}Q", *words))
+    found = module_constants(memory.read, BOOK, layouts, "little")
+    assert [(each.address, each.size) for each in found] == expected
 
 
 def test_modules_are_listed_from_the_newest_on_with_their_symbols_in_order() -> None:

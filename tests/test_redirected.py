@@ -15,6 +15,7 @@ from kdiff.addressbook import AddressBook
 from kdiff.bind import Bound, bind
 from kdiff.errors import KdiffError, Refused
 from kdiff.kernel import KernelFacts, Structure
+from kdiff.memory import Extent
 from kdiff.proof import dump, prove
 from kdiff.redirected import redirected
 from kdiff.sites import sites
@@ -55,6 +56,12 @@ class Patched:
         if address in self.words:
             return self.words[address].to_bytes(8, "little")
         return self.kernel.read(address, size) or self.module.read(address, size)
+
+    def extents(self) -> tuple[Extent, ...]:
+        """The linker made the module's constants, too, where the kernel's tables do not tell of them."""
+        names = ("__start_rodata", "__end_rodata")
+        start, end = (self.module.book.named(name, "module")[0].address for name in names)
+        return (Extent(start, end - start, writable=False),)
 
     def address_book(self) -> AddressBook:
         return self.book

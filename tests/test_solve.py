@@ -16,6 +16,7 @@ from strategies import units
 from kdiff.addressbook import AddressBook
 from kdiff.graph import SectionGraph
 from kdiff.kernel import KernelFacts
+from kdiff.memory import Extent
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.split import Kind
@@ -67,6 +68,37 @@ def test_strings_and_unnamed_constants_are_found_by_their_contents() -> None:
     assert len(unnamed) > 4
     for node in unnamed:
         assert memory.read(run.addresses[node.id], node.size) == run.graph.contents(node)
+
+
+BUFFER = """
+int printk(const char *, ...);
+char buffer[16] = "case %d";
+const char constant[16] __attribute__((section(".rodata.other"))) = "case %d";
+"""
+"""A buffer that at this moment holds what a string of `UNIT` does, and a place where nobody can write."""
+
+
+@pytest.mark.parametrize(("place", "proved"), [("buffer", False), ("constant", True)])
+def test_a_string_is_not_what_a_buffer_holds_at_this_moment(place: str, proved: bool) -> None:
+    memory, pre = link(compiled(REST), compiled(UNIT, WHOLE), compiled(BUFFER)), graph(UNIT)
+    run = solved(pre, memory)
+    assert proves(run, "choose")
+    text = next(n for n in pre.nodes if n.kind is Kind.STRING and pre.contents(n) == b"case %d\0")
+    (field,) = (r for r in pre.references[named(pre, "choose").id] if r.target == text.id)
+    at = run.addresses[named(pre, "choose").id] + field.offset
+    moved = field.howto.insert(bytes(4), memory.at(place) - (1 << 64), "little")
+    run = solved(pre, memory.patched(at, moved))
+    assert proves(run, "choose") is proved
+    if not proved:
+        assert run.unverified == {text.id: "the kernel may write to the memory at this address"}
+
+
+def test_no_string_is_proved_where_the_kernel_does_not_say_which_memory_is_read_only() -> None:
+    memory = kernel()
+    book = AddressBook(
+        each for each in memory.book.lines() if each[0] not in ("__start_rodata", "__end_rodata")
+    )
+    assert not proves(solved(graph(UNIT), replace(memory, book=book)), "choose")
 
 
 def test_a_tail_merged_string_is_found_inside_of_the_longer_one() -> None:
@@ -298,6 +330,9 @@ class Torn:
 
     def read(self, address: int, size: int) -> bytes | None:
         return None if address <= self.gone < address + size else self.whole.read(address, size)
+
+    def extents(self) -> tuple[Extent, ...]:
+        return self.whole.extents()
 
     def address_book(self) -> AddressBook:
         return self.whole.book

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What names in Linux's objects mean: sections by what becomes of them, statics of macros, line numbers.
 
-Sections: include/linux/init.h, cache.h, percpu-defs.h and asm-generic/vmlinux.lds.h. Statics:
+Sections: include/linux/init.h, cache.h, percpu-defs.h and asm-generic/vmlinux.lds.h, sections.h. Statics:
 linux/once_lite.h, once.h, printk.h, ratelimit.h, lockdep.h, asm-generic/bug.h; C11 6.4.2.2 for `__func__`;
 the compilers' own for tables of a switch and for UBSAN (lib/ubsan.h: `source_location` is a pointer, a line
 and a column), and for constants with pointers where code may be moved (gcc/varasm.cc, `.data.rel.ro`), which
@@ -19,6 +19,7 @@ from kdiff.api import (
     Intrusion,
     KernelFacts,
     LineTaker,
+    ReadOnlyMemory,
     RemadeData,
     SectionClass,
     Standing,
@@ -118,6 +119,7 @@ def rows(facts: KernelFacts) -> Iterator[Habit]:
     for standing, names in _STANDING.items():
         yield from (SectionClass(name, standing) for name in names)
     yield ConstantSection(".data.rel.ro")
+    yield ReadOnlyMemory("__start_rodata", "__end_rodata")
     yield from (RemadeData(name) for name in _STATICS)
     yield from (RemadeData(name, section=True) for name in (*_ONCE, *_UBSAN_TYPES))
     yield from (RemadeData(name, section=True, ignored=((pointer, 8),)) for name in _UBSAN)
