@@ -49,7 +49,7 @@ class Flipped:
 
     def __init__(self, memory: MemorySource) -> None:
         self.name, self._memory = memory.name, memory
-        self.address_book, self.facts = memory.address_book, memory.facts
+        self.address_book, self.facts, self.extents = memory.address_book, memory.facts, memory.extents
 
     def read(self, address: int, size: int) -> bytes | None:
         found = self._memory.read(address, size)
