@@ -50,6 +50,8 @@ SIZES = {
     "PRINTK_INDEX_STRUCT_SIZE": "8",
 }  # fmt: skip
 """Entries of special sections in Linux 6.1 for x86-64, which the peer is told."""
+USUAL = 20_000, 1_200_000
+"""Bytes: smaller objects are those of pairs made to show one thing."""
 KERNEL_SYMBOLS = 170_000
 """Lines of a symbol table as readelf prints it for a vmlinux."""
 
@@ -128,11 +130,20 @@ def compared(paths: list[tuple[Path, Path]]) -> Batch:
 
 
 def report(rows: list[Row], runs: int, memory: int) -> None:
-    """Totals, medians and ratios."""
+    """Totals, medians and ratios, of all pairs and of those as large as most units of a kernel."""
+    print(f"{len(rows)} pairs, medians of {runs} runs, {platform.machine()}, {os.cpu_count()} processors:")
+    totals(rows)
+    usual = [row for row in rows if USUAL[0] <= row.size <= USUAL[1]]
+    if usual and len(usual) < len(rows):
+        print(f"{len(usual)} of them with objects of {USUAL[0]} to {USUAL[1]} bytes:")
+        totals(usual)
+    print(f"most memory of kdiff, all pairs in one process: {memory} MiB")
+
+
+def totals(rows: list[Row]) -> None:
     ours, few, many = (
         [getattr(row, name) for row in rows] for name in ("kdiff", "peer", "peer_with_symbols")
     )
-    print(f"{len(rows)} pairs, medians of {runs} runs, {platform.machine()}, {os.cpu_count()} processors:")
     print(
         f"  kdiff                     {sum(ours):6.2f} s CPU, median {1e3 * statistics.median(ours):5.1f} ms"
     )
@@ -146,7 +157,6 @@ def report(rows: list[Row], runs: int, memory: int) -> None:
         sum(a > b for a, b in zip(ours, many, strict=True)),
     )
     print(f"  pairs for which kdiff is slower: {slower[0]} and {slower[1]}")
-    print(f"  most memory of kdiff, all pairs in one process: {memory} MiB")
 
 
 class Peer:
