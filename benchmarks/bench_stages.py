@@ -15,6 +15,7 @@ It needs the setup that `kdiff setup` makes.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -56,7 +57,9 @@ def made() -> dict[str, Any]:
     """Make the update in this process: seconds of CPU and by the clock, by stage."""
     wall = time.perf_counter()
     from kdiff import package, pipeline, registry  # the imports are measured too
+    from kdiff.cli.main import NEW_OBJECTS
 
+    gc.set_threshold(NEW_OBJECTS)  # as the command does
     cpu: Counter[str] = Counter()
     clock: Counter[str] = Counter()
 
@@ -98,7 +101,11 @@ def main() -> int:
         print(json.dumps(made()))
         return 0
     command = [sys.executable, __file__, "--one"]
-    runs = [json.loads(subprocess.check_output(command)) for _ in range(given.runs)]
+    # as an installed command has it: with bytecode, and numpy without threads
+    known = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    known["OPENBLAS_NUM_THREADS"] = "1"
+    subprocess.run(command, env=known, stdout=subprocess.DEVNULL, check=True)
+    runs = [json.loads(subprocess.check_output(command, env=known)) for _ in range(given.runs)]
     kept_in = setup.cache() / "stages.json"
     kept = json.loads(kept_in.read_text()) if kept_in.exists() and not given.forget else {}
     machine = f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"

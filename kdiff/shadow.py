@@ -31,12 +31,13 @@ def tree_digest(source: Path) -> str:
     waiting = [""]
     while waiting:
         directory = waiting.pop()
-        for entry in _listed(source, directory):
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(f"{directory}{entry.name}/")
-            else:
-                status = entry.stat(follow_symlinks=False)
-                lines.append(f"{directory}{entry.name}\0{status.st_size}\0{status.st_mtime_ns}\n")
+        with _opened(source, directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{directory}{entry.name}/")
+                else:
+                    status = entry.stat(follow_symlinks=False)
+                    lines.append(f"{directory}{entry.name}\0{status.st_size}\0{status.st_mtime_ns}\n")
     lines.sort()
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -152,9 +153,26 @@ def _entries(source: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 
 def _listed(source: Path, directory: str) -> list[os.DirEntry[str]]:
+    with _readable(source, directory), os.scandir(f"{source}/{directory}") as entries:
+        return [entry for entry in entries if entry.name not in _SKIPPED]
+
+
+@contextmanager
+def _opened(source: Path, directory: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """The same for those who ask for every entry's status: the kernel finds each from here, not from `/`."""
+    with _readable(source, directory):
+        descriptor = os.open(f"{source}/{directory}", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with os.scandir(descriptor) as entries:
+                yield (entry for entry in entries if entry.name not in _SKIPPED)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _readable(source: Path, directory: str) -> Iterator[None]:
     try:
-        with os.scandir(f"{source}/{directory}") as entries:
-            return [entry for entry in entries if entry.name not in _SKIPPED]
+        yield
     except OSError as error:
         raise KdiffError(
             "source.unreadable", f"cannot read: {error.strerror}", place=f"{source}/{directory}"
