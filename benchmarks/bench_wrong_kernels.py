@@ -129,6 +129,8 @@ class Image:
 
         `exact`: numbers in names count.
         """
+        if place + 1 in self.names and place not in self.names:
+            return frozenset(f"{name}-1" for name in self.names[place + 1]), 0  # the last byte of something
         at = bisect_right(self.listed, place) - 1
         start = self.listed[max(at, 0)]
         names = self.names[start]
@@ -331,6 +333,7 @@ def judged(graph: SectionGraph, ours: Image, theirs: Image) -> Iterator[Verdict]
         places = {e.address for name in node.names for e in theirs.book.named(name)}
         found = there.matches.get(index)
         unsure = found is not None and bool(there.unconfirmed(found))
+        broken = any(each.key in ("solve.contradiction", "solve.kallsyms") for each in there.refusals)
         exact = found is None or unsure
         mine = ours.words(match.address, match.size, exact)
         equal = {at for at in places if same(mine, theirs.words(at, match.size, exact))}
@@ -339,6 +342,8 @@ def judged(graph: SectionGraph, ours: Image, theirs: Image) -> Iterator[Verdict]
                 yield "matched, the unlikely part of a function that is refused", node.label, ""
             elif found.address in equal:
                 yield "matched, and the same", node.label, ""
+            elif broken:
+                yield "refused, and not the same", node.label, ""
             else:
                 yield "WRONG: matched, and not the same", node.label, f" at {found.address:#x}"
         elif not equal:

@@ -22,6 +22,8 @@ from kdiff.split import Kind
 from kdiff.verdict import Allowed, Fact, RunPart
 
 WORD = (1 << 64) - 1
+_CODE = frozenset("tTwW")
+"""Letters of functions in kallsyms."""
 
 
 class Spot(NamedTuple):
@@ -222,6 +224,13 @@ class Reader:
     def is_listed(self, node: Node) -> bool:
         """Whether the book lists any of the node's names."""
         return self._places(node) is not None
+
+    def known_otherwise(self, node: Node, address: int) -> str:
+        """The name of the function that the book has at an address, if it lists the node's names nowhere."""
+        if not node.names or self.is_listed(node):
+            return ""
+        names = [entry.name for entry in self.book.at(address) if entry.kind in _CODE]
+        return "" if not names or set(names) & set(node.names) else names[0]
 
     def _places(self, node: Node) -> frozenset[int] | None:
         if node.id not in self._listed:

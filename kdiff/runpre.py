@@ -63,11 +63,17 @@ class Matcher:
         return self.all_sites.get(node.id, ())
 
     def match(self, node: Node, address: int) -> Match | Mismatch:
-        """Compare a node with the memory at an address; a function must also end where the node does."""
+        """Compare a node with the memory at an address; a function must also end where the node does.
+
+        Nor may it be one that the kernel has under another name only: equal code is not the same function.
+        """
+        if node.kind is not Kind.FUNCTION or self.graph.is_piece(node):
+            return self._contents(node, address)
+        other = self.reader.known_otherwise(node, address)
+        if other:
+            return Mismatch(node.id, address, 0, 0, f"kallsyms lists {other} here, and {node.name} nowhere")
         found = self._contents(node, address)
-        if isinstance(found, Match) and node.kind is Kind.FUNCTION and not self.graph.is_piece(node):
-            return self.ends.checked(node, found)
-        return found
+        return self.ends.checked(node, found) if isinstance(found, Match) else found
 
     def _contents(self, node: Node, address: int) -> Match | Mismatch:
         """Compare contents; code by instruction where the layout differs."""

@@ -70,6 +70,21 @@ def test_strings_and_unnamed_constants_are_found_by_their_contents() -> None:
         assert memory.read(run.addresses[node.id], node.size) == run.graph.contents(node)
 
 
+def test_equal_code_under_another_name_is_not_the_function_that_kallsyms_lists_nowhere() -> None:
+    """A later release may split a function: its body then has a new name, and the old one is a wrapper."""
+    text = """
+extern int limit;
+__attribute__((noinline)) int %s(int a) { return a * limit + 3; }
+int caller(int a) { return %s(a) + 1; }
+"""
+    memory = link(compiled(REST), compiled(text % ("whole", "whole"), WHOLE))
+    run = solved(graph(text % ("inner", "inner")), memory)
+    refusal = run.open[named(run.graph, "inner").id]
+    assert refusal.reason.endswith("kallsyms lists whole here, and inner nowhere")
+    assert not proves(run, "caller")
+    assert proves(solved(graph(text % ("whole", "whole")), memory), "caller")
+
+
 BUFFER = """
 int printk(const char *, ...);
 char buffer[16] = "case %d";
