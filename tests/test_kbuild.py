@@ -231,6 +231,25 @@ def test_a_changed_source_is_prepared_anew(tmp_path: Path) -> None:
     assert done.units[0].pre == CORE.upper().encode()
 
 
+def test_a_changed_source_is_asked_anew_what_it_compiles(tmp_path: Path) -> None:
+    fake = make_fake_kernel(tmp_path)
+    patch = fake.patch("net/core.c", 5, "int new;")
+    run(fake, patch)
+    (fake.source / "net/Makefile").write_text("obj-y := part.o user.o other.o\n")
+    assert refusal_of(fake, patch).key == "patch.not_built"
+
+
+def test_nothing_found_out_about_another_source_is_left(tmp_path: Path) -> None:
+    fake = make_fake_kernel(tmp_path)
+    run(fake, fake.patch("net/core.c", 5, "int new;"))
+    (place,) = fake.cache.iterdir()
+    made = {each.name for each in place.iterdir()}
+    (place / "includes").write_text('net/user.c\t"gone.h\n')
+    (fake.source / "net/core.c").write_text(CORE.upper())
+    run(fake, fake.patch("net/core.c", 5, "int new;"))
+    assert {each.name for each in place.iterdir()} == made
+
+
 # Both builds -----------------------------------------------------------------------------------------
 
 
