@@ -91,8 +91,13 @@ class Matcher:
         return same
 
     def _is_told_by_contents(self, node: Node) -> bool:
-        """Whether nothing but its contents says that a constant is one: kallsyms lists it nowhere."""
-        if node.kind not in (Kind.STRING, Kind.CONSTANT) or node.standing is not Standing.ORDINARY:
+        """Whether nothing but its contents says that a constant is one: kallsyms lists it nowhere.
+
+        What is freed after boot is not read-only, and is there only where nothing has run yet.
+        """
+        if node.kind not in (Kind.STRING, Kind.CONSTANT):
+            return False
+        if node.standing is not Standing.ORDINARY and self.memory.pristine:
             return False
         return node.section_name not in self.graph.arch.pools and not self.reader.is_listed(node)
 
