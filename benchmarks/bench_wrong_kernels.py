@@ -21,7 +21,7 @@ import re
 import subprocess
 import sys
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -35,6 +35,7 @@ from kdiff_distro_debian import apt, layout
 
 from kdiff import registry, setup
 from kdiff.addressbook import KERNEL, AddressBook
+from kdiff.arch import Architecture
 from kdiff.buildtree import BuiltUnit, built_units
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
@@ -46,7 +47,7 @@ from kdiff.memory import MemorySource
 from kdiff.running import find_memory
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
-from kdiff.split import Kind
+from kdiff.split import Kind, only_nops
 
 _ADDRESS = re.compile(
     r"(?P<cpu>[fg]s:)?\[rip (?P<sign>[+-]) (?P<distance>0x[0-9a-f]+|\d+)\]"
@@ -72,6 +73,7 @@ WAYS: Mapping[str, tuple[str, str]] = {
     "by clang-14": ("CC=clang-14", ""),
 }
 """Other ways to compile: what CONFDIR/flags says, and an option that is not set."""
+NAMELESS = "a place without a name"
 Words = tuple[frozenset[str], int]
 """What an address is: names, or what lies there, and a distance."""
 
@@ -145,11 +147,19 @@ class Image:
             place < 1 << 30
         ):  # an offset into per-cpu areas, a physical address of the kernel, or a mere number
             linked, distance = self.what(place + KERNEL_MAP, exact)
-            physical = (f"physical {name}+{distance:#x}" for name in linked)
+            physical = (f"physical {name}+{distance:#x}" for name in linked if name != NAMELESS)
             return frozenset((hex(place), *physical, *(f"{name}+{place - start:#x}" for name in names))), 0
-        if at < 0 or place - start > 1 << 22 or "_einittext" in names:
-            return frozenset(("a place without a name",)), 0
+        if at < 0 or place - start > 1 << 22:
+            return frozenset((hex(place),)), 0
+        if "_einittext" in names:
+            return frozenset((NAMELESS,)), 0
         return frozenset(names), place - start
+
+    def ends(self, place: int, arch: Architecture) -> bool:
+        """Whether nothing but padding lies between a place and the next symbol."""
+        following = self.listed[min(bisect_left(self.listed, place), len(self.listed) - 1)]
+        rest = self.memory.read(place, min(max(following - place, 0), FARTHEST)) or b""
+        return only_nops(arch, rest)
 
     def _constant(self, place: int) -> str:
         """What lies at a place of read-only data that has no name: text, pointers, or something else."""
@@ -336,7 +346,12 @@ def judged(graph: SectionGraph, ours: Image, theirs: Image) -> Iterator[Verdict]
         broken = any(each.key in ("solve.contradiction", "solve.kallsyms") for each in there.refusals)
         exact = found is None or unsure
         mine = ours.words(match.address, match.size, exact)
-        equal = {at for at in places if same(mine, theirs.words(at, match.size, exact))}
+        equal = {
+            at
+            for at in places
+            if same(mine, theirs.words(at, match.size, exact))
+            and (not exact or theirs.ends(at + match.size, graph.arch))
+        }
         if found is not None and not unsure:
             if found.address not in equal and node.is_fragment and there.refusals:
                 yield "matched, the unlikely part of a function that is refused", node.label, ""
@@ -353,7 +368,13 @@ def judged(graph: SectionGraph, ours: Image, theirs: Image) -> Iterator[Verdict]
         else:
             open_ = there.open.get(index)
             why = f": {open_.key} {open_.reason}" if open_ else ""
-            if there.refusals and not open_:
+            if index in here.matches and here.unconfirmed(here.matches[index]):
+                yield (
+                    "refused, since nothing confirms what it refers to, in its own kernel neither",
+                    node.label,
+                    "",
+                )
+            elif there.refusals and not open_:
                 yield (
                     "refused, since what it refers to is confirmed by refused functions only",
                     node.label,
