@@ -167,9 +167,7 @@ def drawn(truth: Path, tree: Path, sample: int, seed: int) -> list[BuiltUnit]:
     found = [
         unit
         for unit in built_units(tree)
-        if unit.part_of == KERNEL
-        and Path(unit.source).name in names
-        and not unit.source.startswith(NOT_LINKED)
+        if unit.part_of == KERNEL and Path(unit.source).name in names and not unit.name.startswith(NOT_LINKED)
     ]
     random.Random(seed).shuffle(found)
     return found[:sample]
