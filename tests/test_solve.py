@@ -108,6 +108,24 @@ def test_a_string_is_not_what_a_buffer_holds_at_this_moment(place: str, proved: 
         assert run.unverified == {text.id: "the kernel may write to the memory at this address"}
 
 
+FREED = """
+.section .init.rodata.str1.1,"aMS",@progbits,1
+1: .asciz "boot only"
+.section .text.f,"ax"
+.globl f
+.type f, @function
+f: mov $1b, %rdi
+   ret
+.size f, . - f
+"""
+
+
+@pytest.mark.parametrize("pristine", [True, False])
+def test_a_string_that_is_freed_after_boot_is_told_by_contents_only_before(pristine: bool) -> None:
+    memory, pre = link(compiled(REST), compiled(FREED, ASSEMBLY)), graph(FREED, ASSEMBLY)
+    assert proves(solved(pre, memory if pristine else memory.alive()), "f") is pristine
+
+
 def test_no_string_is_proved_where_the_kernel_does_not_say_which_memory_is_read_only() -> None:
     memory = kernel()
     book = AddressBook(
