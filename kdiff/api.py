@@ -57,6 +57,7 @@ from kdiff.kernel import (
     SpecialSection,
     Structure,
     Through,
+    ToCode,
     Without,
 )
 from kdiff.memory import Extent, MemoryScheme, MemorySource, merged
@@ -222,6 +223,7 @@ __all__ = [
     "Structure",
     "Symbol",
     "Through",
+    "ToCode",
     "Translation",
     "Update",
     "Without",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from kdiff.addressbook import KERNEL, AddressBook, BookEntry
 from kdiff.arch import Howto, Overflow
 from kdiff.graph import Node, Reference, SectionGraph
-from kdiff.kernel import Field, Form, Holds, Listed, Literal, OneOf, Pad, Place, Site, Through
+from kdiff.kernel import Field, Form, Holds, Listed, Literal, OneOf, Pad, Place, Site, Through, ToCode
 from kdiff.memory import MemorySource
 from kdiff.redirected import NOTHING
 from kdiff.sites import parts as pre_parts
@@ -95,7 +95,9 @@ class Reader:
             position += part.size
         return ""
 
-    def learn(self, spot: Spot, part: Field | Through | OneOf | Listed, run: bytes, facts: list[Fact]) -> str:
+    def learn(
+        self, spot: Spot, part: Field | Through | OneOf | Listed | ToCode, run: bytes, facts: list[Fact]
+    ) -> str:
         """Invert a field. Append what it teaches to `facts`; return a reason if kallsyms contradicts it."""
         howto = part.howto
         if not howto.invertible:
@@ -117,6 +119,11 @@ class Reader:
             )
         if isinstance(part, Listed):
             return "" if destination in self._made(part) else f"refers to {destination:#x}, no {part.name}"
+        if isinstance(part, ToCode):
+            held = self.memory.read(destination, len(part.code))
+            return (
+                "" if held == part.code else f"refers to {destination:#x}, where no {part.code.hex(' ')} is"
+            )
         if isinstance(part, Through):
             return self._through(part.place, destination)
         return self._taught(spot, part.place, self.allowed(part.place), destination, facts)

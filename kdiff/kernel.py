@@ -3,7 +3,7 @@
 
 Nothing here names a kernel feature. A plugin turns facts into `SpecialSection` rows; a row says how a
 table is laid out, who owns an entry, and through `sites` what run memory may hold at the place an entry
-names instead of the bytes the compiler wrote. Such a permission is a set of forms made of seven parts, so
+names instead of the bytes the compiler wrote. Such a permission is a set of forms made of eight parts, so
 that the engine, the proof and the machine that is updated compare without knowing any feature by name.
 """
 
@@ -134,6 +134,22 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class ToCode:
+    """A field like `Field`, whose destination holds exactly `code`, wherever that is.
+
+    For code that the kernel makes while it runs and gives no name.
+    """
+
+    howto: Howto
+    code: bytes
+    insn_addend: int
+
+    @property
+    def size(self) -> int:
+        return self.howto.size
+
+
+@dataclass(frozen=True, slots=True)
 class Pad:
     """`size` bytes of whole no-op instructions of any shape."""
 
@@ -155,7 +171,7 @@ class Holds:
         return 0
 
 
-Part = Literal | Field | Through | OneOf | Listed | Pad | Holds
+Part = Literal | Field | Through | OneOf | Listed | ToCode | Pad | Holds
 Form = tuple[Part, ...]
 
 

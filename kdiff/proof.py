@@ -19,13 +19,26 @@ from kdiff.arch import Howto, Overflow
 from kdiff.bind import Bound
 from kdiff.errors import KdiffError
 from kdiff.graph import Node
-from kdiff.kernel import Form, Holds, KernelFacts, Listed, Literal, OneOf, Pad, Part, Place, Site, Through
+from kdiff.kernel import (
+    Form,
+    Holds,
+    KernelFacts,
+    Listed,
+    Literal,
+    OneOf,
+    Pad,
+    Part,
+    Place,
+    Site,
+    Through,
+    ToCode,
+)
 from kdiff.sites import parts as pre_parts
 from kdiff.split import Kind
 from kdiff.update import Borrowed, Replacement
 from kdiff.verdict import Allowed, Fact
 
-FORMAT = 3
+FORMAT = 4
 Json = dict[str, Any]
 
 
@@ -245,6 +258,8 @@ class _Function:
             return ["oneof", howto, known, part.insn_addend] if known else None
         if isinstance(part, Listed):
             return ["listed", howto, part.owner, part.name, part.insn_addend]
+        if isinstance(part, ToCode):
+            return ["code", howto, part.code.hex(), part.insn_addend]
         found = self.place(part.place, at)
         if found is None:
             return None

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import qmp
+from earlyboot import EarlyBits
 from excerpts import FIXTURES, OBJECTS, excerpt, pre
 from updates import PATCHES, make
 
@@ -67,6 +68,7 @@ TRAMPOLINES = ".static_call.text"
 """A section that is known by its name alone; what travels in an update has a section each."""
 CONFIG = ("CONFIG_64BIT", "CONFIG_HAVE_ARCH_PREL32_RELOCATIONS")
 ALWAYS = ("_text", "_end", "__start_rodata", "__end_rodata", "klp_ops")
+CHOOSES = "cpu_select_mitigations"
 MADE = ("__builtin__", "bpf")
 """How the owners of code begin, in kallsyms, that the kernel made while it ran."""
 
@@ -80,6 +82,8 @@ class State:
     hardware: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    early: tuple[int, ...] = ()
+    """Numbers of capabilities (asm/cpufeatures.h) that the processor gets before mitigations are chosen."""
     update: str = ""
     """A patch of tests/patches whose update is applied first."""
 
@@ -107,6 +111,12 @@ STATES = (
     State("zen2-lfence", hardware=("-cpu", "EPYC-Rome"), arguments=("spectre_v2=retpoline,lfence",)),
     State("skylake-retpoline", hardware=("-cpu", "Skylake-Server"), arguments=("spectre_v2=retpoline",)),
     State("icelake-its", hardware=("-cpu", "Icelake-Server,+arch-capabilities")),
+    State(
+        "eibrs-its",
+        hardware=("-cpu", "Icelake-Server"),
+        arguments=("nokaslr", "indirect_target_selection=force"),
+        early=(7 * 32 + 30,),  # X86_FEATURE_IBRS_ENHANCED, which TCG does not have
+    ),
     State("preempt-full", arguments=("preempt=full",)),
     State("preempt-none", arguments=("preempt=none",)),
     State("bpf-stats", lines=("echo 1 > /proc/sys/kernel/bpf_stats_enabled",), kept=("__bpf_prog_enter",)),
@@ -218,11 +228,13 @@ def cut(graph: SectionGraph, functions: tuple[str, ...]) -> Relocatable:
 def capture(kernel: KernelSetup, plugins: Registry, state: State) -> None:
     """Boot, bring into the state, read, write the file."""
     port = qmp.free_port()
-    hardware = ("-gdb", f"tcp:127.0.0.1:{port}", *state.hardware)
+    hardware = ("-gdb", f"tcp:127.0.0.1:{port}", *state.hardware, *(("-S",) if state.early else ()))
+    helper = given_early(kernel, plugins, state, port)
     with Guest.boot(
         kernel.image / "vmlinuz", kernel.image / "modules",
         memory=512, timeout=300, hardware=hardware, arguments=state.arguments,
     ) as guest:  # fmt: skip
+        assert helper is None or helper.done
         if state.update:
             save(make(kernel, PATCHES / f"{state.update}.patch"), guest.share)
         applied = (program("apply", f"{SHARE}/ksplice-{state.update}.tar.gz"),) if state.update else ()
@@ -249,6 +261,7 @@ def capture(kernel: KernelSetup, plugins: Registry, state: State) -> None:
             "machine": facts.machine,
             "qemu": " ".join(("-accel tcg,thread=single -cpu max -smp 2", *state.hardware)),
             "done": [
+                *(f"capability {number} set before {CHOOSES}()" for number in state.early),
                 *(("ksplice-apply " + state.update,) if state.update else ()),
                 *map(told_briefly, state.lines),
             ],
@@ -260,6 +273,21 @@ def capture(kernel: KernelSetup, plugins: Registry, state: State) -> None:
             "memory": {f"{a:#x}": data.hex() for a, data in sorted(memory.pieces().items())},
         }
     (FIXTURES / f"{state.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def given_early(kernel: KernelSetup, plugins: Registry, state: State, port: int) -> EarlyBits | None:
+    """Who waits for the kernel to choose its mitigations and gives the processor what the state says."""
+    if not state.early:
+        return None
+    image = plugins.open_memory(find_memory(read_config(kernel.config)))
+    stop, processor = (image.address_book().address(each) for each in (CHOOSES, "boot_cpu_data"))
+    assert stop is not None
+    assert processor is not None
+    start = processor + image.facts().structures["cpuinfo_x86"].members["x86_capability"]
+    bits = {start + number // 8: 1 << number % 8 for number in state.early}
+    helper = EarlyBits(port, stop, bits)
+    helper.start()
+    return helper
 
 
 def kept(memory: Recorder, state: State) -> Iterator[dict[str, Any]]:

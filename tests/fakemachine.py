@@ -43,7 +43,7 @@ SYMBOLS = (("_text", 0), ("tcp_v4_rcv", 0x1000), ("helper", 0x2000))
 def proof() -> dict[str, Any]:
     """A proof of one replaced function, 20 bytes that call `helper`."""
     return {
-        "format": 3,
+        "format": 4,
         "release": RELEASE,
         "version": VERSION,
         "build_id": BUILD_ID,

@@ -31,6 +31,7 @@ from kdiff.api import (
     SpecialSection,
     Structure,
     Through,
+    ToCode,
 )
 from kdiff.insn import instructions
 
@@ -82,7 +83,10 @@ MADE = {
     ("bpf", "bpf_trampoline_6442490113"): 0x58000,
 }
 """What kallsyms lists of code made at run time."""
+NAMELESS = {0x59020: bytes.fromhex("41ffe3cc"), 0x59024: bytes.fromhex("ffe0cc")}
+"""And what it does not."""
 ADDRESSES |= {name: address for (_, name), address in MADE.items()}
+ADDRESSES |= {code.hex(): address for address, code in NAMELESS.items()}
 POINTERS = {
     ADDRESSES["pv_ops"] + 0x18: ADDRESSES["native"],
     ADDRESSES["key"]: ADDRESSES["new"],
@@ -194,7 +198,11 @@ def fits(form: Form, run: bytes, address: int, pointers: Mapping[int, int]) -> b
     return True
 
 
-def destinations(part: Field | Through | OneOf | Listed, pointers: Mapping[int, int]) -> set[int | None]:
+def destinations(
+    part: Field | Through | OneOf | Listed | ToCode, pointers: Mapping[int, int]
+) -> set[int | None]:
+    if isinstance(part, ToCode):
+        return {address for address, code in NAMELESS.items() if code == part.code}
     if isinstance(part, Listed):
         return {MADE[each] for each in MADE if each[0] == part.owner and each[1].startswith(part.name)}
     if isinstance(part, OneOf):
@@ -586,6 +594,22 @@ def test_a_retpoline_may_go_to_the_thunk_against_its() -> None:
     site = retpoline("2ee800000000", "r11")
     assert allows(site, near(b"\x2e\xe8", "__x86_indirect_its_thunk_r11"))
     assert not allows(site, near(b"\x2e\xe8", "new"))
+
+
+@pytest.mark.parametrize(
+    ("pre", "register", "opcode", "thunk"),
+    [
+        ("e800000000", "rax", "e8", "ffe0cc"),
+        ("e900000000", "rax", "e9", "ffe0cc"),
+        ("2ee900000000", "r11", "2ee9", "41ffe3cc"),
+        ("0f8400000000", "r11", "0f84", "41ffe3cc"),
+    ],
+)
+def test_a_retpoline_may_go_to_a_thunk_made_for_it(pre: str, register: str, opcode: str, thunk: str) -> None:
+    site = retpoline(pre, register)
+    assert allows(site, near(bytes.fromhex(opcode), thunk))
+    for other in {"ffe0cc", "41ffe3cc"} - {thunk}:
+        assert not allows(site, near(bytes.fromhex(opcode), other))
 
 
 def test_a_thunk_can_be_named_by_its_place_in_the_array() -> None:

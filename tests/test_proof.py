@@ -48,6 +48,7 @@ from kdiff.kernel import (
     Site,
     SpecialSection,
     Through,
+    ToCode,
 )
 from kdiff.proof import dump, prove
 from kdiff.sites import sites
@@ -267,6 +268,11 @@ new: ret
 .type old,@function
 old: ret
 .size old,.-old
+.globl thunk
+.type thunk,@function
+thunk: jmp *%rax
+int3
+.size thunk,.-thunk
 .section .data.slot,"aw"
 .globl slot
 slot: .quad old
@@ -294,6 +300,7 @@ def forms(view: EntryView) -> Iterator[Site]:
         (Holds(Place(None, "slot"), ("gone", "old")), Literal(b"\x31\xc0\x90\x90\x90")),
         (Holds(Place(None, "other"), ("", "new")), Literal(b"\x31\xd2\x90\x90\x90")),
         (Literal(b"\xe0"), Listed(PC32, "made", "trampoline_", -4)),
+        (Literal(b"\xe2"), ToCode(PC32, b"\xff\xe0\xcc", -4)),
         (Holds(Place(None, "slot"), ("gone",)), Literal(b"\x31\xdb\x90\x90\x90")),
     )
     yield Site(place.offset, 5, "rewrite", listed)
@@ -325,6 +332,7 @@ def written(memory: LinkedMemory) -> dict[str, bytes]:
         "holds": b"\x31\xc0\x90\x90\x90",
         "null": b"\x31\xd2\x90\x90\x90",
         "listed": branch(memory, b"\xe0", "old"),
+        "code": branch(memory, b"\xe2", "thunk"),
     }
 
 
@@ -335,7 +343,8 @@ def engine_accepts(memory: LinkedMemory) -> bool:
 
 
 @pytest.mark.parametrize(
-    "case", ["original", "literal", "pad", "field", "one", "other", "through", "holds", "null", "listed"]
+    "case",
+    ["original", "literal", "pad", "field", "one", "other", "through", "holds", "null", "listed", "code"],
 )
 def test_engine_and_machine_allow_the_same_forms_and_refuse_the_same_bits(tmp_path: Path, case: str) -> None:
     here, there = (link(compiled(SITES.format(1), ASSEMBLY), base=base) for base in (BASE, BASE + SLIDE))
@@ -366,11 +375,22 @@ def test_code_made_at_run_time_counts_only_under_its_owner_and_name(tmp_path: Pa
         assert accepts(proof, there, where) is engine_accepts(there) is allowed, (name, owner)
 
 
+@pytest.mark.parametrize("offset", range(3))
+def test_a_branch_to_code_is_refused_once_that_is_another(tmp_path: Path, offset: int) -> None:
+    memory = link(compiled(SITES.format(1), ASSEMBLY))
+    proof = read(proved(sited(1), sited(2), memory))
+    where = addresses(proof, memory, tmp_path)
+    plain = at_site(memory, written(memory)["code"])
+    assert accepts(proof, plain, where) is engine_accepts(plain) is True
+    changed = plain.flipped(plain.at("thunk") + offset, 0)
+    assert accepts(proof, changed, where) is engine_accepts(changed) is False
+
+
 def test_forms_that_need_a_symbol_the_kernel_does_not_have_are_left_out() -> None:
     memory = link(compiled(SITES.format(1), ASSEMBLY))
     proof = read(proved(sited(1), sited(2), memory))
     (site,) = (part for part in proof.nodes[0].parts if isinstance(part, TargetSite))
-    assert len(site.forms) == 9
+    assert len(site.forms) == 10
     assert {each.name for each in proof.symbols} == {"_text", "f", "new", "old", "slot", "other"}
 
 

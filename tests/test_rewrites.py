@@ -2,8 +2,8 @@
 """What a kernel writes over its code, as captured from running kernels, under both matchers.
 
 The captures are those of tests/capture_run_memory.py. `CASES` says what each state's memory holds at a site:
-the very bytes, with `{name}` for the displacement of a branch to a symbol and `{*name+8}` for one to where a
-pointer leads.
+the very bytes, with `{name}` for the displacement of a branch to a symbol, `{*name+8}` for one to where a
+pointer leads and `{=c3}` for one to bytes outside of the kernel.
 """
 
 from __future__ import annotations
@@ -53,11 +53,14 @@ CASES = (
     Case("paravirt+alternative", "preempt-none", "__p4d", 0, "4889f80f1f00"),
     Case("retpoline", "preempt-none", "vfs_llseek", 0x13, "e9{__x86_indirect_thunk_rax}"),
     Case("retpoline", "mitigations-off", "vfs_llseek", 0x13, "ffe0cc6690"),
+    Case("retpoline", "eibrs-its", "vfs_llseek", 0x13, "e9{=ffe0cc}"),
+    Case("retpoline", "eibrs-its", "arch_cpu_idle", 0xC, "ffe0cc6690"),
     Case("retpoline", "zen2-lfence", "vfs_llseek", 0x13, "0faee8ffe0"),
     Case("retpoline", "zen2-lfence", "arch_cpu_idle", 0xC, "0faee8ffe0"),
     Case("return", "preempt-none", ENTRY, 0x25, "c3cccccccc"),
     Case("return", "zen1-srso", ENTRY, 0x25, "e9{*x86_return_thunk}"),
     Case("return", "zen2-unret", ENTRY, 0x25, "e9{*x86_return_thunk}"),
+    Case("return", "eibrs-its", ENTRY, 0x25, "e9{*x86_return_thunk}"),
     Case("return", "icelake-its", ENTRY, 0x25, "e9{*x86_return_thunk}"),
     Case("return", "skylake-retpoline", ENTRY, 0x25, "e9{*x86_return_thunk}"),
     Case("return", "zen3-srso", ENTRY, 0x25, "e9{*x86_return_thunk}"),
@@ -97,18 +100,29 @@ def captured(refused: bool = False) -> list[tuple[str, str, str]]:
 def spelled(memory: Excerpt, text: str, address: int) -> bytes:
     """The bytes of a case at an address."""
     data = b""
-    for plain, pointer, name, offset in re.findall(r"([0-9a-f]{2})|\{(\*?)([\w.]+)(?:\+(\d+))?\}", text):
+    for plain, kind, name, offset in re.findall(r"([0-9a-f]{2})|\{([*=]?)([\w.]+)(?:\+(\d+))?\}", text):
         if plain:
             data += bytes.fromhex(plain)
             continue
-        (entry,) = memory.book.of_any(name)
-        target = entry.address + int(offset or 0)
-        if pointer:
+        target = made(memory, bytes.fromhex(name)) if kind == "=" else listed(memory, name) + int(offset or 0)
+        if kind == "*":
             held = memory.read(target, 8)
             assert held is not None
             target = int.from_bytes(held, "little")
         data += (target - (address + len(data) + 4)).to_bytes(4, "little", signed=True)
     return data
+
+
+def listed(memory: Excerpt, name: str) -> int:
+    (entry,) = memory.book.of_any(name)
+    return entry.address
+
+
+def made(memory: Excerpt, code: bytes) -> int:
+    """Where code is that the kernel made while it ran."""
+    end = listed(memory, "_end")
+    (address,) = (address for address, data in memory.pieces.items() if address > end and data == code)
+    return address
 
 
 @pytest.mark.parametrize(("state", "unit", "function"), captured())
@@ -141,6 +155,16 @@ def test_a_probe_inside_of_a_function_is_refused_by_both_and_named(
     assert subject.verdicts(memory) == (False, False)
     (refusal,) = subject.refusals(memory)
     assert refusal.reason.endswith(said)
+
+
+def test_a_branch_to_a_thunk_made_for_it_is_refused_once_that_does_something_else() -> None:
+    memory = excerpt("eibrs-its")
+    subject = judge("eibrs-its", unit_of("eibrs-its", "vfs_llseek"), "vfs_llseek")
+    code = bytes.fromhex("ffe0cc")
+    for at, byte in enumerate(code):
+        for bit in range(8):
+            changed = memory.patched(made(memory, code) + at, bytes((byte ^ 1 << bit,)))
+            assert subject.verdicts(changed) == (False, False)
 
 
 def test_every_rewrite_has_a_capture_and_the_table_of_rewrites_names_it() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kdiff.arch import BitField, Overflow
 from kdiff.arch import Howto as EngineHowto
 from kdiff.target.match import Run, difference, expected, is_padding, stored
-from kdiff.target.proof import Bytes, Howto, Lit, Pad, Part, Relocated, Site, Through, size
+from kdiff.target.proof import Bytes, Howto, Lit, Pad, Part, Relocated, Site, Through, ToCode, size
 
 ADDRESS = 0xFFFFFFFF9D001000
 NOPS = (b"\x0f\x1f\x44\0\0", b"\x66\x90", b"\x90")
@@ -58,6 +58,8 @@ def contents(part: Bytes, address: int, chance: random.Random) -> bytes | None:
         slot = read(SYMBOLS[part.symbol] + part.slot, 8)
         assert slot is not None
         destination, background = int.from_bytes(slot, "little"), bytes(part.howto.size)
+    elif isinstance(part, ToCode):
+        destination, background = SLOTS + TABLE.index(part.code), bytes(part.howto.size)
     else:
         destination, background = SYMBOLS[chance.choice(part.symbols)], part.background
     value = destination + part.addend - (address if part.howto.pc_relative else 0)
@@ -98,7 +100,8 @@ choices = st.builds(
     addends,
 )
 throughs = st.builds(Through, full, st.just(3), st.sampled_from([0, 8, 56]), addends)
-plains = st.one_of(literals, pads, fields, choices, throughs)
+codes = st.builds(ToCode, full, st.integers(0, len(TABLE) - 8).map(lambda at: TABLE[at : at + 8]), addends)
+plains = st.one_of(literals, pads, fields, choices, throughs, codes)
 
 
 @st.composite
@@ -237,6 +240,19 @@ def test_a_per_cpu_field_wraps_round_the_address_space() -> None:
 def test_a_pointer_that_cannot_be_read_is_a_difference() -> None:
     part = Through(HOWTOS[0], 0, 0, 0)
     assert difference((part,), bytes(4), ADDRESS, RUN) is not None
+
+
+@pytest.mark.parametrize("howto", HOWTOS[:3], ids=lambda howto: howto.name)
+@pytest.mark.parametrize(("at", "length", "right"), [
+    (8, 8, True), (8, 3, True), (9, 8, False), (16, 8, False), (56, 9, False), (-8, 8, False)
+])  # fmt: skip
+def test_a_field_may_lead_to_where_its_code_is_and_nowhere_else(
+    howto: Howto, at: int, length: int, right: bool
+) -> None:
+    part = ToCode(howto, TABLE[8 : 8 + length], 4)
+    value = SLOTS + at + 4 - (ADDRESS if howto.pc_relative else 0)
+    data = (value % (1 << 8 * howto.size)).to_bytes(howto.size, "little")
+    assert (difference((part,), data, ADDRESS, RUN) is None) is right
 
 
 def test_a_pointer_on_a_32_bit_machine_has_four_bytes() -> None:

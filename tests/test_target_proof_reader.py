@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fakemachine import code, proof
+from fakemachine import proof
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kdiff.errors import KdiffError
 from kdiff.target import proof_reader
-from kdiff.target.proof import Holds, Listed, Lit, Pad, Proof, Relocated, Site, Through, size
+from kdiff.target.proof import Holds, Listed, Lit, Pad, Proof, Relocated, Site, Through, ToCode, size
 
 Json = dict[str, Any]
 
@@ -43,9 +43,11 @@ def test_every_kind_of_part_is_read() -> None:
         ["oneof", "PC32", [0, 2], 7],
         ["through", "PC32", 1, 8, -4],
         ["listed", "PC32", "bpf", "bpf_trampoline_", -4],
+        ["code", "PC32", "ffe0cc", -4],
         ["site", "jump_label", 2, [[["holds", 1, 8, [0, None]], ["pad", 2]], [["lit", "eb"], ["lit", "02"]]]],
         ["lit", ""],
     ]
+    value["nodes"][0]["size"] += 4
     node = read(value).nodes[0]
     howto = read(value).nodes[0].parts[1].howto  # type: ignore[union-attr]  # it is a Relocated
     assert node.parts == (
@@ -54,10 +56,11 @@ def test_every_kind_of_part_is_read() -> None:
         Relocated(howto, (0, 2), 7, bytes(4)),
         Through(howto, 1, 8, -4),
         Listed(howto, "bpf", "bpf_trampoline_", -4),
+        ToCode(howto, b"\xff\xe0\xcc", -4),
         Site("jump_label", 2, ((Holds(1, 8, (0, None)), Pad(2)), (Lit(b"\xeb"), Lit(b"\2")))),
         Lit(b""),
     )
-    assert sum(size(part) for part in node.parts) == node.size == len(code())
+    assert sum(size(part) for part in node.parts) == node.size == 24
 
 
 def test_replaced_functions_are_named_with_their_positions() -> None:
@@ -67,7 +70,7 @@ def test_replaced_functions_are_named_with_their_positions() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b"3", b"null", b"[" * 100_000, b"\xff\xfe", b'{"format": 3}']
+    "text", [b"", b"{", b"[]", b"3", b"null", b"[" * 100_000, b"\xff\xfe", b'{"format": 4}']
 )
 def test_text_that_is_no_proof_is_an_error(text: bytes) -> None:
     with pytest.raises(KdiffError) as caught:
@@ -98,7 +101,7 @@ def test_a_missing_or_odd_member_is_an_error_that_names_it(key: str, junk: objec
     assert key in malformed({**value, key: junk})
 
 
-@pytest.mark.parametrize("format", [0, 1, 2, 4, "3", 3.5])
+@pytest.mark.parametrize("format", [0, 1, 2, 3, 5, "4", 4.5])
 def test_another_format_is_an_error(format: object) -> None:
     malformed({**proof(), "format": format})
 
@@ -115,6 +118,8 @@ def test_another_format_is_an_error(format: object) -> None:
     ["through", "PC32", 2, 0], ["through", "PC32", 2, None, 0], ["through", "PC32", 7, 0, 0],
     ["listed", "PC32", "", "x", 0], ["listed", "PC32", "bpf", "", 0], ["listed", "PC32", 3, "x", 0],
     ["listed", "PC33", "bpf", "x", 0], ["listed", "PC32", "bpf", "x", None],
+    ["code", "PC33", "ffe0cc", -4], ["code", "PC32", "", -4], ["code", "PC32", "ffe", -4],
+    ["code", "PC32", None, -4], ["code", "PC32", "ffe0cc", None], ["code", "PC32", "ffe0cc"],
     ["holds", 1, 8, [0]],
     *(["site", "x", 4, [[each, ["pad", 4]]]] for each in (
         ["holds", 1, 8, []], ["holds", 9, 8, [0]], ["holds", 1, None, [0]], ["holds", 1, 8, [9]],
@@ -174,14 +179,25 @@ def test_an_inconsistent_proof_is_an_error(make: Callable[[], Json]) -> None:
     malformed(make())
 
 
-@pytest.mark.parametrize(
-    "part", [["oneof", "PC32", [2], 0], ["through", "PC32", 2, 0, 0], ["listed", "PC32", "bpf", "x", 0]]
-)
+@pytest.mark.parametrize("part", [
+    ["oneof", "PC32", [2], 0], ["through", "PC32", 2, 0, 0], ["listed", "PC32", "bpf", "x", 0],
+    ["code", "PC32", "ffe0cc", 0],
+])  # fmt: skip
 def test_a_field_without_background_must_fill_its_container(part: list[object]) -> None:
     value = with_part(*part, size=4)
     assert read(value)
     value["howtos"][0]["fields"] = [[0, 0, 24]]
     assert "nothing compares" in malformed(value)
+
+
+@pytest.mark.parametrize(
+    ("size", "fields", "overflow"),
+    [(4, [[0, 1, 32]], "signed"), (2, [[0, 0, 16]], "wrap"), (4, [[0, 0, 16], [16, 0, 16]], "signed")],
+)
+def test_a_field_that_leads_to_code_must_tell_where(size: int, fields: list[object], overflow: str) -> None:
+    value = with_part("code", "PC32", "ffe0cc", -4, size=size)
+    value["howtos"][0].update(size=size, fields=fields, overflow=overflow)
+    assert "does not tell" in malformed(value)
 
 
 @given(

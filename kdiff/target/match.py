@@ -10,7 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from kdiff.target.proof import Bytes, Holds, Howto, Listed, Lit, Pad, Part, Relocated, Site, Through, size
+from kdiff.target.proof import (
+    Bytes,
+    Holds,
+    Howto,
+    Listed,
+    Lit,
+    Pad,
+    Part,
+    Relocated,
+    Site,
+    Through,
+    ToCode,
+    size,
+)
 
 Form = tuple[Bytes, ...]
 Read = Callable[[int, int], bytes | None]
@@ -129,11 +142,17 @@ def _part_equal(part: Bytes, found: bytes, address: int, run: Run) -> bool:
         return found == part.data
     if isinstance(part, Pad):
         return is_padding(found, run.nops)
-    return found in _choices(part, address, run)
+    return found in _choices(part, found, address, run)
 
 
-def _choices(part: Relocated | Through | Listed, address: int, run: Run) -> list[bytes]:
-    """All contents a field may have."""
+def _choices(
+    part: Relocated | Through | Listed | ToCode, found: bytes, address: int, run: Run
+) -> list[bytes]:
+    """All contents a field may have; where only memory tells, those it has if they are right."""
+    if isinstance(part, ToCode):
+        return (
+            [found] if run.read(_destination(part, found, address, run), len(part.code)) == part.code else []
+        )
     background = part.background if isinstance(part, Relocated) else bytes(part.howto.size)
     destinations: list[int] = []
     if isinstance(part, Relocated):
@@ -147,6 +166,17 @@ def _choices(part: Relocated | Through | Listed, address: int, run: Run) -> list
     place = address if part.howto.pc_relative else 0
     values = (stored(part.howto, each + part.addend - place, background, run) for each in destinations)
     return [value for value in values if value is not None]
+
+
+def _destination(part: ToCode, found: bytes, address: int, run: Run) -> int:
+    """Where a field leads that holds these bytes."""
+    howto = part.howto
+    word = int.from_bytes(found, run.order)
+    value = sum((word >> lsb & (1 << width) - 1) << value_lsb for lsb, value_lsb, width in howto.fields)
+    if howto.overflow != "unsigned" and value >> (howto.span - 1):
+        value -= 1 << howto.span
+    place = address if howto.pc_relative else 0
+    return (value - part.addend + place) % (1 << (8 * run.word))
 
 
 def _nearest(forms: list[Form], found: bytes, address: int, run: Run) -> bytes:
@@ -165,7 +195,7 @@ def _wanted(form: Form, found: bytes, address: int, run: Run) -> bytes:
         elif isinstance(part, Pad):
             wanted += here if is_padding(here, run.nops) else _some_padding(part.size, run.nops)
         else:
-            choices = _choices(part, address + len(wanted), run)
+            choices = _choices(part, here, address + len(wanted), run)
             wanted += max(choices, key=_agreement(here), default=bytes(len(here)))
     return wanted
 

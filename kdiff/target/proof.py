@@ -83,6 +83,14 @@ class Listed(NamedTuple):
     addend: int
 
 
+class ToCode(NamedTuple):
+    """A field that refers to where exactly `code` is (+ addend)."""
+
+    howto: Howto
+    code: bytes
+    addend: int
+
+
 class Holds(NamedTuple):
     """No bytes: the pointer at `symbol` + `slot` leads to one of `symbols`; None among them: it is null."""
 
@@ -105,7 +113,7 @@ class Site(NamedTuple):
     forms: tuple[tuple[Plain, ...], ...]
 
 
-Bytes = Lit | Relocated | Through | Listed | Pad
+Bytes = Lit | Relocated | Through | Listed | ToCode | Pad
 Plain = Bytes | Holds
 Part = Plain | Site
 

@@ -30,10 +30,11 @@ from kdiff.target.proof import (
     Site,
     Symbol,
     Through,
+    ToCode,
     size,
 )
 
-FORMAT = 3
+FORMAT = 4
 OVERFLOWS = ("signed", "unsigned", "wrap")
 WORDS = 1 << 64
 
@@ -70,7 +71,7 @@ def read(text: bytes) -> Proof:
         byte_order=order,
         word=_integer("word_size", top, 4, 8),
         anchor=_anchor(_filled("anchor", top), symbols),
-        nops=_list("nops", top, _nop),
+        nops=_list("nops", top, _filled_hex),
         symbols=symbols,
         nodes=nodes,
         modules=modules,
@@ -163,13 +164,6 @@ def _target(key: str, row: dict[str, Any], place: str) -> str:
     return name
 
 
-def _nop(place: str, value: Any) -> bytes:
-    data = _hex(place, value)
-    if not data:
-        raise _malformed(place, "is empty")
-    return data
-
-
 class _Parts:
     """Reads nodes, whose parts name howtos and symbols."""
 
@@ -230,6 +224,12 @@ class _Parts:
                 owner and name and _whole(addend, -WORDS, WORDS)
             ):
                 return Listed(self._whole_container(place, howto), owner, name, addend)
+            case ["code", howto, code, addend] if _whole(addend, -WORDS, WORDS):
+                row = self._whole_container(place, howto)
+                whole = sum(width for _, _, width in row.fields) == row.span
+                if not whole or (row.overflow == "wrap" and row.span < 32):
+                    raise _malformed(place, f"{row.name} does not tell where it leads")
+                return ToCode(row, _filled_hex(place, code), addend)
             case ["holds", symbol, slot, [_, *_] as symbols] if _whole(slot, -WORDS, WORDS):
                 allowed = tuple(None if each is None else self._index(place, each) for each in symbols)
                 return Holds(self._index(place, symbol), slot, allowed)
@@ -319,4 +319,11 @@ def _hex(place: str, value: Any) -> bytes:
         data = bytes.fromhex(value)
     except (TypeError, ValueError) as error:
         raise _malformed(place, "is no hexadecimal string") from error
+    return data
+
+
+def _filled_hex(place: str, value: Any) -> bytes:
+    data = _hex(place, value)
+    if not data:
+        raise _malformed(place, "is empty")
     return data

@@ -26,6 +26,7 @@ from kdiff_kernel_linux.x86.forms import (
     near_one_of,
     near_target,
     near_through,
+    near_to_code,
     padded,
     where,
 )
@@ -99,7 +100,11 @@ def returns(entry: EntryView) -> tuple[Form, ...]:
 
 
 def retpoline_forms(entry: EntryView, code: bytes, unchanged: Form) -> tuple[Form, ...]:
-    """patch_retpoline(): the indirect branch itself, after lfence or without, or an ITS thunk."""
+    """patch_retpoline(): the indirect branch itself, after lfence or without, or an ITS thunk.
+
+    Each site gets a thunk of its own, in a page that has no name (its_init_thunk()); the kernel's own, which
+    are listed, serve where there is no memory for one.
+    """
     register = _thunk_register(near_target(unchanged))
     if register is None:
         return ()
@@ -114,8 +119,9 @@ def retpoline_forms(entry: EntryView, code: bytes, unchanged: Form) -> tuple[For
     for body in bodies:
         stop = INT3 if opcode != CALL and len(body) < len(code) else b""
         forms.append((Literal(body + stop),))
-    its = near_one_of(entry, code[:-4], (_ITS_THUNK + _REGISTERS[register],))
-    return padded((*forms, its), len(code))
+    thunk = near_one_of(entry, code[:-4], (_ITS_THUNK + _REGISTERS[register],))
+    made = near_to_code(entry, code[:-4], _indirect(JUMP, register) + INT3)
+    return padded((*forms, thunk, made), len(code))
 
 
 def _thunk_register(target: Place | None) -> int | None:

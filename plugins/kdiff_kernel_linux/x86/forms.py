@@ -5,7 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kdiff.api import EntryView, Field, Form, Holds, Listed, Literal, OneOf, Pad, Part, Place, Through
+from kdiff.api import (
+    EntryView,
+    Field,
+    Form,
+    Holds,
+    Listed,
+    Literal,
+    OneOf,
+    Pad,
+    Part,
+    Place,
+    Through,
+    ToCode,
+)
 
 R_X86_64_PC32 = 2
 R_X86_64_PC8 = 15
@@ -55,6 +68,11 @@ def near_one_of(entry: EntryView, opcode: bytes, names: tuple[str, ...]) -> Form
 def near_listed(entry: EntryView, opcode: bytes, owner: str, name: str) -> Form:
     """A near branch to code made at run time."""
     return (Literal(opcode), Listed(entry.architecture.howtos[R_X86_64_PC32], owner, name, -4))
+
+
+def near_to_code(entry: EntryView, opcode: bytes, code: bytes) -> Form:
+    """A near branch to code without a name, made at run time."""
+    return (Literal(opcode), ToCode(entry.architecture.howtos[R_X86_64_PC32], code, -4))
 
 
 def near_target(form: Form) -> Place | None:
