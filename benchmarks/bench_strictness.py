@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import capstone
-from memorychanges import KINDS, changes
+from memorychanges import KINDS, Edits, changes
 from rich.progress import Progress
 
 from kdiff import registry, setup
@@ -66,15 +66,15 @@ class Changed:
     def __init__(self, memory: MemorySource) -> None:
         self.name, self._memory = memory.name, memory
         self.address_book, self.facts, self.extents = memory.address_book, memory.facts, memory.extents
-        self.at, self.data = 0, b""
+        self.edits: Edits = ()
 
     def read(self, address: int, size: int) -> bytes | None:
         found = self._memory.read(address, size)
-        if found is None or address + size <= self.at or self.at + len(self.data) <= address:
-            return found
-        start, stop = max(self.at, address), min(self.at + len(self.data), address + size)
-        changed = self.data[start - self.at : stop - self.at]
-        return found[: start - address] + changed + found[stop - address :]
+        for at, data in self.edits if found is not None else ():
+            start, stop = max(at, address), min(at + len(data), address + size)
+            if start < stop:
+                found = found[: start - address] + data[start - at : stop - at] + found[stop - address :]
+        return found
 
 
 class Subject:
@@ -124,13 +124,13 @@ class Subject:
         self.checker = Run(self.memory.read, made.word, order, self.where, made.nops)
         return list(chosen)
 
-    def accepted(self, index: int, at: int, data: bytes) -> tuple[bool, bool]:
-        """Whether engine and target take a function for itself when `data` stands at address `at`."""
-        self.memory.at, self.memory.data = at, data
+    def accepted(self, index: int, edits: Edits) -> tuple[bool, bool]:
+        """Whether engine and target take a function for itself in memory that is edited."""
+        self.memory.edits = edits
         try:
             return self._engine(index), self._target(index)
         finally:
-            self.memory.data = b""
+            self.memory.edits = ()
 
     def _engine(self, index: int) -> bool:
         match = self.run.matches[index]
@@ -200,19 +200,20 @@ def judged(unit: BuiltUnit, wanted: int, each: int, seed: int) -> tuple[int, Cou
     wrong: list[str] = []
     for index in chosen:
         match = subject.run.matches[index]
-        if not all(subject.accepted(index, 0, b"")):
+        if not all(subject.accepted(index, ())):
             wrong.append(f"{unit.source}: {subject.graph.nodes[index].label} is not accepted unchanged")
             continue
         made = changes(subject, index, rng, engine)
         for _ in range(each):
-            kind, at, data = next(made)
-            by_engine, by_target = subject.accepted(index, at, data)
+            kind, edits = next(made)
+            by_engine, by_target = subject.accepted(index, edits)
             counts[kind, "made"] += 1
             if not by_engine and not by_target:
                 continue
-            why = allowed(subject, index, at, data, by_engine, by_target, engine)
+            why = allowed(subject, index, edits, by_engine, by_target, engine)
             counts[kind, why or "WRONG"] += 1
             if not why:
+                at, data = edits[0]
                 wrong.append(
                     f"{unit.source}: {subject.graph.nodes[index].label}+{at - match.address:#x} {kind}"
                     f" {data[:16].hex(' ')}: engine {by_engine}, target {by_target}"
@@ -220,11 +221,9 @@ def judged(unit: BuiltUnit, wanted: int, each: int, seed: int) -> tuple[int, Cou
     return len(chosen), counts, wrong
 
 
-def allowed(
-    subject: Subject, index: int, at: int, data: bytes, by_engine: bool, by_target: bool, engine: Any
-) -> str:
+def allowed(subject: Subject, index: int, edits: Edits, by_engine: bool, by_target: bool, engine: Any) -> str:
     """Why a change may be accepted; empty if it may not."""
-    match = subject.run.matches[index]
+    match, (at, data) = subject.run.matches[index], edits[0]
     before = subject.memory.read(at, len(data)) or b""
     differing = [i for i, (a, b) in enumerate(zip(before, data, strict=True)) if a != b]
     places = {subject.site_at(index, at - match.address + i) for i in differing}
@@ -232,22 +231,22 @@ def allowed(
         return f"form of a {places.pop()} site"
     if by_engine and not by_target and no_ops(subject, match, at, data, engine):
         return "no-ops of another shape"
-    if by_engine and not by_target and copies(subject, index, at, data):
+    if by_engine and not by_target and copies(subject, index, edits):
         return "equal text or constant elsewhere"
     return ""
 
 
-def copies(subject: Subject, index: int, at: int, data: bytes) -> bool:
+def copies(subject: Subject, index: int, edits: Edits) -> bool:
     """Whether all that a change moves are references to text or constants, to places that read the same.
 
     Those must lie among what nobody writes to.
     """
     match, graph = subject.run.matches[index], subject.graph
-    subject.memory.at, subject.memory.data = at, data
+    subject.memory.edits = edits
     try:
         found = subject.matcher.match(graph.nodes[index], match.address)
     finally:
-        subject.memory.data = b""
+        subject.memory.edits = ()
     if not isinstance(found, Match):
         return False
     moved = taught(found) - taught(match)

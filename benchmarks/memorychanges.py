@@ -7,18 +7,23 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from kdiff.split import Kind
 from kdiff.verdict import Fact, Match
 
 if TYPE_CHECKING:
     from bench_strictness import Subject
 
-KINDS = ("bit", "byte", "instruction", "operand", "reference", "swap")
+KINDS = ("bit", "byte", "instruction", "operand", "reference", "copy", "swap")
+
+LINE = 64
+"""A cache line: what is moved keeps its place in one, and so its alignment."""
+
+Edits = tuple[tuple[int, bytes], ...]
+"""Addresses and what stands there instead; the first is in the function's code."""
 
 
-def changes(
-    subject: Subject, index: int, rng: random.Random, engine: Any
-) -> Iterator[tuple[str, int, bytes]]:
-    """Endless (kind, address, bytes that differ from what is there)."""
+def changes(subject: Subject, index: int, rng: random.Random, engine: Any) -> Iterator[tuple[str, Edits]]:
+    """Endless (kind, what is changed)."""
     match = subject.run.matches[index]
     code = subject.memory.read(match.address, match.size) or b""
     instructions = list(engine.disasm_lite(code, match.address))
@@ -28,39 +33,38 @@ def changes(
         "instruction": lambda: instruction(code, match.address, instructions, rng),
         "operand": lambda: operand(code, match.address, instructions, rng, engine),
         "reference": lambda: reference(subject, match, rng),
+        "copy": lambda: copy(subject, match, rng),
         "swap": lambda: swap(subject, index, rng),
     }
     while True:
         for kind in KINDS:
             made = makers[kind]()
             if made is not None:
-                yield (kind, *made)
+                yield kind, made
 
 
-def bit(code: bytes, start: int, rng: random.Random) -> tuple[int, bytes]:
+def bit(code: bytes, start: int, rng: random.Random) -> Edits:
     at = rng.randrange(len(code))
-    return start + at, bytes([code[at] ^ 1 << rng.randrange(8)])
+    return ((start + at, bytes([code[at] ^ 1 << rng.randrange(8)])),)
 
 
-def byte(code: bytes, start: int, rng: random.Random) -> tuple[int, bytes]:
+def byte(code: bytes, start: int, rng: random.Random) -> Edits:
     at = rng.randrange(len(code))
-    return start + at, bytes([(code[at] + rng.randrange(1, 256)) & 0xFF])
+    return ((start + at, bytes([(code[at] + rng.randrange(1, 256)) & 0xFF])),)
 
 
-def instruction(
-    code: bytes, start: int, instructions: list[Any], rng: random.Random
-) -> tuple[int, bytes] | None:
+def instruction(code: bytes, start: int, instructions: list[Any], rng: random.Random) -> Edits | None:
     """Another instruction of the function of the same length, or no-ops, in place of one."""
     address, size, _, _ = rng.choice(instructions)
     here = code[address - start : address - start + size]
     others = {code[a - start : a - start + s] for a, s, _, _ in instructions if s == size} | {b"\x90" * size}
     others.discard(here)
-    return (address, rng.choice(sorted(others))) if others else None
+    return ((address, rng.choice(sorted(others))),) if others else None
 
 
 def operand(
     code: bytes, start: int, instructions: list[Any], rng: random.Random, engine: Any
-) -> tuple[int, bytes] | None:
+) -> Edits | None:
     """One instruction that stays as long and of the same name, with another operand."""
     address, size, mnemonic, operands = rng.choice(instructions)
     here = code[address - start : address - start + size]
@@ -69,11 +73,11 @@ def operand(
         changed = here[:at] + bytes([here[at] ^ 1 << rng.randrange(8)]) + here[at + 1 :]
         found = next(engine.disasm_lite(changed, address), None)
         if found and found[1:3] == (size, mnemonic) and found[3] != operands:
-            return address, changed
+            return ((address, changed),)
     return None
 
 
-def reference(subject: Subject, match: Match, rng: random.Random) -> tuple[int, bytes] | None:
+def reference(subject: Subject, match: Match, rng: random.Random) -> Edits | None:
     """A field that leads to another thing of the same kind: function for function, string for string."""
     facts = [fact for fact in match.facts if fact.node is not None]
     if not facts:
@@ -84,7 +88,31 @@ def reference(subject: Subject, match: Match, rng: random.Random) -> tuple[int, 
     others = sorted({a for i, a in subject.run.addresses.items() if nodes[i].kind is kind} - {fact.address})
     if not others:
         return None
-    moved = rng.choice(others) - fact.address
+    return moved(subject, match, fact, rng.choice(others))
+
+
+def copy(subject: Subject, match: Match, rng: random.Random) -> Edits | None:
+    """A field that leads to a buffer among the kernel's variables that reads as its constant does."""
+    nodes, start, stop = subject.graph.nodes, *(subject.book.address(name) for name in ("_sdata", "_edata"))
+    facts = [
+        fact
+        for fact in match.facts
+        if fact.node is not None and nodes[fact.node].kind in (Kind.STRING, Kind.CONSTANT)
+    ]
+    if not facts or start is None or stop is None:
+        return None
+    fact = rng.choice(facts)
+    node = nodes[fact.node or 0]
+    text = subject.memory.read(fact.address - fact.offset, node.size)
+    if text is None or not 0 <= fact.offset < node.size:
+        return None
+    place = rng.randrange(start, stop - node.size - LINE, LINE) + (fact.address - fact.offset) % LINE
+    field = moved(subject, match, fact, place + fact.offset)
+    return (*field, (place, text)) if field else None
+
+
+def moved(subject: Subject, match: Match, fact: Fact, address: int) -> Edits | None:
+    """The field that taught a fact, leading elsewhere; None if it cannot."""
     field = next(
         (
             r
@@ -97,13 +125,14 @@ def reference(subject: Subject, match: Match, rng: random.Random) -> tuple[int, 
         return None
     here = subject.memory.read(fact.place, field.howto.size) or b""
     order = subject.graph.arch.byte_order
+    value = field.howto.extract(here, order) + address - fact.address
     try:
-        return fact.place, field.howto.insert(here, field.howto.extract(here, order) + moved, order)
+        return ((fact.place, field.howto.insert(here, value, order)),)
     except OverflowError:
         return None
 
 
-def swap(subject: Subject, index: int, rng: random.Random) -> tuple[int, bytes] | None:
+def swap(subject: Subject, index: int, rng: random.Random) -> Edits | None:
     """The code of another function, as it would be if it had been linked here."""
     others = [each for each in subject.functions if each != index]
     if not others:
@@ -123,4 +152,4 @@ def swap(subject: Subject, index: int, rng: random.Random) -> tuple[int, bytes] 
                 continue
     if bytes(data) == subject.memory.read(here.address, size):
         return None
-    return here.address, bytes(data)
+    return ((here.address, bytes(data)),)

@@ -25,10 +25,8 @@ class ReadOnly:
         self._habits, self._memory, self._book, self._order = habits, memory, book, order
 
     def holds(self, address: int, size: int) -> bool:
-        """Whether all bytes of a place are in such memory; nothing is known where no row speaks of it."""
-        if not self._habits.read_only or _holds(self._kernels, address, size):
-            return True
-        return _holds(self._modules, address, size)
+        """Whether all bytes of a place are in such memory, for all that rows and the memory itself say."""
+        return _holds(self._kernels, address, size) or _holds(self._modules, address, size)
 
     @cached_property
     def _kernels(self) -> tuple[Extent, ...]:

@@ -15,8 +15,10 @@ from strategies import units
 
 from kdiff.addressbook import AddressBook
 from kdiff.graph import SectionGraph
+from kdiff.habits import Habits, ReadOnlyMemory
 from kdiff.kernel import KernelFacts
 from kdiff.memory import Extent
+from kdiff.readonly import ReadOnly
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.split import Kind
@@ -132,6 +134,9 @@ def test_no_string_is_proved_where_the_kernel_does_not_say_which_memory_is_read_
         each for each in memory.book.lines() if each[0] not in ("__start_rodata", "__end_rodata")
     )
     assert not proves(solved(graph(UNIT), replace(memory, book=book)), "choose")
+    start, end = memory.at("__start_rodata"), memory.at("__end_rodata")
+    for rows, told in (((), False), ((ReadOnlyMemory("__start_rodata", "__end_rodata"),), True)):
+        assert ReadOnly(Habits(rows), memory, memory.book, "little").holds(start, end - start) is told
 
 
 def test_a_tail_merged_string_is_found_inside_of_the_longer_one() -> None:
