@@ -29,7 +29,7 @@ from typing import Any
 
 import judges
 from kdiff_distro_debian import apt, layout
-from words import FARTHEST, Image, same
+from words import FARTHEST, Image, numbers_differ, same
 
 from kdiff import registry, setup
 from kdiff.addressbook import KERNEL
@@ -243,6 +243,8 @@ def judged(graph: SectionGraph, ours: Image, theirs: Image) -> Iterator[Verdict]
             yield "refused, and not the same", node.label, ""
         elif len(places) > 1:
             yield "refused, several of this name", node.label, ""
+        elif numbers_differ(mine, theirs.words(min(equal), match.size, exact)):
+            yield "refused, since the kernel has other numbers where it refers to", node.label, ""
         else:
             open_ = there.open.get(index)
             why = f": {open_.key} {open_.reason}" if open_ else ""
