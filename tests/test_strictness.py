@@ -34,6 +34,8 @@ def test_engine_and_target_agree_and_accept_nothing_but_rewrites(kernel: KernelS
         _, found, wrong = judged(BuiltUnit(path.name, path, unit.source, KERNEL), 6, 60, 1)
         assert wrong == []
         counts.update(found)
-    assert {kind for (kind, what), number in counts.items() if what == "made" and number > 50} == set(KINDS)
+    made = {kind: number for (kind, what), number in counts.items() if what == "made"}
+    assert made.keys() == set(KINDS)
+    assert min(made.values()) > 30, made
     allowed = {what for _, what in counts if what != "made"}
     assert all(what.endswith(" site") or what == "no-ops of another shape" for what in allowed)
