@@ -4,7 +4,8 @@
 The source is Debian's linux-source package of sid, which apt downloads and verifies by package lists of its
 own. Built once, with gcc-12, and kept in the cache: the objects of `DIRECTORIES`, with a section for each
 function and datum, linked with `ld -r` and finished by the objtool of that source. The post object differs in
-the functions of `EDITS`, whose lines do not move; the large one in all units of `REBUILT`.
+the functions of `EDITS`, whose lines do not move; the large ones in all units of directories (`LARGE`).
+Whatever is made has another name until it is whole, and nothing is left out that cannot be made.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ DIRECTORIES = (
 )  # fmt: skip
 EDITS = {"kernel/sys.c": "do_sysinfo", "mm/mmap.c": "do_mmap", "fs/proc/meminfo.c": "meminfo_proc_show"}
 INSERTED = ' if (!jiffies) printk("kdiff was here\\n");'
-REBUILT, LARGE_CHANGE = ("kernel", "mm"), "-fno-schedule-insns2"
+LARGE = {"large": ("kernel", "mm"), "larger": ("kernel", "mm", "fs", "block", "security")}
+"""Directories of which all C is compiled with `LARGE_CHANGE` for a post object of that name."""
+LARGE_CHANGE = "-fno-schedule-insns2"
 CONFIG = """
 # CONFIG_LOCALVERSION_AUTO is not set
 # CONFIG_MODULE_SIG is not set
@@ -54,7 +57,7 @@ def build() -> tuple[Path, Path]:
     for folder in DIRECTORIES:
         if not (BUILD / folder / "built-in.a").exists():
             _say(f"compiling {folder}")
-            _make(f"{folder}/", "-j2", "-k", check=False)
+            _make(f"{folder}/", "-j2")
     pre, post = CACHE / "pre.o", CACHE / "post.o"
     if not pre.exists():
         _finish(leaves(), pre)
@@ -64,25 +67,25 @@ def build() -> tuple[Path, Path]:
     return pre, post
 
 
-def large_post() -> Path:
-    """The post object of a change of compiler flags, which reaches nearly every function of `REBUILT`."""
+def large_post(name: str = "large") -> Path:
+    """The post object of a change of compiler flags, which reaches nearly every function of directories."""
     build()
-    post = CACHE / "large.o"
+    post = CACHE / f"{name}.o"
     if not post.exists():
-        made = recompiled([each for each in leaves() if each.relative_to(BUILD).parts[0] in REBUILT])
+        made = recompiled([each for each in leaves() if each.relative_to(BUILD).parts[0] in LARGE[name]])
         _finish([made.get(each, each) for each in leaves()], post)
     return post
 
 
 def recompiled(units: list[Path]) -> dict[Path, Path]:
     """Units compiled with one more flag, of those that are C; each is kept."""
-    outs = {unit: CACHE / "large" / unit.relative_to(BUILD) for unit in units}
+    outs = {unit: CACHE / "large" / unit.relative_to(BUILD) for unit in units if _command(unit)}
     todo = [unit for unit, out in outs.items() if not out.exists()]
     if todo:
         _say(f"compiling {len(todo)} units with {LARGE_CHANGE}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda unit: _recompile(unit, outs[unit], LARGE_CHANGE), todo))
-    return {unit: out for unit, out in outs.items() if out.exists()}
+    return outs
 
 
 def symids(pre: Path) -> Path:
@@ -94,9 +97,11 @@ def symids(pre: Path) -> Path:
         shutil.copy(pre.with_suffix(".raw.o"), marked)
         _objtool(marked, "--klp-symids")
         link = ("ld", "-m", "elf_x86_64", "--noinhibit-exec", "--unresolved-symbols=ignore-all")
-        subprocess.run((*link, "-o", folder / "vmlinux", marked), capture_output=True, check=False)
+        part = folder / "vmlinux.part"
+        subprocess.run((*link, "-o", part, marked), capture_output=True, check=False)  # says what is missing
         marked.unlink()
         (folder / "Module.symvers").touch()
+        part.rename(folder / "vmlinux")
     return folder
 
 
@@ -133,10 +138,14 @@ def _unpack(package: Path) -> None:
     part.rename(SOURCE)
 
 
-def _make(*words: str, check: bool = True) -> None:
+def _make(*words: str) -> None:
     command = ("make", "-s", "-C", SOURCE, f"O={BUILD}", "CC=gcc-12", "HOSTCC=gcc-12", f"KCFLAGS={SECTIONS}")
-    with (CACHE / "make.log").open("a") as log:
-        subprocess.run((*command, *words), stdout=log, stderr=log, check=check)
+    path = CACHE / "make.log"
+    with path.open("a") as log:
+        ended = subprocess.run((*command, *words), stdout=log, stderr=log, check=False)
+    if ended.returncode:
+        last = "\n".join(path.read_text(errors="replace").splitlines()[-10:])
+        raise SystemExit(f"make {' '.join(words)} failed, and {path} ends with\n{last}")
 
 
 def leaves() -> list[Path]:
@@ -147,7 +156,10 @@ def leaves() -> list[Path]:
             ("ar", "t", BUILD / folder / "built-in.a"), capture_output=True, text=True, check=True
         )
         found.update(dict.fromkeys(BUILD / each for each in listed.stdout.split()))
-    return [each for each in found if each.exists()]
+    missing = [str(each.relative_to(BUILD)) for each in found if not each.exists()]
+    if missing:
+        raise SystemExit(f"listed in a built-in.a, but not there: {', '.join(missing)}")
+    return list(found)
 
 
 def edited(source: str) -> Path:
@@ -160,26 +172,35 @@ def edited(source: str) -> Path:
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.write_text(text[: begin.end()] + INSERTED + text[begin.end() :])
     unit, out = BUILD / source.replace(".c", ".o"), copy.with_suffix(".o")
+    if not _command(unit):
+        raise SystemExit(f"no command is known that made {unit}")
     flags = f"-I{(SOURCE / source).parent} -fmacro-prefix-map={copy}={source}"
-    if not _recompile(unit, out, flags, (source, str(copy))):
-        raise SystemExit(f"cannot compile {copy}")
+    _recompile(unit, out, flags, (source, str(copy)))
     return out
 
 
-def _recompile(unit: Path, out: Path, flags: str, instead: tuple[str, str] = ("", "")) -> bool:
-    """Run the command that made a unit again, with more flags; False for what is no C."""
+def _command(unit: Path) -> str:
+    """The command that made a unit; nothing for what is no C."""
     note = unit.parent / f".{unit.name}.cmd"
     if not note.exists():
-        return False
+        return ""
     command = note.read_text().splitlines()[0].partition(":=")[2].split(" ; ")[0].strip()
-    name = str(unit.relative_to(BUILD))
-    if not command.startswith("gcc-12") or not command.endswith(".c") or f"-c -o {name} " not in command:
-        return False
+    written = f"-c -o {unit.relative_to(BUILD)} "
+    return command if command.startswith("gcc-12") and command.endswith(".c") and written in command else ""
+
+
+def _recompile(unit: Path, out: Path, flags: str, instead: tuple[str, str] = ("", "")) -> None:
+    """Run the command that made a unit again, with more flags, and perhaps another source."""
+    command, part = _command(unit), out.with_suffix(".part")
     if instead[0]:
         command = re.sub(rf"\S*{re.escape(instead[0])}$", instead[1], command)
-    command = re.sub(r"-Wp,-MMD,\S+", "", command.replace(f"-c -o {name} ", f"{flags} -c -o {out} "))
+    command = command.replace(f"-c -o {unit.relative_to(BUILD)} ", f"{flags} -c -o {part} ")
+    command = re.sub(r"-Wp,-MMD,\S+", "", command)
     out.parent.mkdir(parents=True, exist_ok=True)
-    return not subprocess.run(command, shell=True, cwd=BUILD, capture_output=True, check=False).returncode
+    ended = subprocess.run(command, shell=True, cwd=BUILD, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise SystemExit(f"cannot compile {unit} again with {flags}:\n{ended.stderr[-2000:]}")
+    part.rename(out)
 
 
 def _finish(objects: list[Path], out: Path) -> None:
