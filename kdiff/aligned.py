@@ -10,7 +10,6 @@ beside more than one other, the two disagree, and nothing is said.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from difflib import SequenceMatcher
 
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.insn import texts
@@ -55,6 +54,8 @@ def _partners(
     mine: Sequence[int],
     others: Sequence[int],
 ) -> dict[int, int]:
+    from difflib import SequenceMatcher
+
     matcher = SequenceMatcher(None, [use for use, _ in ours], [use for use, _ in theirs], autojunk=False)
     found: dict[int, set[int]] = {}
     for block in matcher.get_matching_blocks():

@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from heapq import heappop, heappush
+from typing import TYPE_CHECKING
 
 from kdiff.correlate import Pair, Pairing
-from kdiff.dwarflines import source_lines
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.inplace import InPlace, in_place
 from kdiff.linenumbers import Tables, moved_lines, same_but_line
 from kdiff.split import Kind
+
+if TYPE_CHECKING:
+    from kdiff.dwarflines import SourceLines
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,7 @@ class Delta:
 
 def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
     """Compare all pairs, then let changes spread to whatever cannot stay as it is because of them."""
-    work = _Comparison(
-        pre,
-        post,
-        pairing,
-        cache(lambda: (source_lines(pre.obj, pre.arch), source_lines(post.obj, post.arch))),
-    )
+    work = _Comparison(pre, post, pairing, cache(lambda: _line_tables(pre, post)))
     causes: dict[int, tuple[Cause, ...]] = {}
     for pair in pairing.by_pre.values():
         found = tuple(work.differences(pair))
@@ -79,6 +77,12 @@ def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
         removed=tuple(node.id for node in pre.nodes if node.id not in pairing.by_pre),
         in_place=written,
     )
+
+
+def _line_tables(pre: SectionGraph, post: SectionGraph) -> tuple[SourceLines, SourceLines]:
+    from kdiff.dwarflines import source_lines
+
+    return source_lines(pre.obj, pre.arch), source_lines(post.obj, post.arch)
 
 
 def _only_contents(causes: tuple[Cause, ...]) -> bool:

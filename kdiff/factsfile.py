@@ -7,7 +7,6 @@ In: a path. Out: `KernelFacts`. What the file does not say stays unknown; what i
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ _LARGEST = 1 << 20
 
 def read_facts(path: Path) -> KernelFacts:
     """Read a file of facts; KdiffError if it cannot be read or says what no fact can be."""
+    import tomllib
+
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

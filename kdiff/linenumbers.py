@@ -16,15 +16,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from kdiff.arch import Architecture, BitField, ConstantLoad
-from kdiff.dwarflines import SourceLines
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.insn import texts
 from kdiff.split import Kind
 
-Tables: TypeAlias = Callable[[], tuple[SourceLines, SourceLines]]
+if TYPE_CHECKING:
+    from kdiff.dwarflines import SourceLines
+
+Tables: TypeAlias = "Callable[[], tuple[SourceLines, SourceLines]]"
 """The line tables of both objects; asked for only where they decide."""
 
 

@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from itertools import zip_longest
 
 from kdiff.diff import string
@@ -159,6 +158,8 @@ def _opcodes(ours: list[Hashable], theirs: list[Hashable]) -> Sequence[tuple[str
     often = Counter(theirs)
     if sum(often[each] for each in ours) > _MOST_ALIKE:
         return [("replace", 0, len(ours), 0, len(theirs))]
+    from difflib import SequenceMatcher
+
     return SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes()
 
 

@@ -10,7 +10,6 @@ name after the patch, with compilers' numbers; in front of them may stand the un
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -59,6 +58,8 @@ class Wishes:
 
 def read_pairs(path: Path) -> PairsFile:
     """Read a file of pairs; KdiffError if it cannot be read or says what no pair can be."""
+    import tomllib
+
     place = str(path)
     try:
         found = tomllib.loads(path.read_text("utf-8"))

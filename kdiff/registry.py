@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +17,7 @@ import pluggy
 
 from kdiff import hookspecs
 from kdiff.arch import Architecture, ByteOrder
+from kdiff.entry_points import entry_points
 from kdiff.errors import KdiffError
 from kdiff.habits import Habits
 from kdiff.kernel import KernelFacts, SpecialSection

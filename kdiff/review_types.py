@@ -12,14 +12,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from kdiff.elf.debug import has_types
 from kdiff.errors import KdiffError, Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.insn import texts
-from kdiff.layoutdiff import LayoutChange, layout_changes
-from kdiff.layouts import types_of
 from kdiff.plan import Plan
+
+if TYPE_CHECKING:
+    from kdiff.layoutdiff import LayoutChange
 
 _MOST_USERS = 8
 _ADDRESSING = re.compile(r"\[[^\]]*\]|[\w-]*\([^)]*\)")
@@ -66,6 +68,9 @@ def retyped(plans: Iterable[Plan]) -> Retyped:
 
 
 def _changes(plan: Plan) -> tuple[LayoutChange, ...]:
+    from kdiff.layoutdiff import layout_changes
+    from kdiff.layouts import types_of
+
     return layout_changes(types_of(plan.pre.obj, plan.pre.arch), types_of(plan.post.obj, plan.post.arch))
 
 

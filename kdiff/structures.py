@@ -13,12 +13,10 @@ from functools import cache
 
 import numpy as np
 
-from kdiff.abbreviations import uleb
 from kdiff.arch import Architecture
 from kdiff.elf.debug import has_types, uncompressed
 from kdiff.elf.read import SHT_RELA, Object
 from kdiff.errors import KdiffError
-from kdiff.layouts import types_of
 
 _STRUCTURE = bytes((0x13, 1, 0x03, 0x0E, 0x0B))
 """DW_TAG_structure_type with children, DW_AT_name as DW_FORM_strp, DW_AT_byte_size (DWARF 5, 7.5.3)."""
@@ -31,6 +29,8 @@ def size_of(obj: Object, arch: Architecture) -> Mapping[str, int]:
     """Bytes of each structure that the object declares in one way only; none where nothing can be read."""
     if not has_types(obj):
         return {}
+    from kdiff.layouts import types_of
+
     try:
         layouts = types_of(obj, arch).layouts
     except KdiffError:
@@ -131,6 +131,8 @@ class _Names:
                 yield None
 
     def _size(self, form_at: int, place: int) -> int | None:
+        from kdiff.abbreviations import uleb
+
         form, after = uleb(self._abbrev, form_at)
         if form == _IMPLICIT_CONST:
             value = uleb(self._abbrev, after)[0]

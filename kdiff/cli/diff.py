@@ -15,13 +15,9 @@ from kdiff.cli.delta import as_json, is_listed
 from kdiff.compare import comparer
 from kdiff.correlate import Pairing
 from kdiff.diff import Delta
-from kdiff.dwarflines import source_lines
 from kdiff.elf.read import read
 from kdiff.errors import EXIT_DONE, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, Refusal
-from kdiff.factsfile import read_facts
 from kdiff.graph import SectionGraph
-from kdiff.inplace_text import as_json as in_place_json
-from kdiff.inplace_text import changes
 from kdiff.kernel import KernelFacts
 from kdiff.pairs import read_pairs
 from kdiff.plan import Plan
@@ -52,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the delta; exit 0, 66 if there is nothing to do, 3 if the change must not be patched live."""
     plugins = registry.load()
-    compare = comparer(plugins, read_facts(args.facts) if args.facts else KernelFacts())
+    compare = comparer(plugins, _facts(args.facts))
     if args.batch or args.pre.is_dir():
         from kdiff.cli.batch import run_batch
 
@@ -74,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     shown["unsure"] = list(_unsure(pre, post, pairing))
     shown["unknown_sections"] = unknown
     shown["opaque_tables"] = [{"name": name, "reason": why} for name, why in opaque]
-    shown["in_place"] = [in_place_json(planned, each) for each in planned.in_place]
+    shown["in_place"], in_place = _in_place(planned)
     shown["refusals"] = [
         {"key": each.key, "place": each.place, "reason": each.reason, "remedy": each.remedy}
         for each in refusals
@@ -89,9 +85,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(shown, indent=2))
     else:
         _print(pre, post, delta, args.same)
-        for item in planned.in_place:
-            print(f"in place  {post.nodes[item.post].label}: {'; '.join(changes(planned, item))}")
-        for line in _unsure_lines(pre, post, pairing):
+        for line in (*in_place, *_unsure_lines(pre, post, pairing)):
             print(line)
         for section in unknown:
             print(f"unknown  {section}: no plugin says what this section is; it counts as data")
@@ -108,10 +102,31 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_DONE if planned.replaced or planned.in_place else EXIT_NOTHING_CHANGED
 
 
+def _facts(path: Path | None) -> KernelFacts:
+    if path is None:
+        return KernelFacts()
+    from kdiff.factsfile import read_facts
+
+    return read_facts(path)
+
+
+def _in_place(planned: Plan) -> tuple[list[dict[str, object]], list[str]]:
+    """What is written in place, as JSON and as lines."""
+    if not planned.in_place:
+        return [], []
+    from kdiff.inplace_text import as_json, changes
+
+    return [as_json(planned, each) for each in planned.in_place], [
+        f"in place  {planned.post.nodes[each.post].label}: {'; '.join(changes(planned, each))}"
+        for each in planned.in_place
+    ]
+
+
 # What may be asked for -------------------------------------------------------------------------------
 
 
 def _why(planned: Plan, name: str, as_json: bool) -> int:
+    from kdiff.dwarflines import source_lines
     from kdiff.evidence import Side
     from kdiff.why import Answer, why
 
@@ -138,6 +153,7 @@ def _why(planned: Plan, name: str, as_json: bool) -> int:
 
 
 def _write_page(planned: Plan, refusals: tuple[Refusal, ...], path: Path) -> str:
+    from kdiff.dwarflines import source_lines
     from kdiff.object_file import write_whole
     from kdiff.page import page
 

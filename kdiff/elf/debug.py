@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import zstandard
 
 from kdiff.arch import Architecture
 from kdiff.elf.read import RESERVED, SHF_ALLOC, SHF_COMPRESSED, Object
@@ -25,7 +24,6 @@ _MOST_TIMES = 1100
 """How much longer a section may become; zlib's best is 1032, zstd has no bound."""
 _MOST_TIMES_INFO = 64
 """The same of .debug_info, each byte of which may become an entry; real ones become five times longer."""
-_ZLIB, _ZSTD = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +145,32 @@ def uncompressed(obj: Object, index: int) -> bytes:
     times = _MOST_TIMES_INFO if obj.section_name(index) == ".debug_info" else _MOST_TIMES
     if size > _MOST_BYTES or size > times * len(data):
         raise KdiffError("dwarf.malformed", f"claims to be {size} bytes long", place=place)
+    if method not in _METHODS:
+        raise KdiffError("dwarf.unsupported", f"compressed by method {method}", place=place)
     try:
-        if method == _ZLIB:
-            plain = zlib.decompressobj().decompress(data[header.size :], size) if size else b""
-        elif method == _ZSTD:
-            plain = zstandard.ZstdDecompressor().decompress(data[header.size :], max_output_size=size)
-        else:
-            raise KdiffError("dwarf.unsupported", f"compressed by method {method}", place=place)
-    except (zlib.error, zstandard.ZstdError) as error:
+        plain = _METHODS[method](data[header.size :], size)
+    except ValueError as error:
         raise KdiffError("dwarf.malformed", f"cannot be decompressed: {error}", place=place) from error
     if len(plain) != size:
         raise KdiffError("dwarf.malformed", f"has {len(plain)} bytes instead of {size}", place=place)
     return plain
+
+
+def _by_zlib(data: bytes, size: int) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data, size) if size else b""
+    except zlib.error as error:
+        raise ValueError(error) from error
+
+
+def _by_zstd(data: bytes, size: int) -> bytes:
+    import zstandard
+
+    try:
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    except zstandard.ZstdError as error:
+        raise ValueError(error) from error
+
+
+_METHODS = {1: _by_zlib, 2: _by_zstd}
+"""ELFCOMPRESS_ZLIB and ELFCOMPRESS_ZSTD."""
