@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from kdiff.elf.debug import DebugSections
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 # Forms (DWARF 5, table 7.6, and GNU's)
 STRING, STRP, LINE_STRP, STRX, STRX1, STRX4, REF_ADDR = 0x08, 0x0E, 0x1F, 0x1A, 0x25, 0x28, 0x10

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from kdiff.distribution import Say
 from kdiff.edits import Edit, is_kconfig, versions
@@ -18,6 +17,7 @@ from kdiff.errors import Refused
 from kdiff.headers import generated, reached
 from kdiff.makefiles import is_makefile, other_targets, reconfigured, remade
 from kdiff.units import SUFFIXES, Commands, find_units, not_built
+from kdiff.values import dataclass
 from kdiff.workplace import Workplace
 
 

@@ -18,7 +18,6 @@ nobody reads, neither the kernel nor its module loader, is left out altogether.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from kdiff.kernel import Keep, SpecialSection
 from kdiff.rows import Grouped
 from kdiff.sides import Names, Side, Table, paired
 from kdiff.starts import Starts
+from kdiff.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from typing import Literal, Protocol, TypeAlias
+
+from kdiff.values import dataclass
 
 _WORD = re.compile(r"[%\w]+")
 ByteOrder = Literal["little", "big"]

@@ -9,7 +9,6 @@ to an undefined symbol for which run-pre matching has proved the address, name a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from kdiff.addressbook import KERNEL, AddressBook, BookEntry
 from kdiff.carry import Carrier
@@ -23,6 +22,7 @@ from kdiff.plan import Plan, keeps_identity, new_globals
 from kdiff.solve import RunMatch
 from kdiff.split import Kind
 from kdiff.update import Borrowed, How, Replacement, Update
+from kdiff.values import dataclass
 from kdiff.verdict import Match
 
 

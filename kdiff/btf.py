@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
 from kdiff.errors import KdiffError
 from kdiff.kernel import Structure
+from kdiff.values import dataclass
 
 _MAGIC = 0xEB9F
 _HEADER = 24

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from kdiff.addressbook import KERNEL
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 ELSEWHERE = ""
 """Neither the kernel nor a module: the boot code in front of it, a vDSO, a program of the build."""

@@ -12,10 +12,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kdiff.confdir import Config
 from kdiff.errors import KdiffError, Refusal, Refused
+from kdiff.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

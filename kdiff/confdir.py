@@ -6,11 +6,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 SETUP = "make a configuration directory with `kdiff setup`"
 _HEADER = re.compile(r"^# Linux/(\S+) (\S+) Kernel Configuration$", re.MULTILINE)

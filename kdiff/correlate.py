@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from kdiff.moved import moved_statics
 from kdiff.naming import is_made_unique, is_numbered, is_part, stem
 from kdiff.pairs import Wishes
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 NOTHING: Mapping[int, int] = MappingProxyType({})
 

@@ -8,7 +8,6 @@ and name, never by what they hold.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from kdiff.atoms import Atoms
 from kdiff.elf.read import STB_LOCAL, STT_FILE, STT_NOTYPE, Column
 from kdiff.reach import reach, rows_to, sources
 from kdiff.rows import aligned, packed, paired, rows
+from kdiff.values import dataclass
 
 MIX = tuple(map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)))
 """Large odd numbers, so that rows of several columns seldom have one sum by accident."""

@@ -12,7 +12,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.split import Kind
 from kdiff.truth import Truth, read_truth
+from kdiff.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

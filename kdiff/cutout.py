@@ -9,7 +9,7 @@ atoms that are kept, of strings those that are referred to.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from kdiff.elf.read import (
 from kdiff.elf.relocations import Relocations
 from kdiff.reach import OPERAND, Reach, reach, rows_of, rows_without_owner
 from kdiff.rows import distinct
+from kdiff.values import dataclass
 
 SECTION = np.dtype([(n, "u4" if n in ("name", "type", "link", "info") else "u8") for n in SECTION_COLUMNS])
 

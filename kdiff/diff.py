@@ -9,7 +9,6 @@ node at the same offset, however either object happens to spell it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.inplace import InPlace, in_place
 from kdiff.linenumbers import Tables, moved_lines, same_but_line
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 if TYPE_CHECKING:
     from kdiff.dwarflines import SourceLines

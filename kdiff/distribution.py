@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from kdiff.values import dataclass
 
 Say = Callable[[str], None]
 """Receives one line of progress for a person."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import posixpath
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from kdiff.elf.debug import uncompressed
 from kdiff.elf.read import RESERVED, SHF_ALLOC, Object
 from kdiff.errors import KdiffError
 from kdiff.lineprogram import Row, lines
+from kdiff.values import dataclass
 
 _STEP = 1 << 12
 """Between the addresses of two sections, so that the end of one is not the start of the next."""

@@ -8,7 +8,7 @@ line numbers pinned or as they are. A file that is renamed is two edits: one pat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -16,6 +16,7 @@ from kdiff.errors import KdiffError
 from kdiff.lines import pin_lines
 from kdiff.patch import Patch
 from kdiff.texts import FileChange, Patched, apply_change, decode, encode, pristine
+from kdiff.values import dataclass
 
 Files = Mapping[str, bytes | None]
 """Path below the tree -> contents, None where there is no file."""

@@ -8,13 +8,13 @@ of a plan, `check` what it could not write of an update that is bound, and `emit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kdiff.errors import Refusal
 from kdiff.kernel import KernelFacts
 from kdiff.update import Update
+from kdiff.values import dataclass
 
 if TYPE_CHECKING:
     from kdiff.graph import SectionGraph

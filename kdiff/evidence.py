@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kdiff.diff import Cause, Change
 from kdiff.dwarflines import SourceLine, SourceLines
@@ -17,6 +17,7 @@ from kdiff.graph import Node, SectionGraph
 from kdiff.listing import Line, Row, first_difference, side_by_side, spelled
 from kdiff.plan import Plan
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 _CONTEXT = 3
 """Instructions shown on either side of the first one that differs."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 _LINES = re.compile(
     r"^((?:0x)?[0-9a-fA-F]+\t([^\t\r\n]+)\t[^\t\r\n]+\tEXPORT_[^\t\r\n]*(?:\t[^\t\r\n]*)?)$", re.MULTILINE

@@ -11,7 +11,7 @@ name it is, counted from 1 in the order of the symbol table.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kdiff.carry import Carrier
 from kdiff.elf.read import RESERVED, SHN_ABS, STB_GLOBAL, STB_LOCAL, STB_WEAK, STT_FILE, STT_SECTION
@@ -20,6 +20,7 @@ from kdiff.errors import Refusal, Refused
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.plan import Plan, keeps_identity
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

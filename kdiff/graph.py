@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -39,6 +38,7 @@ from kdiff.owners import behind_padding, follows, owners_of, tails_of
 from kdiff.resolved import resolved
 from kdiff.split import Kind, Piece, is_mapping, pieces_in, split
 from kdiff.tables import counts_nothing
+from kdiff.values import dataclass
 
 
 class Node(NamedTuple):

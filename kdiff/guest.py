@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -26,6 +25,7 @@ from kdiff import kernel_log
 from kdiff.errors import KdiffError
 from kdiff.initramfs import DIRECTORY, EXECUTABLE, PLAIN, Entry, archive, modules
 from kdiff.kernel_log import LogRecord
+from kdiff.values import dataclass
 
 SHARE = "/run/kdiff-guest"
 """Where the guest sees `Guest.share`."""

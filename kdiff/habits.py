@@ -8,8 +8,9 @@ identity, and that some arguments only tell a line of source; which names say so
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from kdiff.values import dataclass
 
 
 class Standing(Enum):

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 
 from kdiff.distribution import Say
@@ -28,6 +27,7 @@ from kdiff.mentions import changed_names, mentioning
 from kdiff.preprocess import Judge, Text, preprocess
 from kdiff.shadow import replaced
 from kdiff.units import Commands, commands
+from kdiff.values import dataclass
 from kdiff.workplace import Workplace
 
 _AT_ONCE = 32

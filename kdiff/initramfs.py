@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from kdiff.errors import KdiffError
 from kdiff.module_files import builtin_modules, canonical, contents, module_files
+from kdiff.values import dataclass
 
 DIRECTORY = 0o040755
 EXECUTABLE = 0o100755

@@ -15,7 +15,6 @@ that are read once), no name of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 
 from kdiff.correlate import Pairing
@@ -23,6 +22,7 @@ from kdiff.elf.read import SHF_MERGE
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.habits import Standing
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 Equivalent = Callable[[Reference, Reference], bool]
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.arch import ByteOrder
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 Column = NDArray[Any]
 

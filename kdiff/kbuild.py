@@ -14,7 +14,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -35,6 +34,7 @@ from kdiff.patch import Patch
 from kdiff.shadow import replaced, write_file
 from kdiff.texts import encode
 from kdiff.units import Commands, at_home, commands, homes
+from kdiff.values import dataclass
 from kdiff.workplace import Workplace, open_workplace
 
 _KEPT_OBJECTS = 4000

@@ -10,12 +10,13 @@ that the engine, the proof and the machine that is updated compare without knowi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from kdiff.arch import Architecture, Howto
+from kdiff.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from kdiff.values import dataclass
 
 _RECORD = re.compile(r"(\d+),(\d+),(\d+),[^;]*;(.*)")
 _CONSOLE = re.compile(r"\[ *(\d+\.\d+)\] ?(.*)")

@@ -10,13 +10,13 @@ table's row can rewrite the assembly of the code so that it needs none (`Special
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.errors import KdiffError
 from kdiff.kernel import SpecialSection, Without
 from kdiff.plan import Plan, new_globals
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ change, unless it looks like a new name for the other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kdiff.layouts import Enumeration, Key, Layout, Member, Type, Types, Use
+from kdiff.values import dataclass
 
 _MOST_LINES = 12
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,6 +21,7 @@ from kdiff.arch import Architecture, BitField, ConstantLoad
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.insn import texts
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 if TYPE_CHECKING:
     from kdiff.dwarflines import SourceLines

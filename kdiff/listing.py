@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 
 from kdiff.diff import string
@@ -19,6 +19,7 @@ from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.insn import texts
 from kdiff.plan import Plan
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 _MOST_ALIKE = 1 << 22
 """Pairs of equal instructions that are weighed against each other: seconds; real functions have far fewer."""

@@ -11,7 +11,6 @@ Nothing has run in it: alternatives, calls for tracers and jump labels are as th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
@@ -36,6 +35,7 @@ from kdiff.errors import KdiffError
 from kdiff.exports import Export
 from kdiff.kernel import KernelFacts, ModuleIdentity
 from kdiff.memory import Extent, MemorySource
+from kdiff.values import dataclass
 
 _PAGE = 1 << 12
 _GAP = 16 << 20

@@ -8,9 +8,9 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 _INHERITED = ("PATH", "HOME", "TMPDIR")
 _FIXED = {

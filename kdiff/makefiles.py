@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import ndiff
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -23,6 +22,7 @@ from kdiff.make import failure
 from kdiff.shadow import replaced
 from kdiff.texts import decode, encode, split_lines
 from kdiff.units import SUFFIXES, Commands, ask
+from kdiff.values import dataclass
 from kdiff.workplace import Workplace
 
 _WORDS = r"(\s*[\w$()/.-]+(\.o|/)(?!\S))*\s*\\?\s*"

@@ -8,8 +8,6 @@ only rows that differ there are looked at closely, and atoms whose rows do not l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from kdiff.atoms import Atoms, Table
@@ -18,6 +16,7 @@ from kdiff.elf.read import SHT_NOBITS, Column
 from kdiff.meaning import mean_the_same
 from kdiff.reach import reach, rows_of, sources
 from kdiff.rows import aligned, rows, runs
+from kdiff.values import dataclass
 
 NOBODY = (1 << 32) - 1
 """No number of a symbol."""

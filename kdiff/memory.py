@@ -8,12 +8,12 @@ Sources are opened by scheme (`image:/boot/vmlinuz`, `kcore:`) through `MemorySc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
 from kdiff.addressbook import AddressBook
 from kdiff.arch import Architectures
 from kdiff.kernel import KernelFacts
+from kdiff.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

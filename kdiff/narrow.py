@@ -9,7 +9,6 @@ tell. What is cut off is equal in both, and nothing that is kept depends on how 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from kdiff.kernel import SpecialSection
 from kdiff.matched import Matched, match
 from kdiff.naming import is_fragment, is_numbered, stem
 from kdiff.reach import reach, rows_of, rows_to, rows_without_owner, sources
+from kdiff.values import dataclass
 
 LARGE = 1 << 16
 """Relocations of an object from which on it is cut down first: below, graphs of all that is not alike do."""

@@ -17,12 +17,12 @@ import tempfile
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from kdiff.emit import EmittedModule
 from kdiff.errors import KdiffError
 from kdiff.target import layout
+from kdiff.values import dataclass
 
 GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"
 """Deflate, no name, no time, strongest compression, unknown system (RFC 1952)."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from kdiff.arch import PageTables, Root
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 Read = Callable[[int, int], bytes | None]
 """Exactly `size` bytes at an address, or None."""

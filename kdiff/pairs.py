@@ -11,12 +11,13 @@ name after the patch, with compilers' numbers; in front of them may stand the un
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 
 from kdiff.errors import KdiffError
 from kdiff.graph import Node, SectionGraph
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 _LISTS = ("pin", "forbid")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from unidiff.errors import UnidiffParseError
@@ -19,6 +19,7 @@ from unidiff.patch import PatchedFile, PatchSet
 
 from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.texts import FileChange, Hunk, decode, split_lines
+from kdiff.values import dataclass
 
 DEV_NULL = "/dev/null"
 NO_CODE = re.compile(

@@ -9,7 +9,7 @@ anything is emitted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,6 +49,7 @@ from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.targets import Targets, review_stacking
 from kdiff.update import Update
+from kdiff.values import dataclass
 
 ANCHOR = "_text"
 """The symbol whose address tells how far the kernel was moved (include/asm-generic/sections.h)."""

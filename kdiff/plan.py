@@ -10,7 +10,7 @@ Constants that the kernel goes on using are written to *in place*; what they new
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kdiff.correlate import Pairing
 from kdiff.diff import Delta
@@ -18,6 +18,7 @@ from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.inplace import InPlace
 from kdiff.kernel import Keep
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from kdiff.addressbook import KERNEL, AddressBook, BookEntry
@@ -36,6 +35,7 @@ from kdiff.kernel import (
 from kdiff.sites import parts as pre_parts
 from kdiff.split import Kind
 from kdiff.update import Borrowed, Replacement
+from kdiff.values import dataclass
 from kdiff.verdict import Allowed, Fact
 
 FORMAT = 4

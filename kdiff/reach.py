@@ -7,12 +7,13 @@ million records, and an answer seldom needs a thousandth of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdiff.elf.read import Column
+from kdiff.values import dataclass
 
 if TYPE_CHECKING:
     from kdiff.atoms import Atoms

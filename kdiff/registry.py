@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +21,7 @@ from kdiff.errors import KdiffError
 from kdiff.habits import Habits
 from kdiff.kernel import KernelFacts, SpecialSection
 from kdiff.memory import MemoryScheme, MemorySource
+from kdiff.values import dataclass
 
 if TYPE_CHECKING:
     from kdiff.distribution import Distribution

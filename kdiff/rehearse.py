@@ -10,7 +10,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from kdiff.errors import KdiffError
 from kdiff.guest import Guest, Result
 from kdiff.kernel_log import Complaint, LogRecord, complaints
 from kdiff.target.tarball import read
+from kdiff.values import dataclass
 
 
 class Phase(Enum):

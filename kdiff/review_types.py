@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kdiff.elf.debug import has_types
@@ -19,6 +19,7 @@ from kdiff.errors import KdiffError, Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.insn import texts
 from kdiff.plan import Plan
+from kdiff.values import dataclass
 
 if TYPE_CHECKING:
     from kdiff.layoutdiff import LayoutChange

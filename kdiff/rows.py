@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from kdiff.elf.read import Column
+from kdiff.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from kdiff.distribution import Distribution, KernelSetup, Say
@@ -18,6 +17,7 @@ from kdiff.errors import KdiffError
 from kdiff.kallsyms import format_system_map
 from kdiff.memory import MemorySource
 from kdiff.registry import Registry
+from kdiff.values import dataclass
 
 RECORD = "setup.json"
 

@@ -9,7 +9,6 @@ classes of sections by name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +33,7 @@ from kdiff.kernel import Keep, SpecialSection
 from kdiff.naming import is_fragment, is_made_unique, is_numbered, stem
 from kdiff.structures import declared_sizes
 from kdiff.tables import piece_sections, rows_in, tables_of
+from kdiff.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

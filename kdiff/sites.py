@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from kdiff.arch import Architecture
 from kdiff.errors import KdiffError
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.kernel import EntryView, Field, Form, Literal, Pad, Part, Place, Site
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 
 def sites(graph: SectionGraph) -> Mapping[int, tuple[Site, ...]]:

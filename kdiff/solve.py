@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 from kdiff.addressbook import KERNEL, AddressBook
@@ -28,6 +28,7 @@ from kdiff.neighbours import Neighbours
 from kdiff.redirected import NOTHING, redirected
 from kdiff.runpre import Matcher
 from kdiff.split import Kind
+from kdiff.values import dataclass
 from kdiff.verdict import Fact, Match, Mismatch
 
 

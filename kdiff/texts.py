@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

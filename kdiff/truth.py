@@ -8,7 +8,6 @@ vmlinux also tells the source file of each static, so that equal names of differ
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,6 +17,7 @@ from kdiff.elf.image import ImageSection, image_sections, open_image
 from kdiff.elf.read import STB_LOCAL, STT_FILE, STT_SECTION
 from kdiff.errors import KdiffError
 from kdiff.kallsyms import parse_text
+from kdiff.values import dataclass
 
 ANCHOR = "_text"
 _SYMBOL = {

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from kdiff.addressbook import KERNEL
 from kdiff.elf.write import Relocatable
 from kdiff.kernel import ModuleIdentity
+from kdiff.values import dataclass
 
 
 class How(Enum):

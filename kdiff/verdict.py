@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from kdiff.graph import SectionGraph
 from kdiff.kernel import Part, Site
+from kdiff.values import dataclass
 
 
 class Fact(NamedTuple):

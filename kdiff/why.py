@@ -9,7 +9,6 @@ to differ, and from which lines of source that instruction was made.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 
 from kdiff.correlate import Pair
@@ -25,6 +24,7 @@ from kdiff.naming import stem
 from kdiff.plan import Plan
 from kdiff.review import review
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 PASSES = {
     "name": "both have this name",

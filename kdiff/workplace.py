@@ -19,7 +19,6 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from kdiff.compiler import Compiler
@@ -28,6 +27,7 @@ from kdiff.distribution import Say
 from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.make import Outcome, failure, run_make
 from kdiff.shadow import cache_error, make_shadow, remove_tree, restore, tree_digest, write_file
+from kdiff.values import dataclass
 
 LAYOUT = "1"
 """Raised when a place made by an older kdiff cannot be used any more."""

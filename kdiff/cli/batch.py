@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from kdiff.factsfile import read_facts
 from kdiff.pairs import PairsFile, read_pairs
 from kdiff.review import review
 from kdiff.review_types import retyped, review_types
+from kdiff.values import dataclass
 
 _STATUS = {"same": EXIT_NOTHING_CHANGED, "changed": EXIT_DONE, "refused": EXIT_REFUSED, "error": EXIT_ERROR}
 """Outcome of a pair -> exit status; the worst of all pairs is the status of the whole."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from kdiff import registry
@@ -29,6 +29,7 @@ from kdiff.errors import (
 from kdiff.pipeline import Checked, check
 from kdiff.registry import Registry
 from kdiff.split import Kind
+from kdiff.values import dataclass
 
 _STATUS = {
     "error": EXIT_ERROR,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from kdiff.arch import Architecture
 from kdiff.elf.read import RESERVED, SHF_ALLOC, SHF_COMPRESSED, Object
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 _MOST_BYTES = 1 << 28
 """More than any object's debugging information; a compressed section that claims more is broken."""

@@ -15,11 +15,11 @@ import struct
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from kdiff.arch import ByteOrder
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 if TYPE_CHECKING:
     import lief

@@ -10,7 +10,7 @@ bounds checked, so that later stages index without asking. Layouts are those of 
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from kdiff.arch import ByteOrder
 from kdiff.elf.checks import check_sections
 from kdiff.elf.relocations import Relocations, bounds_of, read_relocations
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 Column = NDArray[Any]
 

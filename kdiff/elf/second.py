@@ -10,12 +10,12 @@ loader would stumble over is an error. Tests hold it against lief.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from struct import Struct
 from types import MappingProxyType
 from typing import NamedTuple
 
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 _ET_REL = 1
 _NULL, _SYMTAB, _STRTAB, _RELA, _NOBITS, _REL, _SYMTAB_SHNDX = 0, 2, 3, 4, 8, 9, 18

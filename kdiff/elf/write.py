@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from kdiff.arch import ByteOrder
@@ -28,6 +28,7 @@ from kdiff.elf.read import (
     STB_LOCAL,
 )
 from kdiff.errors import KdiffError
+from kdiff.values import dataclass
 
 NO_SYMBOL = -1
 """A relocation without a symbol (ELF's null symbol): R_*_NONE, R_RISCV_RELAX."""
