@@ -10,8 +10,6 @@ record's source is the atom it is in; that of a table entry's record is the atom
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -31,15 +29,14 @@ from kdiff.elf.read import (
     Column,
     Object,
 )
+from kdiff.entries import Owned, Table, tables
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.reach import targets
 from kdiff.rows import distinct
-from kdiff.tables import rows_in, tables_of
+from kdiff.tables import tables_of
 
 LARGEST = 28
 """Bits of the size of a symbol; a larger one counts as this large where order is concerned."""
-FEW = 4
-"""Atoms of most sections that have more than one, such as a function and the padding in front of it."""
 GAP = 64
 """Between sections: more than an instruction may add to the address of what it refers to."""
 
@@ -101,30 +98,6 @@ def _string(text: Column, offset: int) -> bytes:
     return raw
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table whose entries go where the code goes that they are about.
-
-    `records`: the range of its records; `entry`: of each of them; `owner`: the atom of each entry, -1: none.
-    """
-
-    section: int
-    row: SpecialSection
-    count: int
-    records: slice
-    entry: Column
-    owner: Column
-
-    @cached_property
-    def rank(self) -> Column:
-        """Which one each entry is of those about one atom."""
-        order = np.argsort(self.owner, kind="stable")
-        found = np.empty(self.count, "i8")
-        ordered = self.owner[order]
-        found[order] = np.arange(self.count) - np.searchsorted(ordered, ordered)
-        return found
-
-
 class Atoms:
     """One object in columns. Positions are of the space that all loaded sections share."""
 
@@ -170,7 +143,8 @@ class Atoms:
             self.from_start[index] = row.entry_size if row.from_start else 0
         self._cut()
         self._find_records()
-        self.tables = self._tables()
+        self.tables = tables(self)
+        self.owned = Owned(self)
 
     def _marked(self, sections: Iterable[int]) -> Column:
         found = np.zeros(len(self.loaded), bool)
@@ -204,6 +178,10 @@ class Atoms:
         self.end = np.minimum(np.append(self.start[1:], stop[-1:]), stop)
         self.count = np.bincount(self.section, minlength=len(self.loaded))
         self.first = np.cumsum(self.count) - self.count
+        self.second = np.full(len(self.loaded), np.iinfo("i8").max)
+        """By section, where its second atom begins: most have one, or padding in front of it."""
+        two = np.flatnonzero(self.count > 1)
+        self.second[two] = self.start[self.first[two] + 1]
         self.lone = np.where((self.home > 0) & (self.count[self.home] == 1), self.first[self.home], -1)
         """By symbol, the only atom of its section; -1 if that has several, or if it lies elsewhere."""
         self.atom_of = self.lone.copy()
@@ -271,15 +249,10 @@ class Atoms:
     def atom_in(self, home: Column, position: Column) -> Column:
         """The atom of a section at each position; its first one in front of it, its last one behind."""
         found: Column = self.first[home]
-        counts = self.count[home]
-        several = np.flatnonzero(counts > 1)
-        for further in range(1, FEW):
-            if not len(several):
-                return found
-            begun = self.start[found[several] + 1] <= position[several]
-            found[several] += begun
-            several = several[begun & (counts[several] > further + 1)]
-        found[several] = self.atom(self.within(home[several], position[several]))
+        found += position >= self.second[home]
+        several = np.flatnonzero((self.count > 2)[home])
+        if len(several):
+            found[several] = self.atom(self.within(home[several], position[several]))
         return found
 
     def within(self, home: Column, position: Column) -> Column:
@@ -321,6 +294,7 @@ class Atoms:
         low, high = self.begin[atoms], self.stop[atoms]
         wanted = (self.start[atoms] - self.base[self.section[atoms]]).astype("u8")
         open_ = np.flatnonzero(low < high)
+        open_ = open_[offset[low[open_]] < wanted[open_]]
         while len(open_):
             middle = (low[open_] + high[open_]) // 2
             before = offset[middle] < wanted[open_]
@@ -329,53 +303,11 @@ class Atoms:
             open_ = open_[low[open_] < high[open_]]
         return low
 
-    def _tables(self) -> dict[int, Table]:
-        found: dict[int, Table] = {}
-        leaders: dict[str, Table] = {}
-        bounds = self.obj.relocation_bounds
-        for index, row in sorted(self.rows.items(), key=lambda each: bool(each[1].parallel)):
-            size = int(self.size[index])
-            if not self.is_table[index] or not size:
-                continue
-            count = rows_in(size, row.entry_size, row.least)
-            records = slice(int(bounds[index]), int(bounds[index + 1]))
-            offset = self.obj.relocations["offset"][records].astype("i8")
-            entry = offset // row.entry_size
-            leader = leaders.get(row.parallel)
-            if leader is not None and leader.count == count:
-                owner = leader.owner
-            else:
-                owner = self._owners(index, count, records, entry, offset)
-            found[index] = Table(index, row, count, records, entry, owner)
-            leaders[self.obj.section_name(index)] = found[index]
-        return found
-
     def entry_at(self, table: Table, target: Column) -> tuple[Column, Column, Column]:
         """The entries at positions: owner, rank among that one's entries, offset in the entry."""
         place = np.maximum(target - self.base[table.section], 0)
         entry = np.minimum(place // table.row.entry_size, table.count - 1)
         return table.owner[entry], table.rank[entry], place - entry * table.row.entry_size
-
-    def _owners(self, index: int, count: int, records: slice, entry: Column, offset: Column) -> Column:
-        row, owner = self.rows[index], np.full(count, -1, "i8")
-        if row.owner is None:
-            return owner
-        naming = np.flatnonzero(offset - entry * row.entry_size == row.owner)
-        symbols = self.symbol[records][naming]
-        atoms = self.lone[symbols]
-        asked = np.flatnonzero(atoms < 0) if not row.ahead else np.arange(len(atoms))
-        asked = asked[self.home[symbols[asked]] > 0]
-        symbols = symbols[asked]
-        if row.from_start or self.code[index]:
-            target = targets(self, naming[asked] + records.start).target
-        else:
-            addend = self.obj.relocations["addend"][records][naming[asked]]
-            target = self.position[symbols] + np.where(self.is_section[symbols], addend, 0)
-        atoms[asked] = self.atom_in(self.home[symbols], target)
-        if row.ahead:
-            atoms[asked] += (target >= self.tail[atoms[asked]]) & (atoms[asked] + 1 < len(self.start))
-        owner[entry[naming][::-1]] = atoms[::-1]
-        return owner
 
 
 def _named_like(obj: Object, wanted: Column, names: Iterable[str]) -> dict[int, str]:

@@ -28,6 +28,7 @@ from kdiff.reach import OPERAND, Reach, reach, rows_of, rows_without_owner
 from kdiff.rows import distinct
 from kdiff.values import dataclass
 
+NONE = np.zeros(0, "i8")
 SECTION = np.dtype([(n, "u4" if n in ("name", "type", "link", "info") else "u8") for n in SECTION_COLUMNS])
 
 
@@ -132,8 +133,9 @@ def _ranges(side: Atoms, part: Part, said: Reach) -> _Ranges:
 
 def _taken_entries(side: Atoms, part: Part) -> list[Column]:
     found = []
-    for table in side.tables.values():
-        entries = np.flatnonzero((table.owner < 0) | part.kept[table.owner])
+    lists = side.owned.orphans, side.owned.about(part.kept)
+    for section, table in side.tables.items():
+        entries = distinct(np.concatenate([each[section] for each in lists if section in each] or [NONE]))
         if len(entries):
             low = side.base[table.section] + entries * table.row.entry_size
             end = side.base[table.section] + int(side.obj.sections["size"][table.section])

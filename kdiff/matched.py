@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from kdiff.atoms import Atoms, Table
+from kdiff.atoms import Atoms
 from kdiff.counterparts import pair, partners
 from kdiff.elf.read import SHT_NOBITS, Column
 from kdiff.meaning import mean_the_same
 from kdiff.reach import reach, rows_of, sources
-from kdiff.rows import aligned, rows, runs
+from kdiff.rows import rows, runs
+from kdiff.sameentries import NOBODY, doubtful, drop_different_entries
 from kdiff.values import dataclass
-
-NOBODY = (1 << 32) - 1
-"""No number of a symbol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +53,7 @@ class _Match:
         self.steady = self._steady()
         self.sure = self._sure()
         self._drop_different_records(same)
-        for number, table in self.pre.tables.items():
-            self._drop_different_entries(same, table, self.post.tables.get(int(self.sections[number])))
-        counterparts = set(self.sections[list(self.pre.tables)].tolist())
-        for number, table in self.post.tables.items():
-            if number not in counterparts and table.row.compared:
-                owners = self.to_pre[table.owner[table.owner >= 0]]
-                same[owners[owners >= 0]] = False
+        drop_different_entries(self.pairs, self.partner, self.sure, self.equal, same)
         return Matched(self.to_post, self.to_pre, same, self.sections)
 
     # What is equal -----------------------------------------------------------------------------------
@@ -162,9 +154,11 @@ class _Match:
             first, last = int(listed[run.start]), int(listed[run.stop - 1])
             low, high = int(bounds[first]), int(bounds[last + 1])
             apart = int(steps[run.start][0])
-            doubtful = self._doubtful(slice(low, high), slice(low + apart, high + apart), 0) + low
-            one.append(doubtful)
-            other.append(doubtful + apart)
+            asked = (
+                doubtful(self.pairs, self.sure, slice(low, high), slice(low + apart, high + apart), 0) + low
+            )
+            one.append(asked)
+            other.append(asked + apart)
         ours = np.concatenate(one) if one else np.zeros(0, "i8")
         theirs = np.concatenate(other) if other else ours
         atoms = sources(pre, ours)
@@ -192,110 +186,12 @@ class _Match:
         differ = self.pairs.apart(atoms, *places) | ~mean_the_same(self.pairs, self.equal, mine, yours)
         same[atoms[differ]] = False
 
-    def _doubtful(self, one: slice, other: slice, apart: int) -> Column:
-        """Which of as many records of both are not plainly the same; `apart`: what offsets differ by."""
-        ours, theirs = self.pre.obj.relocations.of(one), self.post.obj.relocations.of(other)
-        differ = theirs["offset"] - ours["offset"] != np.uint64(apart % (1 << 64))
-        differ |= ours["type"] != theirs["type"]
-        differ |= ours["addend"] != theirs["addend"]
-        differ |= self.sure[self.pre.symbol[one]] != self.post.symbol[other]
-        return np.flatnonzero(differ)
-
-    def _drop_different_entries(self, same: Column, ours: Table, theirs: Table | None) -> None:
-        if not ours.row.compared:
-            return
-        if theirs is None or theirs.row.entry_size != ours.row.entry_size:
-            same[ours.owner[ours.owner >= 0]] = False
-            if theirs is not None:
-                owners = self.to_pre[theirs.owner[theirs.owner >= 0]]
-                same[owners[owners >= 0]] = False
-            return
-        asked = same & ~self._same_entries(ours, theirs)
-        if not asked.any():
-            return
-        tables = ours, theirs
-        parts = asked, self._there(asked)
-        chosen = [
-            np.flatnonzero((each.owner >= 0) & part[each.owner])
-            for each, part in zip(tables, parts, strict=True)
-        ]
-        orders = [
-            each[np.argsort(table.owner[each], kind="stable")]
-            for each, table in zip(chosen, tables, strict=True)
-        ]
-        groups = [each.owner[order] for order, each in zip(orders, tables, strict=True)]
-        equal, one, other, atoms = rows(groups[0], groups[1], self.to_post, asked)
-        same &= equal
-        mine, yours = _entries(self.pre, ours)[orders[0][one]], _entries(self.post, theirs)[orders[1][other]]
-        for at, size in ours.row.ignored:
-            mine[:, at : at + size] = yours[:, at : at + size] = 0
-        same[atoms[np.any(mine != yours, axis=1)]] = False
-        listed, groups = [], []
-        for table, part in zip(tables, parts, strict=True):
-            owner = table.owner[table.entry]
-            order = np.flatnonzero((owner >= 0) & part[owner])
-            order = order[np.argsort(owner[order], kind="stable")]
-            groups.append(owner[order])
-            listed.append(order + table.records.start)
-        equal, one, other, atoms = rows(groups[0], groups[1], self.to_post, asked)
-        same &= equal
-        step = ours.row.entry_size
-        before, after = reach(self.pre, listed[0][one]), reach(self.post, listed[1][other])
-        differ = (before.offset % step != after.offset % step) | ~mean_the_same(
-            self.pairs, self.equal, before, after
-        )
-        same[atoms[differ]] = False
-
-    def _same_entries(self, ours: Table, theirs: Table) -> Column:
-        """The atoms whose entries are plainly the same, by pre atom, found with both tables side by side."""
-        pre, step = self.pre, ours.row.entry_size
-        keys = np.where(ours.owner >= 0, self.to_post[ours.owner], -1), theirs.owner
-        data = _entries(pre, ours), _entries(self.post, theirs)
-        seen, bad = np.zeros(ours.count, bool), np.zeros(ours.count, bool)
-        one, other, entries = [], [], []
-        for i, j, count in aligned(*keys):
-            low, high = np.searchsorted(ours.entry, (i, i + count)).tolist()
-            begin, end = np.searchsorted(theirs.entry, (j, j + count)).tolist()
-            mine, yours = ours.entry[low:high], theirs.entry[begin:end]
-            if len(mine) != len(yours) or np.any(yours - mine != j - i):
-                continue
-            seen[i : i + count] = True
-            differ = data[0][i : i + count] != data[1][j : j + count]
-            for at, size in ours.row.ignored:
-                differ[:, at : at + size] = False
-            if differ.any():
-                bad[i : i + count] |= differ.any(axis=1)
-            low, begin = low + ours.records.start, begin + theirs.records.start
-            size = len(mine)
-            doubtful = self._doubtful(slice(low, low + size), slice(begin, begin + size), (j - i) * step)
-            one.append(doubtful + low)
-            other.append(doubtful + begin)
-            entries.append(mine[doubtful])
-        if one:
-            before, after = reach(pre, np.concatenate(one)), reach(self.post, np.concatenate(other))
-            differ = before.offset % step != after.offset % step
-            differ |= ~mean_the_same(self.pairs, self.equal, before, after)
-            bad[np.concatenate(entries)[differ]] = True
-        owned = ours.owner >= 0
-        have, met = (
-            np.bincount(ours.owner[part], minlength=len(pre.start)) for part in (owned, owned & seen & ~bad)
-        )
-        want = np.bincount(theirs.owner[theirs.owner >= 0], minlength=len(self.post.start))
-        found: Column = (have == met) & (have == want[self.to_post])
-        return found
-
 
 def _symbols_in_order(side: Atoms, chosen: Column) -> tuple[Column, Column]:
     """Atoms of some symbols, and the symbols, in the order of atoms."""
     symbols = np.flatnonzero(chosen)
     symbols = symbols[np.lexsort((side.symbol_ids[symbols], side.position[symbols]))]
     return side.atom_of[symbols], symbols
-
-
-def _entries(side: Atoms, table: Table) -> Column:
-    step = table.row.entry_size
-    data = bytes(side.obj.contents(table.section)).ljust(step * table.count, b"\0")
-    return np.frombuffer(data, "u1")[: step * table.count].reshape(table.count, step)
 
 
 def _differences(pre: Atoms, ours: int, post: Atoms, theirs: int, size: int) -> Column:

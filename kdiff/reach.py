@@ -99,19 +99,14 @@ def rows_of(side: Atoms, part: Column) -> Column:
     """The records of all atoms of `part` and of the entries about them, in order."""
     plain = np.flatnonzero(part & ~side.is_table[side.section])
     found = [ranges(side.begin[plain], side.stop[plain])]
-    for table in side.tables.values():
-        about = np.flatnonzero(part[table.owner])
-        about = about[table.owner[about] >= 0]
-        found.append(ranges(*np.searchsorted(table.entry, (about, about + 1))) + table.records.start)
+    found += [side.tables[home].records_of(entries) for home, entries in side.owned.about(part).items()]
     return np.sort(np.concatenate(found))
 
 
 def rows_without_owner(side: Atoms) -> Column:
     """The records of all entries that are about no code."""
     found = [np.zeros(0, "i8")]
-    for table in side.tables.values():
-        if (table.owner < 0).any():
-            found.append(np.flatnonzero((table.owner < 0)[table.entry]) + table.records.start)
+    found += [side.tables[home].records_of(entries) for home, entries in side.owned.orphans.items()]
     return np.sort(np.concatenate(found))
 
 
@@ -123,7 +118,7 @@ def sources(side: Atoms, rows: Column) -> Column:
     for table in side.tables.values():
         low, high = np.searchsorted(rows, (table.records.start, table.records.stop)).tolist()
         if high > low:
-            found[low:high] = table.owner[table.entry[rows[low:high] - table.records.start]]
+            found[low:high] = table.owners(table.entry_of(rows[low:high]))
     return found
 
 

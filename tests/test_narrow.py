@@ -265,7 +265,7 @@ def test_every_record_of_a_table_belongs_to_the_atom_that_owns_its_entry() -> No
     names = [obj.section_name(int(atoms.section[owner])) for owner in table.owner]
     assert names == [".text.f", ".text.g"]
     rows = np.arange(table.records.start, table.records.stop)
-    assert (sources(atoms, rows) == table.owner[table.entry]).all()
+    assert (sources(atoms, rows) == table.owner[table.entry_of(rows)]).all()
 
 
 def labels(found: Narrowed) -> Iterator[str]:
