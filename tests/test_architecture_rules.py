@@ -40,6 +40,7 @@ LAYERS = (
     {
         "errors",
         "arch",
+        "values",
         "addressbook",
         "kernel",
         "habits",
