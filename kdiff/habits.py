@@ -7,9 +7,10 @@ identity, and that some arguments only tell a line of source; which names say so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
+from kdiff.kernel import EntryView, Site
 from kdiff.values import dataclass
 
 
@@ -76,9 +77,13 @@ class LineTaker:
 
 @dataclass(frozen=True, slots=True)
 class CodeAhead:
-    """`name` and a function's name: a symbol for what lies in front of that function and belongs to it."""
+    """`name` and a function's name: a symbol for what lies in front of that function and belongs to it.
+
+    `sites`: what the kernel may write there, as in a `SpecialSection`; it is asked about each such symbol.
+    """
 
     name: str
+    sites: Callable[[EntryView], Iterable[Site]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,9 @@ class Habits:
             (row for row in rows if isinstance(row, SectionClass)), key=lambda row: -len(row.name)
         )
         self.intrusions = tuple(row for row in rows if isinstance(row, Intrusion))
-        self.ahead = tuple(row.name for row in rows if isinstance(row, CodeAhead))
+        ahead = [row for row in rows if isinstance(row, CodeAhead)]
+        self.ahead = tuple(row.name for row in ahead)
+        self.rewritten_ahead = {row.name: row.sites for row in ahead if row.sites is not None}
         self.read_only = tuple(row for row in rows if isinstance(row, ReadOnlyMemory))
         self._standings: dict[str, Standing] = {}
         self._names = tuple(row.name for row in self._classes)

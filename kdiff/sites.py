@@ -29,9 +29,15 @@ def sites(graph: SectionGraph) -> Mapping[int, tuple[Site, ...]]:
         if owner is not None and graph.nodes[owner].kind is Kind.FUNCTION:
             found.setdefault(owner, []).append(View(graph, entry, entry.table.sites))
     rewritten = {row.name: row.sites for row in graph.special.values() if row.code and row.sites is not None}
+    ahead = graph.habits.rewritten_ahead
     for node in graph.nodes:
-        if node.kind is Kind.FUNCTION and node.section_name in rewritten:
+        if node.kind is not Kind.FUNCTION:
+            continue
+        if node.section_name in rewritten:
             found.setdefault(node.id, []).append(View(graph, node, rewritten[node.section_name]))
+        own = (permits for mark, permits in ahead.items() if any(n.startswith(mark) for n in node.names))
+        for permits in own:
+            found.setdefault(node.id, []).append(View(graph, node, permits))
     return _Sites(graph, found)
 
 

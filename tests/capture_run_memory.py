@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Capture what tests/test_rewrites.py needs: boot a stock kernel in many states, keep a little of its memory.
 
-    python tests/capture_run_memory.py [STATE ...]      # all states: about ten minutes
+    python tests/capture_run_memory.py [STATE ... | objects]    # all: about ten minutes
 
-The kernel is the one tests use (conftest.py). Functions of some of its units are compiled as it was, cut out
-and kept as objects; for each state the guest is booted, brought into the state, and read through QEMU's
-gdbstub while kdiff solves those objects: what is read then is kept, with the symbols that objects and
-rewrites name.
+The kernel is the one tests use (conftest.py), and for some states a later one. Functions of some of its units
+are compiled as it was, cut out and kept as objects; for each state the guest is booted, brought into the
+state, and read through QEMU's gdbstub while kdiff solves those objects: what is read then is kept, with the
+symbols that objects and rewrites name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import lateobjects
 import qmp
 from earlyboot import EarlyBits
 from excerpts import FIXTURES, OBJECTS, excerpt, pre
@@ -36,7 +37,7 @@ from kdiff.graph import SectionGraph
 from kdiff.guest import SHARE, Guest
 from kdiff.kallsyms import parse_text
 from kdiff.kbuild import pristine_units
-from kdiff.kernel import Field, Form, Holds, KernelFacts, OneOf, Through
+from kdiff.kernel import Field, Form, Holds, Keep, KernelFacts, OneOf, Through
 from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource, merged
 from kdiff.package import save
@@ -62,6 +63,14 @@ UNITS: Mapping[str, tuple[str, ...]] = {
     "kernel/cgroup/cgroup.c": ("cgroup_seqfile_start",),
 }
 """Units, and the functions of each that are kept."""
+LATER = "6.12.117+deb12-amd64"
+UNITS_OF_LATER: Mapping[str, tuple[str, ...]] = {
+    "arch/x86/kernel/process.c": ("default_idle", "arch_cpu_idle_dead", "__switch_to_xtra"),
+    "fs/proc/cmdline.c": ("cmdline_proc_show",),
+    "fs/read_write.c": ("vfs_llseek", "__pfx_vfs_llseek"),
+    "kernel/freezer.c": ("set_freezable", "__pfx_set_freezable"),
+}
+"""The same of the later kernel."""
 TRACED = "cmdline_proc_show"
 TRACING = "mount -t tracefs none /sys/kernel/tracing; cd /sys/kernel/tracing"
 TRAMPOLINES = ".static_call.text"
@@ -84,6 +93,8 @@ class State:
     kept: tuple[str, ...] = ()
     early: tuple[int, ...] = ()
     """Numbers of capabilities (asm/cpufeatures.h) that the processor gets before mitigations are chosen."""
+    kernel: str = ""
+    """Which release, if it is not the one tests use."""
     update: str = ""
     """A patch of tests/patches whose update is applied first."""
 
@@ -116,6 +127,13 @@ STATES = (
         hardware=("-cpu", "Icelake-Server"),
         arguments=("nokaslr", "indirect_target_selection=force"),
         early=(7 * 32 + 30,),  # X86_FEATURE_IBRS_ENHANCED, which TCG does not have
+    ),
+    State("later-plain", kernel=LATER),
+    State(
+        "later-stuffing",
+        hardware=("-cpu", "Skylake-Server"),
+        arguments=("retbleed=stuff",),
+        kernel=LATER,
     ),
     State("preempt-full", arguments=("preempt=full",)),
     State("preempt-none", arguments=("preempt=none",)),
@@ -188,8 +206,13 @@ class Recorder:
 # Objects ---------------------------------------------------------------------------------------------
 
 
-def title(unit: str) -> str:
-    return unit.removesuffix(".c").replace("/", "-")
+def units(kernel: str) -> Mapping[str, tuple[str, ...]]:
+    return UNITS_OF_LATER if kernel == LATER else UNITS
+
+
+def title(unit: str, kernel: str) -> str:
+    name = unit.removesuffix(".c").replace("/", "-")
+    return f"later-{name}" if kernel == LATER else name
 
 
 def keep_objects(kernel: KernelSetup, plugins: Registry) -> None:
@@ -197,12 +220,23 @@ def keep_objects(kernel: KernelSetup, plugins: Registry) -> None:
     config = read_config(kernel.config)
     facts = plugins.open_memory(find_memory(config)).facts()
     special, habits = plugins.special_sections(facts), plugins.habits(facts)
+    special = {name: replace(row, keep=Keep.OWNER) if row.sites else row for name, row in special.items()}
     OBJECTS.mkdir(parents=True, exist_ok=True)
-    for unit in pristine_units(config, kernel.source, UNITS, say=print):
-        obj = read_bytes(unit.pre, unit.source)
+    for source, data in compiled(kernel):
+        obj = read_bytes(data, source)
         arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
         graph = graph_to_match(obj, arch, special, habits)
-        (OBJECTS / f"{title(unit.source)}.o").write_bytes(write(cut(graph, UNITS[unit.source])))
+        kept = write(cut(graph, units(kernel.abi)[source]))
+        (OBJECTS / f"{title(source, kernel.abi)}.o").write_bytes(kept)
+
+
+def compiled(kernel: KernelSetup) -> Iterator[tuple[str, bytes]]:
+    """The units of a kernel, and the object of each."""
+    if kernel.abi == LATER:
+        yield from lateobjects.compiled(kernel, UNITS_OF_LATER)
+        return
+    for unit in pristine_units(read_config(kernel.config), kernel.source, UNITS, say=print):
+        yield unit.source, unit.pre
 
 
 def cut(graph: SectionGraph, functions: tuple[str, ...]) -> Relocatable:
@@ -292,11 +326,11 @@ def given_early(kernel: KernelSetup, plugins: Registry, state: State, port: int)
 
 def kept(memory: Recorder, state: State) -> Iterator[dict[str, Any]]:
     """Solve the objects against memory, which reads what is kept; tell what became of each function."""
-    for unit, functions in UNITS.items():
+    for unit, functions in units(state.kernel).items():
         wanted = [name for name in functions if name in state.kept or not state.kept]
         if not wanted:
             continue
-        graph = pre(title(unit), memory.facts())
+        graph = pre(title(unit, state.kernel), memory.facts())
         run = solve(graph, sites(graph), memory, memory.address_book())
         for name in wanted:
             node = next(each for each in graph.nodes if name in each.names)
@@ -304,7 +338,7 @@ def kept(memory: Recorder, state: State) -> Iterator[dict[str, Any]]:
             assert address is not None, name
             refusal = run.open.get(node.id)
             yield {
-                "unit": title(unit), "name": name, "address": f"{address:#x}",
+                "unit": title(unit, state.kernel), "name": name, "address": f"{address:#x}",
                 "refused": "" if node.id in run.matches else str(refusal and refusal.reason),
             }  # fmt: skip
 
@@ -345,7 +379,7 @@ def named(form: Form) -> Iterator[str]:
 def structures(facts: KernelFacts) -> dict[str, Any]:
     wanted = (
         *("alt_instr", "paravirt_patch_site", "jump_entry", "static_call_site", "static_call_key"),
-        *("bug_entry", "exception_table_entry", "orc_entry", "klp_ops", "klp_func"),
+        *("bug_entry", "exception_table_entry", "orc_entry", "klp_ops", "klp_func", "pcpu_hot"),
     )
     return {
         name: [found.size, dict(sorted(found.members.items()))]
@@ -356,13 +390,18 @@ def structures(facts: KernelFacts) -> dict[str, Any]:
 
 def main(names: list[str]) -> None:
     plugins = registry.load()
-    kernel = setup.make(plugins, setup.choose(plugins, setup.distribution(plugins).newest(), None), print)
-    if not names:
-        keep_objects(kernel, plugins)
+    newest = setup.distribution(plugins).newest()
+    kernels = {
+        release: setup.make(plugins, setup.choose(plugins, release or newest, None), print)
+        for release in sorted({state.kernel for state in STATES})
+    }
+    if not names or names == ["objects"]:
+        for kernel in kernels.values():
+            keep_objects(kernel, plugins)
     for state in STATES:
         if not names or state.name in names:
             print(f"{state.name} ...", flush=True)
-            capture(kernel, plugins, state)
+            capture(kernels[state.kernel], plugins, state)
             refused = [each for each in excerpt(state.name).told["functions"] if each["refused"]]
             print(f"{state.name}: {refused or 'all match'}", flush=True)
 

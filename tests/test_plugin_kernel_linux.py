@@ -72,6 +72,11 @@ ADDRESSES = {
     "ftrace_caller": 0x51000,
     "ftrace_regs_caller": 0x51100,
     "paravirt_BUG": 0x52000,
+    "BUG_func": 0x52100,
+    "call_depth_return_thunk": 0x52200,
+    "__x86_indirect_call_thunk_rax": 0x52300,
+    "__x86_indirect_jump_thunk_rax": 0x52400,
+    "__fentry__": 0x52500,
     "native": 0x53000,
     "__x86_indirect_thunk_rax": 0x54000,
     "__x86_indirect_thunk_r11": 0x54160,
@@ -360,7 +365,9 @@ def test_a_replacement_jump_may_be_short_or_near() -> None:
     assert allows(site, bytes.fromhex("eb5e0f1f00"))
     assert allows(site, near(b"\xe9", "near_label"))
     assert not allows(site, bytes.fromhex("eb5f0f1f00"))
-    assert not allows(site, bytes.fromhex("eb5ecccccc"))
+    assert allows(site, bytes.fromhex("eb5ecccccc"))
+    assert not allows(site, bytes.fromhex("eb5fcccccc"))
+    assert not allows(site, bytes.fromhex("eb5ecccc90"))
 
 
 def test_a_jump_that_is_only_part_of_a_replacement_stays_near() -> None:
@@ -388,6 +395,15 @@ def test_an_indirect_call_that_is_not_paravirtual_is_left_alone() -> None:
     assert not allows(site, near(b"\xe8", "new") + b"\x90")
 
 
+def test_a_replacement_that_stands_for_a_direct_call_is_none_by_itself() -> None:
+    pv = Code(bytes.fromhex("ff1500000000"), {2: (PC32, "pv_ops", 0x18, -4)})
+    bug = Code(bytes.fromhex("e800000000"), {1: (PLT32, "BUG_func", 0, -4)})
+    site = one(".altinstructions", alternative(pv, bug))
+    assert allows(site, near(b"\xe8", "native") + b"\x90")
+    assert not allows(site, near(b"\xe8", "BUG_func") + b"\x90")
+    assert allows(site, near(b"\xe8", "BUG_func") + b"\x90", holding("pv_ops", "", 0x18))
+
+
 def test_a_return_inside_an_alternative_may_have_been_rewritten_before() -> None:
     code = Code(bytes.fromhex("31c0e900000000"), {3: (PLT32, "__x86_return_thunk", 0, -4)})
     site = one(".altinstructions", alternative(code, Code(b"\xcc")))
@@ -397,6 +413,48 @@ def test_a_return_inside_an_alternative_may_have_been_rewritten_before() -> None
 
 
 # Calls -----------------------------------------------------------------------------------------------
+
+COUNTING = holding("x86_return_thunk", "call_depth_return_thunk")
+
+
+def earlier(branch: bytes, distance: int = 9) -> bytes:
+    target = int.from_bytes(branch[-4:], "little", signed=True) - distance
+    return branch[:-4] + target.to_bytes(4, "little", signed=True)
+
+
+def test_a_call_is_counted_in_front_of_its_target_while_returns_are() -> None:
+    code = Code(bytes.fromhex("e800000000"), {1: (PLT32, "new", 0, -4)})
+    site = one(".call_sites", Entry(bytes(4), {0: here()}, (code,)))
+    call = near(b"\xe8", "new")
+    assert allows(site, earlier(call), COUNTING)
+    assert not allows(site, earlier(call))
+    assert not any(allows(site, earlier(call, each), COUNTING) for each in (1, 8, 10, 16, -9))
+
+
+@pytest.mark.parametrize(("code", "name"), [("e800000000", "__fentry__"), ("e900000000", "new")])
+def test_calls_of_ftrace_and_jumps_are_not_counted(code: str, name: str) -> None:
+    data = Code(bytes.fromhex(code), {1: (PLT32, name, 0, -4)})
+    assert ask(".call_sites", Entry(bytes(4), {0: here()}, (data,))) == ()
+
+
+def test_calls_that_other_rewrites_leave_are_counted_and_jumps_are_not() -> None:
+    pv = Code(bytes.fromhex("ff1500000000"), {2: (PC32, "pv_ops", 0x18, -4)})
+    site = one(".altinstructions", alternative(pv, Code(b"\xfa")))
+    assert allows(site, earlier(near(b"\xe8", "native")) + b"\x90", COUNTING)
+    assert not allows(site, earlier(near(b"\xe8", "native")) + b"\x90")
+    for opcode, counted in ((b"\xe8", True), (b"\xe9", False)):
+        code = Code(opcode + bytes(4), {1: (PLT32, "__SCT__key", 0, -4)})
+        site = one(".static_call_sites", static_call(code, int(opcode == b"\xe9")))
+        assert allows(site, earlier(near(opcode, "new")), COUNTING) is counted
+
+
+def test_retpolines_go_to_thunks_that_count() -> None:
+    for code, kind, other in (("e8", "call", "jump"), ("e9", "jump", "call"), ("0f84", "jump", "call")):
+        site, opcode = retpoline(code + "00000000", "rax"), bytes.fromhex(code)
+        thunk = near(opcode, f"__x86_indirect_{kind}_thunk_rax")
+        assert allows(site, thunk, COUNTING)
+        assert not allows(site, thunk)
+        assert not allows(site, near(opcode, f"__x86_indirect_{other}_thunk_rax"), COUNTING)
 
 
 def paravirt(kind: int, size: int) -> Entry:

@@ -3,7 +3,7 @@
 
 The captures are those of tests/capture_run_memory.py. `CASES` says what each state's memory holds at a site:
 the very bytes, with `{name}` for the displacement of a branch to a symbol, `{*name+8}` for one to where a
-pointer leads and `{=c3}` for one to bytes outside of the kernel.
+pointer leads, `{=c3}` for one to bytes outside of the kernel, and `{name|9}` for one to 9 bytes earlier.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from excerpts import FIXTURES, Excerpt, Judge, excerpt, states
 
 NOP5 = bytes.fromhex("0f1f440000")
 ENTRY = "cmdline_proc_show"
+LATER, COUNTED = "later-plain", "later-stuffing"
 
 
 @cache
@@ -41,6 +42,14 @@ CASES = (
     Case("alternative", "preempt-none", FUTEX, 0x35, "0f01cb"),
     Case("alternative+paravirt", "preempt-none", "set_cyc2ns_scale", 0xE, "9c580f1f4000"),
     Case("alternative+paravirt", "preempt-none", "set_cyc2ns_scale", 0x17, "fa0f1f440000"),
+    Case("alternative", LATER, "__switch_to_xtra", 0xA8, "eb2ecccccc"),
+    Case("alternative", LATER, "default_idle", 0x4, "e8{*pv_ops+264}90"),
+    Case("alternative", COUNTED, "default_idle", 0x4, "e8{*pv_ops+264|9}90"),
+    Case("call_depth", LATER, ENTRY, 0x14, "e8{__seq_puts}"),
+    Case("call_depth", COUNTED, ENTRY, 0x14, "e8{__seq_puts|9}"),
+    Case("call_depth", LATER, "__pfx_vfs_llseek", 0x7, "909090909090909090"),
+    Case("call_depth", COUNTED, "__pfx_vfs_llseek", 0x7, "6548c13d{pcpu_hot+16|1}05"),
+    Case("endbr", LATER, "arch_cpu_idle_dead", 0, "660f1f00"),
     Case("fentry", "preempt-none", ENTRY, 0, "0f1f440000"),
     Case("fentry", "function-tracer", ENTRY, 0, "e8{ftrace_trampoline}"),
     Case("fentry", "kprobe-entry", ENTRY, 0, "e8{ftrace_trampoline}"),
@@ -57,6 +66,9 @@ CASES = (
     Case("retpoline", "eibrs-its", "arch_cpu_idle", 0xC, "ffe0cc6690"),
     Case("retpoline", "zen2-lfence", "vfs_llseek", 0x13, "0faee8ffe0"),
     Case("retpoline", "zen2-lfence", "arch_cpu_idle", 0xC, "0faee8ffe0"),
+    Case("retpoline", COUNTED, "vfs_llseek", 0x17, "e9{__x86_indirect_jump_thunk_rax}"),
+    Case("retpoline", COUNTED, "arch_cpu_idle_dead", 0x10, "e8{__x86_indirect_call_thunk_rax}"),
+    Case("return", COUNTED, ENTRY, 0x29, "e9{*x86_return_thunk}"),
     Case("return", "preempt-none", ENTRY, 0x25, "c3cccccccc"),
     Case("return", "zen1-srso", ENTRY, 0x25, "e9{*x86_return_thunk}"),
     Case("return", "zen2-unret", ENTRY, 0x25, "e9{*x86_return_thunk}"),
@@ -68,6 +80,7 @@ CASES = (
     Case("smp_lock", "one-processor", "hw_perf_event_destroy", 0xA, "3e"),
     Case("smp_lock", "maxcpus-1", "hw_perf_event_destroy", 0xA, "3e"),
     Case("static_call", "preempt-none", "sched_clock", 0, "e9{*__SCK__pv_sched_clock}"),
+    Case("static_call", COUNTED, "set_freezable", 0xA, "e8{*__SCK__might_resched|9}"),
     Case("static_call", "preempt-full", "set_freezable", 0x33, "2e2e2e31c0"),
     Case("static_call", "preempt-full", WRITEBACK, 0x4F, "e8{*__SCK__preempt_schedule_notrace}"),
     Case("static_call", "preempt-none", WRITEBACK, 0x4F, "0f1f440000"),
@@ -100,7 +113,8 @@ def captured(refused: bool = False) -> list[tuple[str, str, str]]:
 def spelled(memory: Excerpt, text: str, address: int) -> bytes:
     """The bytes of a case at an address."""
     data = b""
-    for plain, kind, name, offset in re.findall(r"([0-9a-f]{2})|\{([*=]?)([\w.]+)(?:\+(\d+))?\}", text):
+    pattern = r"([0-9a-f]{2})|\{([*=]?)([\w.]+)(?:\+(\d+))?(?:\|(\d+))?\}"
+    for plain, kind, name, offset, earlier in re.findall(pattern, text):
         if plain:
             data += bytes.fromhex(plain)
             continue
@@ -109,7 +123,8 @@ def spelled(memory: Excerpt, text: str, address: int) -> bytes:
             held = memory.read(target, 8)
             assert held is not None
             target = int.from_bytes(held, "little")
-        data += (target - (address + len(data) + 4)).to_bytes(4, "little", signed=True)
+        target -= int(earlier or 0)
+        data += (target - (address + len(data) + 4) & 0xFFFFFFFF).to_bytes(4, "little")
     return data
 
 
@@ -165,6 +180,23 @@ def test_a_branch_to_a_thunk_made_for_it_is_refused_once_that_does_something_els
         for bit in range(8):
             changed = memory.patched(made(memory, code) + at, bytes((byte ^ 1 << bit,)))
             assert subject.verdicts(changed) == (False, False)
+
+
+@pytest.mark.parametrize(("function", "offset"), [
+    (ENTRY, 0x14), ("__pfx_vfs_llseek", 0x7), ("vfs_llseek", 0x17), ("default_idle", 0x4),
+    ("set_freezable", 0xA),
+])  # fmt: skip
+def test_counted_calls_are_allowed_only_while_returns_are_counted(function: str, offset: int) -> None:
+    memory = excerpt(COUNTED)
+    subject = judge(COUNTED, unit_of(COUNTED, function), function)
+    assert subject.site(offset)
+    elsewhere = listed(memory, "__x86_return_thunk").to_bytes(8, "little")
+    changed = memory.patched(listed(memory, "x86_return_thunk"), elsewhere)
+    for site in subject.sites[subject.node.id]:
+        if site.rewrite == "return":
+            place = subject.address + site.offset
+            changed = changed.patched(place, spelled(memory, "e9{__x86_return_thunk}", place))
+    assert subject.verdicts(changed) == (False, False)
 
 
 def test_every_rewrite_has_a_capture_and_the_table_of_rewrites_names_it() -> None:

@@ -27,4 +27,4 @@ def kdiff_special_sections(facts: KernelFacts) -> Iterable[SpecialSection]:
 @hookimpl
 def kdiff_habits(facts: KernelFacts) -> Iterable[Habit]:
     """Provide what names mean in the objects of the kernel these facts describe."""
-    return habits.rows(facts)
+    return habits.rows(facts, x86.ahead(facts) if facts.machine == "x86_64" else {})

@@ -10,7 +10,7 @@ the kernel's linker scripts put among its read-only data (arch/powerpc/kernel/vm
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from kdiff.api import (
     CodeAhead,
@@ -25,6 +25,7 @@ from kdiff.api import (
     Standing,
 )
 from kdiff_kernel_linux.layout import width
+from kdiff_kernel_linux.tables import Sites
 
 _ORDINARY = (
     *(".text", ".data", ".rodata", ".bss", ".sdata", ".sbss", ".srodata", ".tdata", ".tbss", ".toc", ".opd"),
@@ -113,8 +114,8 @@ _X86_INTRUSIONS = (
 names of their pages in kallsyms: kernel/kprobes.c, kernel/bpf/trampoline.c."""
 
 
-def rows(facts: KernelFacts) -> Iterator[Habit]:
-    """All rows for one machine."""
+def rows(facts: KernelFacts, ahead: Mapping[str, Sites]) -> Iterator[Habit]:
+    """All rows for one machine; `ahead` says what an architecture's kernel writes in front of functions."""
     pointer = width(facts)
     for standing, names in _STANDING.items():
         yield from (SectionClass(name, standing) for name in names)
@@ -125,7 +126,7 @@ def rows(facts: KernelFacts) -> Iterator[Habit]:
     yield from (RemadeData(name, section=True, ignored=((pointer, 8),)) for name in _UBSAN)
     yield from (RemadeData(name, section=True, ignored=((4, 4),)) for name in _ALLOC_TAGS)
     yield from (SectionClass(name, Standing.ORDINARY) for name in _ALLOC_TAGS)
-    yield from (CodeAhead(name) for name in _AHEAD)
+    yield from (CodeAhead(name, ahead.get(name)) for name in _AHEAD)
     for argument, takers in _LINE_TAKERS.items():
         yield from (LineTaker(name, argument) for name in takers)
     if facts.machine == "x86_64":

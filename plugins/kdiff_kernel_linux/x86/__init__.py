@@ -3,9 +3,10 @@
 
 Each rewrite is described after the source that does it, below arch/x86/kernel: alternative.c
 (alternatives, paravirt calls, retpolines, return thunks, lock prefixes, endbr), static_call.c, jump_label.c,
-ftrace.c. The order there matters: paravirt calls, retpolines and returns are rewritten before alternatives
-are, which then copy rewritten code and join the no-ops; `code.py` composes the forms in that order.
-Which of the forms a machine has depends on its processor, so all that some processor would get are allowed.
+ftrace.c, callthunks.c. The order there matters: paravirt calls, retpolines and returns are rewritten before
+alternatives are, which then copy rewritten code and join the no-ops; `code.py` composes the forms in that
+order. Calls are counted last. Which of the forms a machine has depends on its processor, so all that some
+processor would get are allowed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from kdiff_kernel_linux import shapes
 from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, size
 from kdiff_kernel_linux.ports import alternatives as alternative_row
 from kdiff_kernel_linux.tables import Sites
-from kdiff_kernel_linux.x86 import alternatives, branches, calls, keytests
+from kdiff_kernel_linux.x86 import alternatives, branches, calls, depth, keytests
 
 _BOOT_ONLY = (".apicdrivers", ".orc_header", ".x86_cpu_dev.init", ".x86_intel_mid_dev.init")
 
@@ -33,6 +34,12 @@ def rewrites(facts: KernelFacts) -> Mapping[str, Sites]:
     if call is not None and key is not None:
         found[".static_call_sites"] = partial(calls.static_call, call + key)
     return found
+
+
+def ahead(facts: KernelFacts) -> Mapping[str, Sites]:
+    """`sites` functions for code in front of functions, by what its names begin with."""
+    depth_at = members(facts, "pcpu_hot", "call_depth")
+    return {} if depth_at is None else {"__pfx_": partial(depth.padding, depth_at)}
 
 
 def without(facts: KernelFacts) -> Mapping[str, Without]:
@@ -66,7 +73,7 @@ def rows(facts: KernelFacts) -> tuple[SpecialSection, ...]:
         SpecialSection(".smp_locks", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.lock_prefix),
         SpecialSection(".retpoline_sites", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.retpoline),
         SpecialSection(".return_sites", RELATIVE_WORD, Keep.OWNER, owner=0, sites=branches.return_thunk),
-        SpecialSection(".call_sites", RELATIVE_WORD, Keep.OWNER, owner=0),
+        SpecialSection(".call_sites", RELATIVE_WORD, Keep.OWNER, owner=0, sites=depth.call_site),
         SpecialSection(".cfi_sites", RELATIVE_WORD, Keep.OWNER, owner=0),
         SpecialSection(
             ".ibt_endbr_seal", RELATIVE_WORD, Keep.NEVER, owner=0, compared=False, sites=branches.endbr

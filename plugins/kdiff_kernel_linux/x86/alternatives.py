@@ -3,17 +3,19 @@
 
 A site keeps its original, whose one-byte no-ops become longer ones, or gets the replacement, filled up with
 no-ops. The kernel moves only a replacement of five bytes that is a call or a jump, the jump perhaps into its
-short form; objtool refuses any other relocation in a replacement.
+short form, which is filled up with no-ops or, since 6.5, with int3; objtool refuses any other relocation in a
+replacement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kdiff.api import EntryView, Form, Place, Site
+from kdiff.api import EntryView, Form, Literal, Place, Site
 from kdiff_kernel_linux.layout import Layout
-from kdiff_kernel_linux.x86.code import is_jump, rewritten
-from kdiff_kernel_linux.x86.forms import JUMP_SHORT, NEAR, near_target, padded, short
+from kdiff_kernel_linux.x86.code import BUG, is_jump, rewritten
+from kdiff_kernel_linux.x86.depth import counted
+from kdiff_kernel_linux.x86.forms import INT3, JUMP_SHORT, NEAR, length, near_target, padded, short
 
 
 def sites(layout: Layout, entry: EntryView) -> Iterator[Site]:
@@ -28,12 +30,16 @@ def sites(layout: Layout, entry: EntryView) -> Iterator[Site]:
         forms += padded(((),), size)
     elif other is not None:
         forms += padded(_replaced(entry, other, length), size)
-    yield Site(place.offset, size, "alternative", tuple(dict.fromkeys(forms)))
+    forms = tuple(dict.fromkeys(forms))
+    yield Site(place.offset, size, "alternative", (*forms, *counted(forms)))
 
 
 def _replaced(entry: EntryView, place: Place, size: int) -> tuple[Form, ...]:
-    forms = rewritten(entry, place, size)
     target = near_target(entry.parts(place, size))
+    if target is not None and target.name == BUG:
+        return ()  # stands for a direct call of what the original calls (alt_replace_call())
+    forms = rewritten(entry, place, size)
     if size == NEAR and target is not None and is_jump(entry.code(place, size)):
-        return (*forms, short(entry, JUMP_SHORT, target))
+        shortened = short(entry, JUMP_SHORT, target)
+        return (*forms, shortened, (*shortened, Literal(INT3 * (NEAR - length(shortened)))))
     return forms

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from kdiff.api import EntryView, Form, Literal, Place, Site
 from kdiff_kernel_linux.layout import Layout
 from kdiff_kernel_linux.x86.code import PV_OPS, paravirt_forms, returns
+from kdiff_kernel_linux.x86.depth import counted
 from kdiff_kernel_linux.x86.forms import (
     CALL,
     JUMP,
@@ -56,8 +57,10 @@ def static_call(layout: Layout, entry: EntryView) -> Iterator[Site]:
 
 def _static_call_forms(entry: EntryView, code: bytes, pointer: Place) -> tuple[Form, ...]:
     if len(code) == NEAR and (code[:1] == CALL or code in (NOP5, _CLEAR_RAX)):
+        call = near_through(entry, CALL, pointer)
         return (
-            near_through(entry, CALL, pointer),
+            call,
+            *counted((call,)),
             where(pointer, _RETURN_0, (Literal(_CLEAR_RAX),)),
             where(pointer, _NULL, (Literal(NOP5),)),
         )

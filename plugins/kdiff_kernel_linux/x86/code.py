@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import product
 
 from kdiff.api import EntryView, Field, Form, Literal, Pad, Place
+from kdiff_kernel_linux.x86.depth import COUNTED
 from kdiff_kernel_linux.x86.forms import (
     CALL,
     CS_PREFIX,
@@ -32,6 +33,7 @@ from kdiff_kernel_linux.x86.forms import (
 )
 
 PV_OPS = "pv_ops"
+BUG = "BUG_func"
 _RETURN = "__x86_return_thunk"
 _INDIRECT_CALLS = (b"\xff\x15", b"\xff\x14\x25")
 """call *disp32(%rip), call *disp32"""
@@ -80,9 +82,12 @@ def _paravirt_slot(code: bytes, unchanged: Form) -> Place | None:
 
 
 def paravirt_forms(entry: EntryView, slot: Place, size: int) -> tuple[Form, ...]:
-    """paravirt_patch(): a direct call of what the slot holds, nothing for _paravirt_nop, BUG for NULL."""
-    bug = near_one_of(entry, CALL, ("paravirt_BUG",))
-    forms = (near_through(entry, CALL, slot), where(slot, ("",), bug), where(slot, ("_paravirt_nop",), ()))
+    """paravirt_patch(): a direct call of what the slot holds, nothing for _paravirt_nop, BUG for NULL.
+
+    Since 6.8 it is alt_replace_call() of alternative.c, with other names.
+    """
+    bug = where(slot, ("",), near_one_of(entry, CALL, ("paravirt_BUG", BUG)))
+    forms = (near_through(entry, CALL, slot), bug, where(slot, ("_paravirt_nop", "nop_func"), ()))
     return padded(forms, size)
 
 
@@ -121,7 +126,10 @@ def retpoline_forms(entry: EntryView, code: bytes, unchanged: Form) -> tuple[For
         forms.append((Literal(body + stop),))
     thunk = near_one_of(entry, code[:-4], (_ITS_THUNK + _REGISTERS[register],))
     made = near_to_code(entry, code[:-4], _indirect(JUMP, register) + INT3)
-    return padded((*forms, thunk, made), len(code))
+    kind = "call" if opcode == CALL else "jump"
+    name = f"__x86_indirect_{kind}_thunk_{_REGISTERS[register]}"
+    counting = where(RETURN_THUNK, COUNTED, near_one_of(entry, code[:-4], (name,)))
+    return padded((*forms, thunk, made, counting), len(code))
 
 
 def _thunk_register(target: Place | None) -> int | None:
