@@ -124,8 +124,8 @@ class Atoms:
         self.home = np.where(self.loaded[home], home, 0)
         self.position = np.where(self.home > 0, self.base[self.home] + symbols["value"].astype("i8"), -1)
         self.is_section = symbols["type"] == STT_SECTION
-        self.symbol = np.ascontiguousarray(obj.relocations["symbol"])
-        """Of each record."""
+        self.symbol = obj.relocations["symbol"].astype("i8")
+        """Of each record, in the type that numpy looks up with."""
         self._read_howtos()
         families = {each for row in special.values() for each in row.pieces}
         listed = _named_like(obj, self.loaded, {*special, *families})

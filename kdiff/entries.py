@@ -108,7 +108,7 @@ class Owned:
 
     def __init__(self, side: Atoms) -> None:
         self._side = side
-        parts = [np.zeros(0, "u4")]
+        parts = [np.zeros(0, "i8")]
         self._begins = {}
         for table in side.tables.values():
             if table.leader is None and table.names is not None:
@@ -124,7 +124,11 @@ class Owned:
         touched[side.section[atoms]] = touched[side.section[np.maximum(atoms - 1, 0)]] = True
         found = self._named(touched[side.home])
         for section, entries in found.items():
-            owners = side.tables[section].owners(entries)
+            table = side.tables[section]
+            if table.leader is not None:
+                found[section] = found[table.leader.section]
+                continue
+            owners = table.owners(entries)
             found[section] = entries[(owners >= 0) & part[owners]]
         return {section: entries for section, entries in found.items() if len(entries)}
 

@@ -75,6 +75,11 @@ class _Kept:
         self._follows = tuple(np.full(len(side.start), -1, "i1") for side in self.sides)
         """Whether an atom goes where the code goes that refers to it, -1: not asked yet."""
         self.unsure = [np.zeros(len(side.start), bool) for side in self.sides]
+        self._known_sources, self._known_targets = (
+            [(np.zeros(len(side.start), bool), np.zeros(len(side.start) + 1, bool)) for side in self.sides]
+            for _ in range(2)
+        )
+        """Atoms that were asked about, and the answer; the last one of it stands for none."""
         alone = [_ownerless(side) for side in self.sides]
         dirty = self.different = self._different()
         while True:
@@ -120,18 +125,24 @@ class _Kept:
         return ours & ~self.whole[0], theirs & ~self.whole[1]
 
     def _sources(self, number: int, part: Column) -> Column:
-        side = self.sides[number]
-        to = reach(side, rows_to(side, part & ~self.whole[number]))
-        found = np.zeros(len(part) + 1, bool)
-        found[sources(side, to.rows)[(to.low >= 0) & (part[to.low] | part[to.high])]] = True
+        """Who refers to `part`, and to what this was asked of before: parts only grow."""
+        side, (asked, found) = self.sides[number], self._known_sources[number]
+        new = part & ~asked & ~self.whole[number]
+        if new.any():
+            to = reach(side, rows_to(side, new))
+            found[sources(side, to.rows)[(to.low >= 0) & (new[to.low] | new[to.high])]] = True
+            asked |= new
         return found[:-1] & ~self.whole[number]
 
     def _targets(self, number: int, part: Column) -> Column:
-        side = self.sides[number]
-        rows = rows_of(side, part)
-        to = reach(side, rows[~side.dropped[side.obj.relocations["section"][rows]]])
-        found = np.zeros(len(part) + 1, bool)
-        found[to.low] = found[to.high] = True
+        """What `part` refers to, and what this was asked of before."""
+        side, (asked, found) = self.sides[number], self._known_targets[number]
+        new = part & ~asked
+        if new.any():
+            rows = rows_of(side, new)
+            to = reach(side, rows[~side.dropped[side.obj.relocations["section"][rows]]])
+            found[to.low] = found[to.high] = True
+            asked |= new
         return found[:-1] & ~self.whole[number]
 
     def _owners(self, number: int, part: Column) -> Column:
