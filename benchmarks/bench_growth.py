@@ -78,8 +78,8 @@ def points(runs: int) -> tuple[Point, list[Point], list[Point]]:
             pre = linked(units[:count], folder / "pre.o")
             post = linked([changed.get(each, each) for each in units[:count]], folder / "post.o")
             sizes.append(_said("units", measured(count, pre, post, runs)))
-        folders = kernelpair.LARGE["large"]
-        within = [each for each in units if each.relative_to(kernelpair.BUILD).parts[0] in folders]
+        large = set(kernelpair.within(kernelpair.LARGE["large"]))
+        within = [each for each in units if each in large]
         made = kernelpair.recompiled(within[: max(CHANGES)])
         pre = linked(within[:AT], folder / "pre.o")
         for count in CHANGES:

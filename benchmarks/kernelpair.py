@@ -29,7 +29,7 @@ DIRECTORIES = (
 )  # fmt: skip
 EDITS = {"kernel/sys.c": "do_sysinfo", "mm/mmap.c": "do_mmap", "fs/proc/meminfo.c": "meminfo_proc_show"}
 INSERTED = ' if (!jiffies) printk("kdiff was here\\n");'
-LARGE = {"large": ("kernel", "mm"), "larger": ("kernel", "mm", "fs", "block", "security")}
+LARGE = {"large": ("kernel", "mm"), "larger": ("kernel", "mm", "fs/btrfs", "fs/xfs", "block", "security")}
 """Directories of which all C is compiled with `LARGE_CHANGE` for a post object of that name."""
 LARGE_CHANGE = "-fno-schedule-insns2"
 CONFIG = """
@@ -48,6 +48,8 @@ CONFIG_LIVEPATCH=y
 CONFIG_XFS_FS=y
 CONFIG_BTRFS_FS=y
 """
+HIDDEN = ("__pi__text", "__pi__end")
+"""Symbols of the kernel's linker script without which ld writes nothing."""
 OBJTOOL = BUILD / "tools/objtool/objtool"
 
 
@@ -72,9 +74,14 @@ def large_post(name: str = "large") -> Path:
     build()
     post = CACHE / f"{name}.o"
     if not post.exists():
-        made = recompiled([each for each in leaves() if each.relative_to(BUILD).parts[0] in LARGE[name]])
+        made = recompiled(within(LARGE[name]))
         _finish([made.get(each, each) for each in leaves()], post)
     return post
+
+
+def within(folders: tuple[str, ...]) -> list[Path]:
+    """The leaves below some directories."""
+    return [each for each in leaves() if any(each.is_relative_to(BUILD / folder) for folder in folders)]
 
 
 def recompiled(units: list[Path]) -> dict[Path, Path]:
@@ -93,12 +100,15 @@ def symids(pre: Path) -> Path:
     folder = CACHE / "klp"
     folder.mkdir(exist_ok=True)
     if not (folder / "vmlinux").exists():
-        marked = folder / "marked.o"
+        marked = folder / "vmlinux.o"  # objtool marks files of this name only
         shutil.copy(pre.with_suffix(".raw.o"), marked)
         _objtool(marked, "--klp-symids")
-        link = ("ld", "-m", "elf_x86_64", "--noinhibit-exec", "--unresolved-symbols=ignore-all")
+        link = ["ld", "-m", "elf_x86_64", "--noinhibit-exec", "--unresolved-symbols=ignore-all"]
+        link += [f"--defsym={name}=0" for name in HIDDEN]
         part = folder / "vmlinux.part"
-        subprocess.run((*link, "-o", part, marked), capture_output=True, check=False)  # says what is missing
+        said = subprocess.run((*link, "-o", part, marked), capture_output=True, text=True, check=False)
+        if not part.exists():
+            raise SystemExit(f"cannot link {marked}:\n{said.stderr[-2000:]}")
         marked.unlink()
         (folder / "Module.symvers").touch()
         part.rename(folder / "vmlinux")

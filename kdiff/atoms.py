@@ -37,6 +37,8 @@ from kdiff.tables import tables_of
 
 LARGEST = 28
 """Bits of the size of a symbol; a larger one counts as this large where order is concerned."""
+MANY = 32
+"""Atoms of one section that are looked up together, and not with those of all sections."""
 GAP = 64
 """Between sections: more than an instruction may add to the address of what it refers to."""
 
@@ -289,12 +291,19 @@ class Atoms:
         self.stop[same - 1] = self.begin[same]
 
     def _first_at(self, atoms: Column) -> Column:
-        """The first record of the atom's section that is not in front of it: halving, for all at once."""
+        """The first record of the atom's section that is not in front of it, looked up by halving."""
         offset = self.obj.relocations["offset"]
         low, high = self.begin[atoms], self.stop[atoms]
         wanted = (self.start[atoms] - self.base[self.section[atoms]]).astype("u8")
         open_ = np.flatnonzero(low < high)
         open_ = open_[offset[low[open_]] < wanted[open_]]
+        homes = self.section[atoms[open_]]
+        many = np.bincount(homes, minlength=len(self.loaded)) >= MANY
+        for home in np.flatnonzero(many).tolist():
+            part = open_[slice(*np.searchsorted(homes, (home, home + 1)).tolist())]
+            first, last = int(low[part[0]]), int(high[part[0]])
+            low[part] = first + np.searchsorted(offset[first:last], wanted[part])
+        open_ = open_[~many[homes]]
         while len(open_):
             middle = (low[open_] + high[open_]) // 2
             before = offset[middle] < wanted[open_]
@@ -312,7 +321,7 @@ class Atoms:
 
 def _named_like(obj: Object, wanted: Column, names: Iterable[str]) -> dict[int, str]:
     """The names of those sections that begin as one of `names` does, whatever follows."""
-    text = np.frombuffer(bytes(obj.contents(obj.section_names)) + bytes(4), "u1")
+    text = np.frombuffer(obj.contents(obj.section_names) or b"\0", "u1")
     heads = [each.encode()[:4] for each in names]
     least = min(map(len, heads), default=0)
     offsets = obj.sections["name"].astype("i8")

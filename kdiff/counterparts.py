@@ -198,11 +198,11 @@ def _identity(side: Atoms, symbols: Column, units: Column) -> tuple[Column, Colu
     atoms = side.atom_of[symbols]
     first = side.start[atoms] == side.position[symbols]
     symbols, atoms, units = symbols[first], atoms[first], units[first]
-    rows = side.obj.symbols[symbols]
+    binding = side.obj.symbols["binding"][symbols]
     lone = np.bincount(atoms, minlength=len(side.start))[atoms] == 1
     several = np.flatnonzero(~lone)
     if len(several):
-        few = rows[several]
+        few = side.obj.symbols[symbols[several]]
         rank = (
             (few["size"] == 0).astype("i8") * 4
             + (few["binding"] == STB_LOCAL) * 2
@@ -211,7 +211,7 @@ def _identity(side: Atoms, symbols: Column, units: Column) -> tuple[Column, Colu
         order = several[np.lexsort((side.symbol_ids[symbols[several]], rank, atoms[several]))]
         best = order[np.append(True, atoms[order][1:] != atoms[order][:-1])]
         lone[best] = True
-    symbols, atoms, units, local = symbols[lone], atoms[lone], units[lone], rows["binding"][lone] == STB_LOCAL
+    symbols, atoms, units, local = symbols[lone], atoms[lone], units[lone], binding[lone] == STB_LOCAL
     unit, name = np.full(len(side.start), -1, "i8"), np.zeros(len(side.start), "i8")
     unit[atoms] = np.where(local, units, -1)
     name[atoms] = side.symbol_ids[symbols] + 1

@@ -131,8 +131,8 @@ class _Entries:
             open_there[j : j + count] = False
             one.append(low + asked)
             other.append(begin + asked)
-        if one:
-            mine, yours = np.concatenate(one), np.concatenate(other)
+        mine, yours = np.concatenate([NONE, *one]), np.concatenate([NONE, *other])
+        if len(mine):
             alike = mean_the_same(self.pairs, self.equal, reach(self.pre, mine), reach(self.post, yours))
             open_[ours.entry_of(mine[~alike])] = True
             open_there[theirs.entry_of(yours[~alike])] = True  # it may be about something else

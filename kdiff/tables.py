@@ -74,6 +74,7 @@ def tables_of(
     An `entry_size` of 0 is one opaque entry. `names`: of loaded sections, if they are at hand.
     """
     families = _families(special)
+    homes = np.ascontiguousarray(obj.symbols["section"])
     if names is None:
         named = obj.names_of_sections()
         names = {index: named[index] for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()}
@@ -81,7 +82,7 @@ def tables_of(
     for index, name in names.items():
         row = _row(name, special, families)
         if row is not None:
-            found[index] = _settled(obj, arch, index, row, sizes)
+            found[index] = _settled(obj, arch, index, row, sizes, homes)
     by_name = {names[index]: index for index in found}
     for index, row in found.items():
         leader = by_name.get(row.parallel)
@@ -106,9 +107,9 @@ def rows_in(total: int, size: int, least: int = 0) -> int:
 
 
 def _settled(
-    obj: Object, arch: Architecture, section: int, row: SpecialSection, sizes: Sizes
+    obj: Object, arch: Architecture, section: int, row: SpecialSection, sizes: Sizes, homes: Column
 ) -> SpecialSection:
-    """The row for one section, with the layout that facts and object agree on."""
+    """The row for one section, with the layout that facts and object agree on. `homes`: of symbols."""
     total, name = int(obj.sections["size"][section]), obj.section_name(section)
     if not total or (row.keep is Keep.NEVER and not row.entry_size):
         return row
@@ -118,7 +119,7 @@ def _settled(
     fitting = [shape for shape in row.shapes if _fits(shape, total, fields)]
     if row.entry_size:
         return _checked(row, name, total, fields, fitting)
-    said = _said(obj, section, total)
+    said = _said(obj, section, total, homes)
     chosen = [shape for shape in fitting if all(shape.size == size for size in said.values())]
     if len(chosen) > 1 and row.structure:
         chosen = [shape for shape in chosen if shape.size == sizes(row.structure)]
@@ -131,11 +132,11 @@ def _settled(
     return _unknown(row, name, total, said, fields, sizes)
 
 
-def _said(obj: Object, section: int, total: int) -> dict[str, int]:
+def _said(obj: Object, section: int, total: int, homes: Column) -> dict[str, int]:
     """What the object says about the size of entries: sh_entsize, and symbols that cover the table."""
     declared = int(obj.sections["entsize"][section])
-    inside = (obj.symbols["section"] == section) & (obj.symbols["size"] > 0)
-    found = obj.symbols["size"][inside]
+    found = obj.symbols["size"][homes == section]
+    found = found[found > 0]
     covered = int(found[0]) if len(found) and np.all(found == found[0]) else 0
     said = {}
     if declared > 1 and total % declared == 0:

@@ -36,10 +36,10 @@ def check_sections(sections: Column, size: int, path: str) -> None:
     zeros = sections["size"][kinds == SHT_NOBITS]
     if np.any(zeros > MOST_ZEROS) or zeros.sum() > MOST_ZEROS:
         raise KdiffError("elf.zeros", f"sections without contents claim over {MOST_ZEROS} bytes", place=path)
-    align = sections["align"]
+    align = np.ascontiguousarray(sections["align"])
     if np.any(align & (align - np.minimum(align, 1))):
         raise KdiffError("elf.alignment", "a section's alignment is no power of two", place=path)
-    if np.any((sections["flags"] & SHF_COMPRESSED != 0) & (sections["flags"] & SHF_ALLOC != 0)):
+    if np.any(sections["flags"] & (SHF_COMPRESSED | SHF_ALLOC) == SHF_COMPRESSED | SHF_ALLOC):
         raise KdiffError("elf.compressed", "a loaded section is compressed", place=path)
 
 

@@ -117,10 +117,9 @@ def _records(
     raw = np.dtype(
         [("offset", word), *info, *([("addend", word.replace("u", "i"))] if kind == SHT_RELA else [])]
     )
-    headers = sections[tables]
-    targets, sizes = headers["info"], headers["size"]
+    targets, sizes, starts = (sections[column][tables] for column in ("info", "size", "offset"))
     wrong = (sizes % raw.itemsize != 0) | (targets == 0) | (targets >= len(sections))
-    wrong |= headers["link"] != symtab
+    wrong |= sections["link"][tables] != symtab
     if np.any(wrong):
         table = int(tables[np.argmax(wrong)])
         raise KdiffError("elf.relocations", f"relocation section {table} is malformed", place=path)
@@ -131,12 +130,16 @@ def _records(
     made = {name: np.empty(total, each) for name, each in COLUMNS.items() if name != "section"}
     made["implicit"].fill(kind == SHT_REL)
     stops = np.cumsum(counts)
-    spans = list(zip(headers["offset"].tolist(), sizes.tolist(), strict=True))
-    parts = [0, *(np.flatnonzero(np.diff(stops // AT_ONCE)) + 1).tolist(), len(spans)]
+    gaps = np.append(starts[1:] != (starts + sizes)[:-1], True)
+    """Whether a table does not lie right behind the one before it in the file."""
+    parts = [0, *(np.flatnonzero(np.diff(stops // AT_ONCE)) + 1).tolist(), len(counts)]
     for first, last in pairwise(parts):
-        found = np.frombuffer(
-            b"".join([view[start : start + size] for start, size in spans[first:last]]), raw
-        )
+        if gaps[first : last - 1].any():
+            spans = zip(starts[first:last].tolist(), sizes[first:last].tolist(), strict=True)
+            data = memoryview(b"".join([view[start : start + size] for start, size in spans]))
+        else:
+            data = view[int(starts[first]) : int(starts[last - 1] + sizes[last - 1])]
+        found = np.frombuffer(data, raw)
         part = slice(int(stops[first] - counts[first]), int(stops[last - 1]))
         made["offset"][part] = found["offset"]
         if narrow:
