@@ -14,6 +14,7 @@ import numpy as np
 
 from kdiff.arch import Architecture
 from kdiff.atoms import Atoms, Names
+from kdiff.calls import Calls
 from kdiff.cutout import Part, cut_out
 from kdiff.elf.read import SHF_WRITE, Column, Object
 from kdiff.habits import Habits
@@ -70,6 +71,7 @@ class _Kept:
 
     def __init__(self, pre: Atoms, post: Atoms, matched: Matched, habits: Habits) -> None:
         self.sides, self.matched, self.habits = (pre, post), matched, habits
+        self.calls = Calls(pre, post, matched, habits)
         self.owning = tuple(_entry_edges(side) for side in self.sides)
         self.whole = tuple((side.merged | side.is_table | side.dropped)[side.section] for side in self.sides)
         self._follows = tuple(np.full(len(side.start), -1, "i1") for side in self.sides)
@@ -125,12 +127,13 @@ class _Kept:
         return ours & ~self.whole[0], theirs & ~self.whole[1]
 
     def _sources(self, number: int, part: Column) -> Column:
-        """Who refers to `part`, and to what this was asked of before: parts only grow."""
+        """Who depends on `part`, and on what this was asked of before: parts only grow."""
         side, (asked, found) = self.sides[number], self._known_sources[number]
         new = part & ~asked & ~self.whole[number]
         if new.any():
             to = reach(side, rows_to(side, new))
-            found[sources(side, to.rows)[(to.low >= 0) & (new[to.low] | new[to.high])]] = True
+            depending = (to.low >= 0) & (new[to.low] | new[to.high]) & ~self.calls.among(number, new, to)
+            found[sources(side, to.rows)[depending]] = True
             asked |= new
         return found[:-1] & ~self.whole[number]
 

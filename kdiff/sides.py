@@ -107,7 +107,7 @@ class Side:
         self, obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits,
         names: Names,
     ) -> None:  # fmt: skip
-        self.obj, self.arch = obj, arch
+        self.obj, self.arch, self.habits = obj, arch, habits
         count = len(obj.sections)
         flags, kinds = obj.sections["flags"], obj.sections["type"]
         self.loaded = (flags & SHF_ALLOC > 0) & (kinds != SHT_GROUP) & (kinds != SHT_NOTE)

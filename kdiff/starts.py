@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kdiff.arch import Architecture
 from kdiff.elf.read import Column
 from kdiff.sides import Side
 
@@ -48,6 +49,7 @@ def _single(side: Side) -> Column:
     count = len(side.obj.sections)
     named = side.named & ~side.label
     sized = np.flatnonzero(named & side.defined & (symbols["size"] > 0) & side.code[homes])
+    sized = sized[~_ahead(side, sized)]
     values = symbols["value"][sized].astype("i8")
     start = np.full(count, -1, "i8")
     start[homes[sized]] = values
@@ -56,6 +58,23 @@ def _single(side: Side) -> Column:
     start[homes[sized[doubtful]]] = -1
     start[side.fragment | side.pieces | side.is_table] = -1
     return start
+
+
+def _ahead(side: Side, sized: Column) -> Column:
+    """Which of these symbols name what lies in front of a function, and are named after it (`CodeAhead`)."""
+    marks, names, homes = side.habits.ahead, side.symbol_names, side.home[sized]
+    found = np.zeros(len(sized), bool)
+    shared = np.flatnonzero(np.bincount(homes, minlength=len(side.obj.sections))[homes] > 1)
+    values = side.obj.symbols["value"][sized].tolist()
+    ends = (side.obj.symbols["value"] + side.obj.symbols["size"])[sized].tolist()
+    rows = list(zip(shared.tolist(), homes[shared].tolist(), sized[shared].tolist(), strict=True))
+    there = {(home, names[symbol]): values[at] for at, home, symbol in rows}
+    for at, home, symbol in rows:
+        name = names[symbol]
+        found[at] = any(
+            name.startswith(mark) and there.get((home, name[len(mark) :])) == ends[at] for mark in marks
+        )
+    return found
 
 
 def _reaches(side: Side, record: int, start: int) -> bool:
@@ -69,17 +88,16 @@ def _reaches(side: Side, record: int, start: int) -> bool:
     share = 0
     if side.code[section]:
         share = -howto.size if howto.end_relative else howto.bias
-        if howto.end_relative and not _is_branch(side, section, offset, howto.size):
+        if howto.end_relative and not is_branch(side.arch, side.obj.contents(section), offset, howto.size):
             return False
     value = int(side.obj.symbols["value"][records.symbol[record]])
     return value + int(records.addend[record]) - share == start
 
 
-def _is_branch(side: Side, section: int, offset: int, size: int) -> bool:
+def is_branch(arch: Architecture, data: memoryview, offset: int, size: int) -> bool:
     """Whether the field is the displacement of a branch, behind which its instruction ends."""
-    data = side.obj.contents(section)
     for width in range(1, min(_LONGEST_OPCODE, offset) + 1):
-        found = side.arch.branch(bytes(data[offset - width : offset + size]))
+        found = arch.branch(bytes(data[offset - width : offset + size]))
         if found is not None and (found.field_offset, found.length) == (width, width + size):
             return True
     return False
