@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from kdiff_arch_x86_64 import ARCHITECTURE
 from linkoracle import EDITS, Cross
 from linkoracle import compiled as cross_compiled
 from strategies import pairs
-from test_alike import BUGS, ENTRIES, NUMBERED, POINTED, RELRO, REPLACED, function, outcome
+from test_alike import BUGS, ENTRIES, NUMBERED, POINTED, RELRO, REPLACED, function, kept, outcome
 from test_linenumbers import AARCH64, LOONGARCH64, PPC64LE, RISCV64, S390X
 
 from kdiff import narrow as narrowing
@@ -114,13 +114,13 @@ FAR = """
     .globl f
     .type f,@function
 f:  {code}
+    movabs $.data.shared+0x80000010,%rax
     ret
     .size f,.-f
     .section .text.g,"ax"
     .globl g
     .type g,@function
-g:  movabs $.data.shared+0x80000010,%rax
-    call f
+g:  call f
     ret
     .size g,.-g
     .section .data.z_last,"aw"
@@ -187,7 +187,7 @@ def test_all_of_a_merged_constant_is_compared(
 
 FIRST = """
 int printk(const char *, ...);
-static __attribute__((noinline)) int show(int a) { static int n; n += a; printk("first %d", n); return n; }
+static __attribute__((noinline)) int show(int a) { static int n; n GROWN a; printk("first %d", n); return n; }
 __attribute__((section(".init.text"))) int begin_one(int a) { return show(a) + ADD; }
 int one(int a) { return show(a) + 1; }
 """
@@ -198,7 +198,7 @@ static __attribute__((noinline, section(".init.text"))) int inner(int a) { retur
 __attribute__((section(".init.text"))) int begin_two(int a) { return show(a) + inner(a) - 1; }
 int two(int a) { printk(TEXT); return show(a) + STEP; }
 """
-DEFINED = {"ADD": "1", "SCALE": "3", "TEXT": '"two"', "STEP": "2"}
+DEFINED = {"GROWN": "+=", "ADD": "1", "SCALE": "3", "TEXT": '"two"', "STEP": "2"}
 
 
 @cache
@@ -242,7 +242,9 @@ def test_of_linked_units_exactly_what_was_edited_is_replaced(
 
 
 def test_a_static_function_of_a_common_name_that_is_new_in_an_earlier_unit_changes_no_other() -> None:
-    more = FIRST.partition("int one")[0].replace("begin_one", "three").replace("ADD", "1")
+    more = (
+        FIRST.partition("int one")[0].replace("begin_one", "three").replace("ADD", "1").replace("GROWN", "+=")
+    )
     found = planned(*objects(linked(), linked(third=more)), ARCHITECTURE, {}, HABITS)
     assert [found.post.nodes[each.post].label for each in found.delta.changed] == ["three"]
     added = [found.post.nodes[each] for each in found.delta.added]
@@ -271,6 +273,57 @@ def test_every_record_of_a_table_belongs_to_the_atom_that_owns_its_entry() -> No
 def labels(found: Narrowed) -> Iterator[str]:
     for index in range(1, len(found.pre.sections)):
         yield found.pre.section_name(index)
+
+
+def padded(name: str, code: str, mark: str = "__pfx_") -> str:
+    """A function behind no-ops that have a name of their own."""
+    ahead = f"{mark}{name}"
+    return function(name, code).replace(
+        f".type {name}", f".type {ahead},@function\n{ahead}: nop; nop\n.size {ahead},2\n.type {name}"
+    )
+
+
+@pytest.mark.parametrize("make", [function, padded])
+@pytest.mark.parametrize("use", ["call g", "jne g", "cs call g", "movabs $g,%rax"])
+def test_who_calls_a_function_that_changed_is_left_out(make: Callable[[str, str], str], use: str) -> None:
+    text = make("g", "nop; {}") + function("f", use)
+    before, after = (compiled(text.format(each), ASSEMBLY) for each in ("nop", "inc %eax; nop"))
+    assert replaced(both(before, after)) == ["g"]
+    found = cut(before, after)
+    assert found is not None
+    assert ".text.f" not in labels(found)
+    assert kept(before, after) == {".text.g"}
+
+
+@pytest.mark.parametrize(
+    ("use", "changed"),
+    [
+        ("jmp .text.g+1", function("g", "nop; {0}")),
+        ("cmpb $1,.text.g+1(%rip)", function("g", "nop; {0}")),
+        ("cmpb $1,g+1(%rip)", function("g", "nop; {0}")),
+        ("lea g(%rip),%rax", function("g", "nop; {0}")),
+        ("call g+1", padded("g", "nop; {0}")),
+        ("call g", padded("g", "nop; {0}", mark="__other_")),
+        ("call g.cold", padded("g.cold", "nop; {0}")),
+        ("call alias", function("g", "alias: nop; {0}") + ".type alias,@function\n.size alias,1\n"),
+        ("call g", function("g", "nop; {0}") + function("h", "{0}").replace(".text.h", ".text.g")),
+    ],
+)
+def test_who_does_more_than_call_a_function_that_changed_is_looked_at(use: str, changed: str) -> None:
+    text = changed + function("f", use)
+    before, after = (compiled(text.format(each), ASSEMBLY) for each in ("nop", "inc %eax; nop"))
+    both(before, after)
+    found = cut(before, after)
+    assert found is not None
+    assert ".text.f" in labels(found)
+
+
+def test_who_calls_one_of_two_functions_of_a_name_is_looked_at() -> None:
+    before, after = linked(), linked(("GROWN", "-="))
+    assert replaced(both(before, after)) == ["show@.text.show+0x0"]
+    found = cut(before, after)
+    assert found is not None
+    assert ".text.one" in labels(found)
 
 
 def test_an_edit_leaves_what_it_reaches() -> None:
