@@ -22,7 +22,10 @@ from kdiff.rehearse import program
 
 pytestmark = [pytest.mark.kernel, pytest.mark.guest]
 
-NAMES = ("exported_mtu", "compat_sysinfo", "module_static_call", "new_file", "new_file_of_module")
+NAMES = (
+    *("exported_mtu", "compat_sysinfo", "module_static_call", "new_file", "new_file_of_module"),
+    *("renamed_file", "deleted_file", "makefile_flags"),
+)
 MODULES = ("dummy", "bridge", "aesni_intel", "algif_skcipher")
 IP = "busybox ip link"
 COMPAT = """\
@@ -142,8 +145,23 @@ def test_a_module_gets_code_of_a_new_file(updated: Guest, folder: Path) -> None:
     assert mtu(updated, folder, "bridge") == "1234"
 
 
+@applied("renamed_file")
+def test_code_of_a_renamed_file_takes_the_place_of_the_old(updated: Guest, folder: Path) -> None:
+    held(updated, folder, "grep -q '^renamed ' /proc/cmdline")
+
+
+@applied("deleted_file")
+def test_code_moved_out_of_a_deleted_file_goes_on(updated: Guest, folder: Path) -> None:
+    held(updated, folder, "grep -q '^moved ' /proc/cmdline && test -e /proc/self/fdinfo/0")
+
+
+@applied("makefile_flags")
+def test_code_compiled_with_flags_that_a_makefile_adds_does_as_before(updated: Guest, folder: Path) -> None:
+    held(updated, folder, "test -e /proc/self/fdinfo/0 && test ! -e /proc/self/fdinfo/00")
+
+
 def test_the_kernel_does_as_it_did_when_all_are_undone(guest: Guest, folder: Path) -> None:
     assert [mtu(guest, folder, kind) for kind in ("dummy", "bridge")] == ["1500", "1500"]
     assert held(guest, folder, "./compat32").output == "0\n"
     assert held(guest, folder, "python3 counter.py").output.strip() == KNOWN
-    held(guest, folder, "! grep -q greeted /proc/cmdline")
+    held(guest, folder, "! grep -qE '^(greeted|renamed|moved) ' /proc/cmdline")
