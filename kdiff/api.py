@@ -38,6 +38,7 @@ from kdiff.habits import (
 )
 from kdiff.hookspecs import hookimpl
 from kdiff.kernel import (
+    Contains,
     EntryView,
     Field,
     Form,
@@ -47,6 +48,7 @@ from kdiff.kernel import (
     Listed,
     Literal,
     Meaning,
+    Mixed,
     ModuleIdentity,
     OneOf,
     Pad,
@@ -169,6 +171,7 @@ __all__ = [
     "CodeAhead",
     "ConstantLoad",
     "ConstantSection",
+    "Contains",
     "Distribution",
     "ElfImage",
     "EmittedModule",
@@ -194,6 +197,7 @@ __all__ = [
     "Meaning",
     "MemoryScheme",
     "MemorySource",
+    "Mixed",
     "ModuleDescription",
     "ModuleIdentity",
     "Object",

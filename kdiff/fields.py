@@ -12,9 +12,23 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from kdiff.addressbook import KERNEL, AddressBook, BookEntry
-from kdiff.arch import Howto, Overflow
+from kdiff.arch import ByteOrder, Howto, Overflow
 from kdiff.graph import Node, Reference, SectionGraph
-from kdiff.kernel import Field, Form, Holds, Listed, Literal, OneOf, Pad, Place, Site, Through, ToCode
+from kdiff.kernel import (
+    Contains,
+    Field,
+    Form,
+    Holds,
+    Listed,
+    Literal,
+    Mixed,
+    OneOf,
+    Pad,
+    Place,
+    Site,
+    Through,
+    ToCode,
+)
 from kdiff.memory import MemorySource
 from kdiff.redirected import NOTHING
 from kdiff.sites import parts as pre_parts
@@ -88,6 +102,13 @@ class Reader:
                 reason = "" if is_pad(self.graph.arch.nops, piece) else "no padding"
             elif isinstance(part, Holds):
                 reason = self._holds(part)
+            elif isinstance(part, Contains):
+                held = self._held(part.place, len(part.data))
+                reason = "" if part.data in held else f"{part.place.name} is not {part.data.hex(' ')}"
+            elif isinstance(part, Mixed):
+                held = self._held(part.place, part.size)
+                known = [mixed(part.data, each, part.negated, self._order) for each in held]
+                reason = "" if piece in known else f"not what {part.place.name} makes of it"
             else:
                 reason = self.learn(spot.plus(position), part, piece, facts)
             if reason:
@@ -196,8 +217,12 @@ class Reader:
     def _pointers(self, place: Place) -> list[int]:
         """What run memory holds at a place, once for each symbol that may be meant."""
         size = self.graph.arch.elf_class // 8
-        slots = [self.memory.read(each.address + place.offset, size) for each in self.book.named(place.name)]
-        return [int.from_bytes(slot, self._order) for slot in slots if slot is not None]
+        return [int.from_bytes(each, self._order) for each in self._held(place, size)]
+
+    def _held(self, place: Place, size: int) -> list[bytes]:
+        named = self.book.named(place.name)
+        found = (self.memory.read(each.address + place.offset, size) for each in named)
+        return [each for each in found if each is not None]
 
     def plausible(self, place: Place, address: int) -> bool:
         """Whether kallsyms allows a place's symbol at an address."""
@@ -258,6 +283,13 @@ def field_of(graph: SectionGraph, pre: bytes, reference: Reference) -> Field:
     place = Place(target.id, target.name, reference.addend)
     background = pre[reference.offset : reference.offset + reference.howto.size]
     return Field(reference.howto, place, reference.insn_addend, background)
+
+
+def mixed(data: bytes, other: bytes, negated: bool, order: ByteOrder) -> bytes:
+    """The value of a `Mixed` where memory has `other`."""
+    sign, modulus = -1 if negated else 1, 1 << 8 * len(data)
+    plain = sign * int.from_bytes(data, order) % modulus
+    return (sign * (plain ^ int.from_bytes(other, order)) % modulus).to_bytes(len(data), order)
 
 
 def is_pad(nops: tuple[bytes, ...], data: bytes) -> bool:

@@ -179,7 +179,7 @@ def build(
     scope: Scope | None = None,
 ) -> SectionGraph:  # fmt: skip
     """Make the graph of an object, or of a part of it; KdiffError for relocations kdiff does not know."""
-    nodes = _unique(_nodes(obj, habits, split(obj, arch, special, scope)))
+    nodes = _unique(_nodes(obj, habits, split(obj, arch, special, scope, habits.ahead)))
     lookup = _Lookup(obj, arch, nodes)
     references = _references(obj, arch, nodes, lookup, None if scope is None else scope.references)
     nodes += lookup.externs

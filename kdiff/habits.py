@@ -80,10 +80,12 @@ class CodeAhead:
     """`name` and a function's name: a symbol for what lies in front of that function and belongs to it.
 
     `sites`: what the kernel may write there, as in a `SpecialSection`; it is asked about each such symbol.
+    `behind`: the same about the function.
     """
 
     name: str
     sites: Callable[[EntryView], Iterable[Site]] | None = None
+    behind: Callable[[EntryView], Iterable[Site]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class Habits:
         self.intrusions = tuple(row for row in rows if isinstance(row, Intrusion))
         ahead = [row for row in rows if isinstance(row, CodeAhead)]
         self.ahead = tuple(row.name for row in ahead)
-        self.rewritten_ahead = {row.name: row.sites for row in ahead if row.sites is not None}
+        self.rewritten_ahead = tuple(row for row in ahead if row.sites or row.behind)
         self.read_only = tuple(row for row in rows if isinstance(row, ReadOnlyMemory))
         self._standings: dict[str, Standing] = {}
         self._names = tuple(row.name for row in self._classes)

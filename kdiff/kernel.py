@@ -3,7 +3,7 @@
 
 Nothing here names a kernel feature. A plugin turns facts into `SpecialSection` rows; a row says how a
 table is laid out, who owns an entry, and through `sites` what run memory may hold at the place an entry
-names instead of the bytes the compiler wrote. Such a permission is a set of forms made of eight parts, so
+names instead of the bytes the compiler wrote. Such a permission is a set of forms made of ten parts, so
 that the engine, the proof and the machine that is updated compare without knowing any feature by name.
 """
 
@@ -172,7 +172,35 @@ class Holds:
         return 0
 
 
-Part = Literal | Field | Through | OneOf | Listed | ToCode | Pad | Holds
+@dataclass(frozen=True, slots=True)
+class Contains:
+    """No bytes, but a condition: memory at `place` contains `data`."""
+
+    place: Place
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """The number `data` with the number of the same size that memory has at `place`, by exclusive or.
+
+    `negated`: it is negated before and afterwards.
+    """
+
+    data: bytes
+    place: Place
+    negated: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+
+Part = Literal | Field | Through | OneOf | Listed | ToCode | Mixed | Pad | Holds | Contains
 Form = tuple[Part, ...]
 
 

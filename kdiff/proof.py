@@ -19,11 +19,13 @@ from kdiff.bind import Bound
 from kdiff.errors import KdiffError
 from kdiff.graph import Node
 from kdiff.kernel import (
+    Contains,
     Form,
     Holds,
     KernelFacts,
     Listed,
     Literal,
+    Mixed,
     OneOf,
     Pad,
     Part,
@@ -252,6 +254,13 @@ class _Function:
             return ["pad", part.size]
         if isinstance(part, Holds):
             return self.condition(part, at)
+        if isinstance(part, (Contains, Mixed)):
+            found = self.place(part.place, at)
+            if found is None:
+                return None
+            if isinstance(part, Contains):
+                return ["contains", *found, part.data.hex()]
+            return ["mixed", *found, part.data.hex(), part.negated]
         howto = self.writer.howto(part.howto)
         if isinstance(part, OneOf):
             known = self.known(part.names)

@@ -35,10 +35,22 @@ def sites(graph: SectionGraph) -> Mapping[int, tuple[Site, ...]]:
             continue
         if node.section_name in rewritten:
             found.setdefault(node.id, []).append(View(graph, node, rewritten[node.section_name]))
-        own = (permits for mark, permits in ahead.items() if any(n.startswith(mark) for n in node.names))
-        for permits in own:
-            found.setdefault(node.id, []).append(View(graph, node, permits))
+        for row in ahead:
+            if not any(name.startswith(row.name) for name in node.names):
+                continue
+            function = _behind(graph, node, row.name)
+            asked = ((node, row.sites), (function, row.behind))
+            for each, permits in asked:
+                if each is not None and permits is not None:
+                    found.setdefault(each.id, []).append(View(graph, each, permits))
     return _Sites(graph, found)
+
+
+def _behind(graph: SectionGraph, node: Node, mark: str) -> Node | None:
+    """The function that a node lies in front of by its name."""
+    following = graph.nodes[node.id + 1]
+    own = {f"{mark}{name}" for name in following.names}
+    return following if following.section == node.section and own & set(node.names) else None
 
 
 _LONGEST = 16

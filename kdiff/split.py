@@ -71,9 +71,16 @@ class Piece(NamedTuple):
 
 
 def split(
-    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], scope: Scope | None = None
+    obj: Object,
+    arch: Architecture,
+    special: Mapping[str, SpecialSection],
+    scope: Scope | None = None,
+    ahead: tuple[str, ...] = (),
 ) -> list[Piece]:
-    """Cut all allocated sections, or those of a scope, in section order and by offset."""
+    """Cut all allocated sections, or those of a scope, in section order and by offset.
+
+    `ahead`: how names begin of what lies in front of a function (`CodeAhead`).
+    """
     tables = tables_of(obj, arch, special, declared_sizes(obj, arch)) if scope is None else scope.tables
     companions = _cuts(obj, arch, pieces_in(obj, special, scope), tables)
     payloads = _payloads(obj, arch, tables)
@@ -125,7 +132,20 @@ def split(
     if in_runs:
         places = starts_of((each.section, each.start) for pieces in found.values() for each in pieces)
         found.update(_in_runs(obj, in_runs, tables, places, scope, by_section))
-    return [piece for pieces in found.values() for piece in pieces]
+    return _up_to_functions(obj, [piece for pieces in found.values() for piece in pieces], ahead)
+
+
+def _up_to_functions(obj: Object, pieces: list[Piece], ahead: tuple[str, ...]) -> list[Piece]:
+    """Let what lies in front of a function by its name take in the padding between the two."""
+    for index in range(len(pieces) - 1 if ahead else 0):
+        piece, following = pieces[index : index + 2]
+        gap = following.start - piece.start - piece.size
+        if piece.section != following.section or gap <= 0 or piece.kind is not Kind.FUNCTION:
+            continue
+        own = {f"{mark}{obj.symbol_name(each)}" for mark in ahead for each in following.symbols}
+        if any(obj.symbol_name(each) in own for each in piece.symbols):
+            pieces[index] = piece._replace(size=piece.size + gap)
+    return pieces
 
 
 def _entries(

@@ -42,10 +42,15 @@ def compiled(kernel: KernelSetup, units: Iterable[str]) -> Iterator[tuple[str, b
     targets = [f"{unit.removesuffix('.c')}.o" for unit in units]
     subprocess.run((*make, *targets), check=True)
     for unit, target in zip(units, targets, strict=True):
-        finished = Path(build / target).with_suffix(".finished.o")
-        finished.write_bytes((build / target).read_bytes())
-        subprocess.run((build / "tools/objtool/objtool", *OPTIONS, finished), check=True, cwd=build)
-        yield unit, finished.read_bytes()
+        yield unit, finished(build, target, OPTIONS)
+
+
+def finished(build: Path, target: str, options: Iterable[str]) -> bytes:
+    """An object of a build directory after its objtool."""
+    result = (build / target).with_suffix(".finished.o")
+    result.write_bytes((build / target).read_bytes())
+    subprocess.run((build / "tools/objtool/objtool", *options, result), check=True, cwd=build)
+    return result.read_bytes()
 
 
 def unsigned(config: str) -> str:

@@ -16,6 +16,8 @@ from kdiff_arch_x86_64 import ARCHITECTURE
 
 from kdiff.api import (
     Architecture,
+    CodeAhead,
+    Contains,
     Field,
     Form,
     Holds,
@@ -23,6 +25,7 @@ from kdiff.api import (
     KernelFacts,
     Listed,
     Literal,
+    Mixed,
     OneOf,
     Pad,
     Part,
@@ -33,6 +36,7 @@ from kdiff.api import (
     Through,
     ToCode,
 )
+from kdiff.fields import mixed
 from kdiff.insn import instructions
 
 NONE, ABS64, PC32, PLT32, ABS32S = 0, 1, 2, 4, 11
@@ -77,6 +81,8 @@ ADDRESSES = {
     "__x86_indirect_call_thunk_rax": 0x52300,
     "__x86_indirect_jump_thunk_rax": 0x52400,
     "__fentry__": 0x52500,
+    "cfi_mode": 0x2200000,
+    "cfi_seed": 0x2200010,
     "native": 0x53000,
     "__x86_indirect_thunk_rax": 0x54000,
     "__x86_indirect_thunk_r11": 0x54160,
@@ -190,6 +196,12 @@ def fits(form: Form, run: bytes, address: int, pointers: Mapping[int, int]) -> b
             good = piece == part.data
         elif isinstance(part, Pad):
             good = is_pad(piece)
+        elif isinstance(part, Contains):
+            good = pointers.get(location(part.place)) == int.from_bytes(part.data, "little")
+        elif isinstance(part, Mixed):
+            good = piece == mixed(
+                part.data, pointers[location(part.place)].to_bytes(4, "little"), part.negated, "little"
+            )
         elif isinstance(part, Holds):
             wanted = {ADDRESSES[name] if name else 0 for name in part.names if not name or name in ADDRESSES}
             good = pointers.get(location(part.place)) in wanted
@@ -412,6 +424,98 @@ def test_a_return_inside_an_alternative_may_have_been_rewritten_before() -> None
     assert not allows(site, bytes.fromhex("31c0") + near(b"\xe9", "retbleed_return_thunk", 2))
 
 
+# Types of functions ----------------------------------------------------------------------------------
+
+HASH, SEED, MIXED = 0xE61887DE, 0x00FF0102, 0xE6E786DC
+OFF, KCFI, FINEIBT = 1, 2, 3
+
+
+def mode(number: int, seed: int = SEED) -> Mapping[int, int]:
+    return {ADDRESSES["cfi_mode"]: number, ADDRESSES["cfi_seed"]: seed}
+
+
+def number(value: int) -> str:
+    return (value % (1 << 32)).to_bytes(4, "little").hex()
+
+
+PREAMBLES = {
+    f"b8{number(MIXED)}" + "90" * 11: KCFI,
+    f"b8{number(0)}" + "90" * 11: KCFI,
+    f"f30f1efa4181ea{number(MIXED)}74020f0b90": FINEIBT,
+    f"660f1f004181ea{number(0)}74020f0b90": FINEIBT,
+}
+CALLERS = {
+    f"41ba{number(-MIXED)}450353f174020f0b": KCFI,
+    f"eb0c{number(-HASH)}450353f174020f0b": OFF,
+    f"41ba{number(MIXED)}4983eb100f1f4000": FINEIBT,
+}
+
+
+def cfi_rows() -> CodeAhead:
+    rows = kdiff_kernel_linux.kdiff_habits(FACTS)
+    return next(row for row in rows if isinstance(row, CodeAhead) and row.name == "__cfi_")
+
+
+def preamble(code: str) -> tuple[Site, ...]:
+    sites = cfi_rows().sites
+    assert sites is not None
+    return tuple(sites(Entry(bytes.fromhex(code), {}, ())))
+
+
+def caller(code: str, register: str = "r11") -> tuple[Site, ...]:
+    data = bytes.fromhex(code) + bytes.fromhex("2ee800000000")
+    fields = {len(data) - 4: (PLT32, f"__x86_indirect_thunk_{register}", 0, -4)}
+    entry = Entry(bytes(4), {0: here(len(data) - 6)}, (Code(data, fields),))
+    return tuple(site for site in ask(".retpoline_sites", entry) if site.rewrite == "cfi")
+
+
+def check_modes(site: Site, forms: Mapping[str, int]) -> None:
+    for form, wanted in forms.items():
+        data = bytes.fromhex(form)
+        assert [each for each in (0, OFF, KCFI, FINEIBT) if allows(site, data, mode(each))] == [wanted]
+        for bit in range(8 * len(data)):
+            changed = bytearray(data)
+            changed[bit // 8] ^= 1 << bit % 8
+            assert not allows(site, bytes(changed), mode(wanted))
+
+
+def test_the_hash_in_front_of_a_function_is_what_the_mode_makes_of_it() -> None:
+    (site,) = preamble(f"b8{number(HASH)}" + "90" * 11)
+    assert (site.offset, site.size) == (0, 16)
+    check_modes(site, PREAMBLES)
+    assert allows(site, bytes.fromhex(f"b8{number(HASH)}" + "90" * 11), mode(KCFI, 0))
+
+
+def test_the_comparison_in_front_of_a_call_is_what_the_mode_makes_of_it() -> None:
+    (site,) = caller(f"9041ba{number(-HASH)}450353f174020f0b")
+    assert (site.offset, site.size) == (1, 14)
+    check_modes(site, CALLERS)
+
+
+def test_a_function_with_a_hash_is_entered_by_it_only_with_fineibt() -> None:
+    behind = cfi_rows().behind
+    assert behind is not None
+    (site,) = behind(Entry(bytes.fromhex("f30f1efa90"), {}, ()))
+    assert [each for each in range(4) if allows(site, bytes.fromhex("660f1f00"), mode(each))] == [FINEIBT]
+    assert tuple(behind(Entry(bytes.fromhex("f30f1efb90"), {}, ()))) == ()
+
+
+@pytest.mark.parametrize("code", [
+    "90" * 16, "b8" + number(HASH) + "90" * 10, "b8" + number(HASH) + "90" * 10 + "cc",
+    "b9" + number(HASH) + "90" * 11,
+])  # fmt: skip
+def test_what_is_no_preamble_is_left_alone(code: str) -> None:
+    assert preamble(code) == ()
+
+
+@pytest.mark.parametrize("code", [
+    f"ba{number(-HASH)}450353f174020f0b", f"41ba{number(-HASH)}450353f274020f0b",
+    f"41bb{number(-HASH)}450353f174020f0b", f"41ba{number(-HASH)}450353f175020f0b", "",
+])  # fmt: skip
+def test_what_is_no_comparison_is_left_alone(code: str) -> None:
+    assert caller(code) == ()
+
+
 # Calls -----------------------------------------------------------------------------------------------
 
 COUNTING = holding("x86_return_thunk", "call_depth_return_thunk")
@@ -594,6 +698,16 @@ def test_a_return_is_plain_or_goes_to_a_thunk() -> None:
     assert allows(site, near(b"\xe9", "srso_return_thunk"))
     assert not allows(site, bytes.fromhex("c390909090"))
     assert not allows(site, near(b"\xe9", "new"))
+
+
+def test_a_return_with_a_prefix_is_filled_up_with_int3() -> None:
+    code = Code(bytes.fromhex("2ee900000000"), {2: (PLT32, "__x86_return_thunk", 0, -4)})
+    site = one(".return_sites", Entry(bytes(4), {0: here()}, (code,)))
+    assert site.size == 6
+    assert allows(site, bytes.fromhex("c3cccccccccc"))
+    assert allows(site, near(b"\xe9", "srso_return_thunk") + b"\xcc")
+    assert not allows(site, bytes.fromhex("c3cccccccc90"))
+    assert not allows(site, near(b"\x2e\xe9", "srso_return_thunk"))
 
 
 def test_a_jump_elsewhere_is_no_return() -> None:

@@ -34,6 +34,7 @@ from kdiff.bind import Bound, bind
 from kdiff.errors import KdiffError
 from kdiff.graph import SectionGraph
 from kdiff.kernel import (
+    Contains,
     EntryView,
     Field,
     Form,
@@ -42,6 +43,7 @@ from kdiff.kernel import (
     KernelFacts,
     Listed,
     Literal,
+    Mixed,
     OneOf,
     Pad,
     Place,
@@ -300,6 +302,10 @@ def forms(view: EntryView) -> Iterator[Site]:
         (Holds(Place(None, "slot"), ("gone", "old")), Literal(b"\x31\xc0\x90\x90\x90")),
         (Holds(Place(None, "other"), ("", "new")), Literal(b"\x31\xd2\x90\x90\x90")),
         (Literal(b"\xe0"), Listed(PC32, "made", "trampoline_", -4)),
+        (Literal(b"\xe3"), Mixed(b"\1\2\3\4", Place(None, "other", 4), negated=True)),
+        (Contains(Place(None, "other", 4), b"\0\0\0"), Literal(b"\xe4\1\2\3\4")),
+        (Contains(Place(None, "other", 4), b"\1"), Literal(b"\xe5\1\2\3\4")),
+        (Contains(Place(None, "gone", 4), b"\1"), Literal(b"\xe6\1\2\3\4")),
         (Literal(b"\xe2"), ToCode(PC32, b"\xff\xe0\xcc", -4)),
         (Holds(Place(None, "slot"), ("gone",)), Literal(b"\x31\xdb\x90\x90\x90")),
     )
@@ -332,6 +338,8 @@ def written(memory: LinkedMemory) -> dict[str, bytes]:
         "holds": b"\x31\xc0\x90\x90\x90",
         "null": b"\x31\xd2\x90\x90\x90",
         "listed": branch(memory, b"\xe0", "old"),
+        "mixed": b"\xe3\1\2\3\4",
+        "contains": b"\xe4\1\2\3\4",
         "code": branch(memory, b"\xe2", "thunk"),
     }
 
@@ -344,7 +352,21 @@ def engine_accepts(memory: LinkedMemory) -> bool:
 
 @pytest.mark.parametrize(
     "case",
-    ["original", "literal", "pad", "field", "one", "other", "through", "holds", "null", "listed", "code"],
+    [
+        "original",
+        "literal",
+        "pad",
+        "field",
+        "one",
+        "other",
+        "through",
+        "holds",
+        "null",
+        "listed",
+        "code",
+        "mixed",
+        "contains",
+    ],
 )
 def test_engine_and_machine_allow_the_same_forms_and_refuse_the_same_bits(tmp_path: Path, case: str) -> None:
     here, there = (link(compiled(SITES.format(1), ASSEMBLY), base=base) for base in (BASE, BASE + SLIDE))
@@ -375,6 +397,23 @@ def test_code_made_at_run_time_counts_only_under_its_owner_and_name(tmp_path: Pa
         assert accepts(proof, there, where) is engine_accepts(there) is allowed, (name, owner)
 
 
+def test_a_number_that_memory_changes_and_a_condition_on_memory_are_asked_of_each_machine(
+    tmp_path: Path,
+) -> None:
+    here = link(compiled(SITES.format(1), ASSEMBLY))
+    proof = read(proved(sited(1), sited(2), here))
+    where = addresses(proof, here, tmp_path)
+    number = here.at("other") + 4
+    for value, data, allowed in (
+        (0, "e301020304", True), (0, "e401020304", True), (0, "e501020304", False),
+        (1, "e301020304", False), (1, "e3ff010304", False), (1, "e302020304", True),
+        (1, "e401020304", False), (1, "e501020304", True), (1, "e601020304", False),
+        (1 << 24, "e401020304", True), (1 << 16, "e401020304", False),
+    ):  # fmt: skip
+        memory = at_site(here, bytes.fromhex(data)).patched(number, value.to_bytes(4, "little"))
+        assert accepts(proof, memory, where) is engine_accepts(memory) is allowed, (value, data)
+
+
 @pytest.mark.parametrize("offset", range(3))
 def test_a_branch_to_code_is_refused_once_that_is_another(tmp_path: Path, offset: int) -> None:
     memory = link(compiled(SITES.format(1), ASSEMBLY))
@@ -390,7 +429,7 @@ def test_forms_that_need_a_symbol_the_kernel_does_not_have_are_left_out() -> Non
     memory = link(compiled(SITES.format(1), ASSEMBLY))
     proof = read(proved(sited(1), sited(2), memory))
     (site,) = (part for part in proof.nodes[0].parts if isinstance(part, TargetSite))
-    assert len(site.forms) == 10
+    assert len(site.forms) == 13
     assert {each.name for each in proof.symbols} == {"_text", "f", "new", "old", "slot", "other"}
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from kdiff.arch import BitField, Overflow
 from kdiff.arch import Howto as EngineHowto
+from kdiff.fields import mixed
 from kdiff.target.match import Run, difference, expected, is_padding, stored
-from kdiff.target.proof import Bytes, Howto, Lit, Pad, Part, Relocated, Site, Through, ToCode, size
+from kdiff.target.proof import Bytes, Howto, Lit, Mixed, Pad, Part, Relocated, Site, Through, ToCode, size
 
 ADDRESS = 0xFFFFFFFF9D001000
 NOPS = (b"\x0f\x1f\x44\0\0", b"\x66\x90", b"\x90")
@@ -58,6 +59,10 @@ def contents(part: Bytes, address: int, chance: random.Random) -> bytes | None:
         slot = read(SYMBOLS[part.symbol] + part.slot, 8)
         assert slot is not None
         destination, background = int.from_bytes(slot, "little"), bytes(part.howto.size)
+    elif isinstance(part, Mixed):
+        found = read(SYMBOLS[part.symbol] + part.slot, len(part.data))
+        assert found is not None
+        return mixed(part.data, found, part.negated, "little")
     elif isinstance(part, ToCode):
         destination, background = SLOTS + TABLE.index(part.code), bytes(part.howto.size)
     else:
@@ -101,7 +106,10 @@ choices = st.builds(
 )
 throughs = st.builds(Through, full, st.just(3), st.sampled_from([0, 8, 56]), addends)
 codes = st.builds(ToCode, full, st.integers(0, len(TABLE) - 8).map(lambda at: TABLE[at : at + 8]), addends)
-plains = st.one_of(literals, pads, fields, choices, throughs, codes)
+mixes = st.builds(
+    Mixed, st.just(3), st.sampled_from([0, 8, 52]), st.binary(min_size=1, max_size=8), st.booleans()
+)
+plains = st.one_of(literals, pads, fields, choices, throughs, codes, mixes)
 
 
 @st.composite
@@ -253,6 +261,24 @@ def test_a_field_may_lead_to_where_its_code_is_and_nowhere_else(
     value = SLOTS + at + 4 - (ADDRESS if howto.pc_relative else 0)
     data = (value % (1 << 8 * howto.size)).to_bytes(howto.size, "little")
     assert (difference((part,), data, ADDRESS, RUN) is None) is right
+
+
+@pytest.mark.parametrize(("data", "other", "negated", "wanted"), [
+    ("78563412", "01000000", False, "79563412"), ("78563412", "00000000", True, "78563412"),
+    ("00000000", "ffffffff", False, "ffffffff"), ("ffffffff", "01000000", True, "00000000"),
+    ("01000000", "01000000", True, "02000000"),
+])  # fmt: skip
+def test_a_number_is_mixed_with_what_memory_has(data: str, other: str, negated: bool, wanted: str) -> None:
+    here = bytes.fromhex(other)
+    run = Run(lambda address, length: here[:length], 8, "little", SYMBOLS, NOPS)
+    part = Mixed(3, 0, bytes.fromhex(data), negated)
+    assert difference((part,), bytes.fromhex(wanted), ADDRESS, run) is None
+    assert mixed(part.data, here, negated, "little") == bytes.fromhex(wanted)
+    for bit in range(32):
+        wrong = (int(wanted, 16) ^ 1 << bit).to_bytes(4, "big")
+        assert difference((part,), wrong, ADDRESS, run) is not None
+    nowhere = Run(lambda address, length: None, 8, "little", SYMBOLS, NOPS)
+    assert difference((part,), bytes.fromhex(wanted), ADDRESS, nowhere) is not None
 
 
 def test_a_pointer_on_a_32_bit_machine_has_four_bytes() -> None:

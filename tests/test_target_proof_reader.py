@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 
 from kdiff.errors import KdiffError
 from kdiff.target import proof_reader
-from kdiff.target.proof import Holds, Listed, Lit, Pad, Proof, Relocated, Site, Through, ToCode, size
+from kdiff.target.proof import (
+    Contains,
+    Holds,
+    Listed,
+    Lit,
+    Mixed,
+    Pad,
+    Proof,
+    Relocated,
+    Site,
+    Through,
+    ToCode,
+    size,
+)
 
 Json = dict[str, Any]
 
@@ -44,10 +57,19 @@ def test_every_kind_of_part_is_read() -> None:
         ["through", "PC32", 1, 8, -4],
         ["listed", "PC32", "bpf", "bpf_trampoline_", -4],
         ["code", "PC32", "ffe0cc", -4],
-        ["site", "jump_label", 2, [[["holds", 1, 8, [0, None]], ["pad", 2]], [["lit", "eb"], ["lit", "02"]]]],
+        ["mixed", 1, 8, "01020304", True],
+        [
+            "site",
+            "jump_label",
+            2,
+            [
+                [["holds", 1, 8, [0, None]], ["pad", 2]],
+                [["contains", 1, 8, "0200"], ["lit", "eb"], ["lit", "02"]],
+            ],
+        ],
         ["lit", ""],
     ]
-    value["nodes"][0]["size"] += 4
+    value["nodes"][0]["size"] += 8
     node = read(value).nodes[0]
     howto = read(value).nodes[0].parts[1].howto  # type: ignore[union-attr]  # it is a Relocated
     assert node.parts == (
@@ -57,10 +79,15 @@ def test_every_kind_of_part_is_read() -> None:
         Through(howto, 1, 8, -4),
         Listed(howto, "bpf", "bpf_trampoline_", -4),
         ToCode(howto, b"\xff\xe0\xcc", -4),
-        Site("jump_label", 2, ((Holds(1, 8, (0, None)), Pad(2)), (Lit(b"\xeb"), Lit(b"\2")))),
+        Mixed(1, 8, b"\1\2\3\4", True),
+        Site(
+            "jump_label",
+            2,
+            ((Holds(1, 8, (0, None)), Pad(2)), (Contains(1, 8, b"\2\0"), Lit(b"\xeb"), Lit(b"\2"))),
+        ),
         Lit(b""),
     )
-    assert sum(size(part) for part in node.parts) == node.size == 24
+    assert sum(size(part) for part in node.parts) == node.size == 28
 
 
 def test_replaced_functions_are_named_with_their_positions() -> None:
@@ -120,9 +147,12 @@ def test_another_format_is_an_error(format: object) -> None:
     ["listed", "PC33", "bpf", "x", 0], ["listed", "PC32", "bpf", "x", None],
     ["code", "PC33", "ffe0cc", -4], ["code", "PC32", "", -4], ["code", "PC32", "ffe", -4],
     ["code", "PC32", None, -4], ["code", "PC32", "ffe0cc", None], ["code", "PC32", "ffe0cc"],
-    ["holds", 1, 8, [0]],
+    ["mixed", 9, 8, "01020304", True], ["mixed", 1, 8, "", True], ["mixed", 1, 8, "01020304", 1],
+    ["mixed", 1, None, "01020304", True], ["mixed", 1, 8, "01020304"],
+    ["holds", 1, 8, [0]], ["contains", 1, 8, "02"],
     *(["site", "x", 4, [[each, ["pad", 4]]]] for each in (
         ["holds", 1, 8, []], ["holds", 9, 8, [0]], ["holds", 1, None, [0]], ["holds", 1, 8, [9]],
+        ["contains", 9, 8, "02"], ["contains", 1, 8, ""], ["contains", 1, "8", "02"], ["contains", 1, 8],
         ["holds", 1, 8, 0], ["holds", 1, 8, ["null"]], ["holds", 1, 8],
     )),
     ["site", "x", 4, []], ["site", "x", 4, [[]]], ["site", "x", 4, [[["pad", 3]]]],

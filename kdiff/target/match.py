@@ -12,10 +12,12 @@ from typing import Literal, NamedTuple
 
 from kdiff.target.proof import (
     Bytes,
+    Contains,
     Holds,
     Howto,
     Listed,
     Lit,
+    Mixed,
     Pad,
     Part,
     Relocated,
@@ -112,12 +114,14 @@ def _forms(part: Part, run: Run) -> list[Form]:
     """The forms that what pointers hold now leaves, without their conditions; none if no form is left."""
     found = []
     for form in part.forms if isinstance(part, Site) else ((part,),):
-        if all(_holds(each, run) for each in form if isinstance(each, Holds)):
-            found.append(tuple(each for each in form if not isinstance(each, Holds)))
+        if all(_holds(each, run) for each in form if isinstance(each, (Holds, Contains))):
+            found.append(tuple(each for each in form if not isinstance(each, (Holds, Contains))))
     return found
 
 
-def _holds(part: Holds, run: Run) -> bool:
+def _holds(part: Holds | Contains, run: Run) -> bool:
+    if isinstance(part, Contains):
+        return run.read(run.addresses[part.symbol] + part.slot, len(part.data)) == part.data
     pointer = _pointer(part.symbol, part.slot, run)
     return pointer in [0 if each is None else run.addresses[each] for each in part.symbols]
 
@@ -146,13 +150,15 @@ def _part_equal(part: Bytes, found: bytes, address: int, run: Run) -> bool:
 
 
 def _choices(
-    part: Relocated | Through | Listed | ToCode, found: bytes, address: int, run: Run
+    part: Relocated | Through | Listed | ToCode | Mixed, found: bytes, address: int, run: Run
 ) -> list[bytes]:
     """All contents a field may have; where only memory tells, those it has if they are right."""
+    if isinstance(part, Mixed):
+        other = run.read(run.addresses[part.symbol] + part.slot, len(part.data))
+        return [] if other is None else [_mixed(part, other, run)]
     if isinstance(part, ToCode):
-        return (
-            [found] if run.read(_destination(part, found, address, run), len(part.code)) == part.code else []
-        )
+        held = run.read(_destination(part, found, address, run), len(part.code))
+        return [found] if held == part.code else []
     background = part.background if isinstance(part, Relocated) else bytes(part.howto.size)
     destinations: list[int] = []
     if isinstance(part, Relocated):
@@ -166,6 +172,12 @@ def _choices(
     place = address if part.howto.pc_relative else 0
     values = (stored(part.howto, each + part.addend - place, background, run) for each in destinations)
     return [value for value in values if value is not None]
+
+
+def _mixed(part: Mixed, other: bytes, run: Run) -> bytes:
+    sign, modulus = -1 if part.negated else 1, 1 << 8 * len(part.data)
+    plain = sign * int.from_bytes(part.data, run.order) % modulus
+    return (sign * (plain ^ int.from_bytes(other, run.order)) % modulus).to_bytes(len(part.data), run.order)
 
 
 def _destination(part: ToCode, found: bytes, address: int, run: Run) -> int:

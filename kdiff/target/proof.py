@@ -91,6 +91,23 @@ class ToCode(NamedTuple):
     addend: int
 
 
+class Mixed(NamedTuple):
+    """`data` with what memory has at `symbol` + `slot`, by exclusive or; `negated` before and afterwards."""
+
+    symbol: int
+    slot: int
+    data: bytes
+    negated: bool
+
+
+class Contains(NamedTuple):
+    """No bytes: memory has `data` at `symbol` + `slot`."""
+
+    symbol: int
+    slot: int
+    data: bytes
+
+
 class Holds(NamedTuple):
     """No bytes: the pointer at `symbol` + `slot` leads to one of `symbols`; None among them: it is null."""
 
@@ -113,8 +130,8 @@ class Site(NamedTuple):
     forms: tuple[tuple[Plain, ...], ...]
 
 
-Bytes = Lit | Relocated | Through | Listed | ToCode | Pad
-Plain = Bytes | Holds
+Bytes = Lit | Relocated | Through | Listed | ToCode | Mixed | Pad
+Plain = Bytes | Holds | Contains
 Part = Plain | Site
 
 
@@ -192,7 +209,7 @@ def symbols_of(nodes: tuple[Node, ...]) -> frozenset[int]:
                 for each in form:
                     if isinstance(each, Relocated):
                         found.update(each.symbols)
-                    elif isinstance(each, (Through, Holds)):
+                    elif isinstance(each, (Through, Holds, Contains, Mixed)):
                         found.add(each.symbol)
                     if isinstance(each, Holds):
                         found.update(symbol for symbol in each.symbols if symbol is not None)
@@ -201,8 +218,8 @@ def symbols_of(nodes: tuple[Node, ...]) -> frozenset[int]:
 
 def size(part: Part) -> int:
     """The number of bytes a part stands for."""
-    if isinstance(part, Lit):
+    if isinstance(part, (Lit, Mixed)):
         return len(part.data)
-    if isinstance(part, Holds):
+    if isinstance(part, (Holds, Contains)):
         return 0
     return part.size if isinstance(part, (Pad, Site)) else part.howto.size

@@ -16,10 +16,12 @@ from kdiff.target.layout import KERNEL, is_target
 from kdiff.target.proof import (
     CONTEXT,
     REPLACED,
+    Contains,
     Holds,
     Howto,
     Listed,
     Lit,
+    Mixed,
     Module,
     Node,
     Pad,
@@ -195,7 +197,7 @@ class _Parts:
                 raise _malformed(place, "allows nothing")
             return Site(rewrite, size, tuple(self._form(place, form, size) for form in forms))
         part = self.plain(place, value)
-        if isinstance(part, Holds):
+        if isinstance(part, (Holds, Contains)):
             raise _malformed(place, "is a condition outside a form")
         return part
 
@@ -230,6 +232,10 @@ class _Parts:
                 if not whole or (row.overflow == "wrap" and row.span < 32):
                     raise _malformed(place, f"{row.name} does not tell where it leads")
                 return ToCode(row, _filled_hex(place, code), addend)
+            case ["mixed", symbol, slot, data, bool(negated)] if _whole(slot, -WORDS, WORDS):
+                return Mixed(self._index(place, symbol), slot, _filled_hex(place, data), negated)
+            case ["contains", symbol, slot, data] if _whole(slot, -WORDS, WORDS):
+                return Contains(self._index(place, symbol), slot, _filled_hex(place, data))
             case ["holds", symbol, slot, [_, *_] as symbols] if _whole(slot, -WORDS, WORDS):
                 allowed = tuple(None if each is None else self._index(place, each) for each in symbols)
                 return Holds(self._index(place, symbol), slot, allowed)

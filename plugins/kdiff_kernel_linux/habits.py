@@ -25,7 +25,6 @@ from kdiff.api import (
     Standing,
 )
 from kdiff_kernel_linux.layout import width
-from kdiff_kernel_linux.tables import Sites
 
 _ORDINARY = (
     *(".text", ".data", ".rodata", ".bss", ".sdata", ".sbss", ".srodata", ".tdata", ".tbss", ".toc", ".opd"),
@@ -52,7 +51,7 @@ _ORDINARY = (
     ),
     *(".vvar_", ".mmuoff.data", ".boot.preserved.data", ".dma.", ".amode31.", ".tcm.", ".machine.desc"),
     *(".builtin_fw", ".kexec_relocate.text", ".hibernate_exit.text", ".tramp.ftrace", ".vectors"),
-    *("runtime_", ".lrodata", ".ldata", ".lbss", ".cvt", ".comm", ".kunit", ".vsyscall", ".lowtext"),
+    *(".lrodata", ".ldata", ".lbss", ".cvt", ".comm", ".kunit", ".vsyscall", ".lowtext"),
 )
 """Code and data that nothing but their own references describe."""
 
@@ -114,8 +113,8 @@ _X86_INTRUSIONS = (
 names of their pages in kallsyms: kernel/kprobes.c, kernel/bpf/trampoline.c."""
 
 
-def rows(facts: KernelFacts, ahead: Mapping[str, Sites]) -> Iterator[Habit]:
-    """All rows for one machine; `ahead` says what an architecture's kernel writes in front of functions."""
+def rows(facts: KernelFacts, ahead: Mapping[str, CodeAhead]) -> Iterator[Habit]:
+    """All rows for one machine; `ahead`: an architecture's own of what lies in front of functions."""
     pointer = width(facts)
     for standing, names in _STANDING.items():
         yield from (SectionClass(name, standing) for name in names)
@@ -126,7 +125,7 @@ def rows(facts: KernelFacts, ahead: Mapping[str, Sites]) -> Iterator[Habit]:
     yield from (RemadeData(name, section=True, ignored=((pointer, 8),)) for name in _UBSAN)
     yield from (RemadeData(name, section=True, ignored=((4, 4),)) for name in _ALLOC_TAGS)
     yield from (SectionClass(name, Standing.ORDINARY) for name in _ALLOC_TAGS)
-    yield from (CodeAhead(name, ahead.get(name)) for name in _AHEAD)
+    yield from (ahead.get(name, CodeAhead(name)) for name in _AHEAD)
     for argument, takers in _LINE_TAKERS.items():
         yield from (LineTaker(name, argument) for name in takers)
     if facts.machine == "x86_64":

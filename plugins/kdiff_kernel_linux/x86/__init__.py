@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from kdiff.api import Keep, KernelFacts, SpecialSection, Without
+from kdiff.api import CodeAhead, Keep, KernelFacts, SpecialSection, Without
 from kdiff_kernel_linux import shapes
 from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, size
 from kdiff_kernel_linux.ports import alternatives as alternative_row
 from kdiff_kernel_linux.tables import Sites
-from kdiff_kernel_linux.x86 import alternatives, branches, calls, depth, keytests
+from kdiff_kernel_linux.x86 import alternatives, branches, calls, cfi, depth, keytests
 
 _BOOT_ONLY = (".apicdrivers", ".orc_header", ".x86_cpu_dev.init", ".x86_intel_mid_dev.init")
 
@@ -36,10 +36,12 @@ def rewrites(facts: KernelFacts) -> Mapping[str, Sites]:
     return found
 
 
-def ahead(facts: KernelFacts) -> Mapping[str, Sites]:
-    """`sites` functions for code in front of functions, by what its names begin with."""
+def ahead(facts: KernelFacts) -> Mapping[str, CodeAhead]:
+    """What the kernel writes in front of functions, and because of it at their start, by names."""
     depth_at = members(facts, "pcpu_hot", "call_depth")
-    return {} if depth_at is None else {"__pfx_": partial(depth.padding, depth_at)}
+    counting = partial(depth.padding, depth_at) if depth_at is not None else None
+    found = (CodeAhead("__cfi_", cfi.preamble, cfi.entered), CodeAhead("__pfx_", counting))
+    return {row.name: row for row in found}
 
 
 def without(facts: KernelFacts) -> Mapping[str, Without]:

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 
 from kdiff.api import EntryView, Literal, Site
 from kdiff_kernel_linux.layout import Layout
+from kdiff_kernel_linux.x86 import cfi
 from kdiff_kernel_linux.x86.code import retpoline_forms, return_forms
-from kdiff_kernel_linux.x86.forms import JUMP, JUMP_SHORT, NEAR, NOP2, NOP5, near, short
+from kdiff_kernel_linux.x86.forms import ENDBR, ENDBR_POISON, JUMP, JUMP_SHORT, NEAR, NOP2, NOP5, near, short
 
 _SHORT = 2
 _LOCK, _DS = b"\xf0", b"\x3e"
-_ENDBR = bytes.fromhex("f30f1efa")
-_ENDBR_POISON = bytes.fromhex("660f1f00")
-"""gen_endbr_poison(), arch/x86/include/asm/ibt.h"""
 
 
 def jump_label(layout: Layout, entry: EntryView) -> Iterator[Site]:
@@ -41,6 +39,7 @@ def retpoline(entry: EntryView) -> Iterator[Site]:
     forms = retpoline_forms(entry, entry.code(place, size), entry.parts(place, size))
     if forms:
         yield Site(place.offset, size, "retpoline", forms)
+        yield from cfi.caller(entry, place)
 
 
 def return_thunk(entry: EntryView) -> Iterator[Site]:
@@ -64,5 +63,5 @@ def lock_prefix(entry: EntryView) -> Iterator[Site]:
 def endbr(entry: EntryView) -> Iterator[Site]:
     """apply_ibt_endbr(): an entry that nobody reaches indirectly is poisoned."""
     place = entry.place(0)
-    if place is not None and entry.code(place, len(_ENDBR)) == _ENDBR:
-        yield Site(place.offset, len(_ENDBR), "endbr", ((Literal(_ENDBR_POISON),),))
+    if place is not None and entry.code(place, len(ENDBR)) == ENDBR:
+        yield Site(place.offset, len(ENDBR), "endbr", ((Literal(ENDBR_POISON),),))

@@ -94,14 +94,16 @@ def paravirt_forms(entry: EntryView, slot: Place, size: int) -> tuple[Form, ...]
 def return_forms(entry: EntryView, code: bytes, unchanged: Form) -> tuple[Form, ...]:
     """patch_return(): the thunk this processor needs, or a plain return."""
     target = near_target(unchanged)
-    if code[:1] != JUMP or len(code) != NEAR or target is None or target.name != _RETURN:
+    if code[:-4] not in (JUMP, CS_PREFIX + JUMP) or target is None or target.name != _RETURN:
         return ()
-    return returns(entry)
+    return returns(entry, len(code))
 
 
-def returns(entry: EntryView) -> tuple[Form, ...]:
-    """The two ways to return, five bytes each."""
-    return ((Literal(RET + INT3 * (NEAR - len(RET))),), near_through(entry, JUMP, RETURN_THUNK))
+def returns(entry: EntryView, size: int = NEAR) -> tuple[Form, ...]:
+    """The two ways to return, filled up with int3."""
+    plain = (Literal(RET + INT3 * (size - len(RET))),)
+    thunk = near_through(entry, JUMP, RETURN_THUNK)
+    return plain, joined((thunk, (Literal(INT3 * (size - NEAR)),)))
 
 
 def retpoline_forms(entry: EntryView, code: bytes, unchanged: Form) -> tuple[Form, ...]:

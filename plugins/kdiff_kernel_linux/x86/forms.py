@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kdiff.api import (
+    Contains,
     EntryView,
     Field,
     Form,
@@ -32,6 +33,9 @@ NOP1 = b"\x90"
 NOP2 = b"\x66\x90"
 NOP5 = b"\x0f\x1f\x44\x00\x00"
 CS_PREFIX = b"\x2e"
+ENDBR = bytes.fromhex("f30f1efa")
+ENDBR_POISON = bytes.fromhex("660f1f00")
+"""gen_endbr_poison(), arch/x86/include/asm/ibt.h"""
 
 NEAR = 5
 """Bytes of a call or jump with a 4-byte displacement."""
@@ -86,7 +90,7 @@ def near_target(form: Form) -> Place | None:
 def joined(forms: Iterable[Form]) -> Form:
     """Put forms behind each other, their conditions first; adjacent pads and adjacent literals become one."""
     together = [each for form in forms for each in form]
-    conditions = dict.fromkeys(each for each in together if isinstance(each, Holds))
+    conditions = dict.fromkeys(each for each in together if isinstance(each, (Holds, Contains)))
     parts: list[Part] = []
     for part in (each for each in together if each.size):
         last = parts[-1] if parts else None
