@@ -111,40 +111,38 @@ def _records(
     path: str,
 ) -> Relocations:  # fmt: skip
     """All records of one kind, table after table. `tables`: section indices."""
-    order, narrow = word[0], word[1:] == "u4"
-    halves = [("type", f"{order}u4"), ("symbol", f"{order}u4")]
-    info = [("info", word)] if narrow else halves if order == "<" else halves[::-1]
-    raw = np.dtype(
-        [("offset", word), *info, *([("addend", word.replace("u", "i"))] if kind == SHT_RELA else [])]
-    )
+    size, narrow = int(word[2:]), word[1:] == "u4"
+    width = 3 if kind == SHT_RELA else 2
+    """Words of a record: offset, info, addend."""
     targets, sizes, starts = (sections[column][tables] for column in ("info", "size", "offset"))
-    wrong = (sizes % raw.itemsize != 0) | (targets == 0) | (targets >= len(sections))
+    wrong = (sizes % (width * size) != 0) | (targets == 0) | (targets >= len(sections))
     wrong |= sections["link"][tables] != symtab
     if np.any(wrong):
         table = int(tables[np.argmax(wrong)])
         raise KdiffError("elf.relocations", f"relocation section {table} is malformed", place=path)
     if int(sizes.sum()) > len(view):
         raise KdiffError("elf.relocations", "relocation sections overlap", place=path)
-    counts = sizes.astype("i8") // raw.itemsize
+    counts, stops = sizes.astype("i8") // (width * size), np.cumsum(sizes.astype("i8")) // (width * size)
+    if np.any(starts % size):
+        spans = zip(starts.tolist(), sizes.tolist(), strict=True)
+        view = memoryview(b"".join([view[start : start + length] for start, length in spans]))
+        starts = (stops - counts) * width * size
+    words = np.frombuffer(view, word, len(view) // size)
+    begins = starts.astype("i8") // size - width * (stops - counts)
     total = int(counts.sum())
     made = {name: np.empty(total, each) for name, each in COLUMNS.items() if name != "section"}
     made["implicit"].fill(kind == SHT_REL)
-    stops = np.cumsum(counts)
-    gaps = np.append(starts[1:] != (starts + sizes)[:-1], True)
-    """Whether a table does not lie right behind the one before it in the file."""
+    if width == 2:
+        made["addend"].fill(0)
     parts = [0, *(np.flatnonzero(np.diff(stops // AT_ONCE)) + 1).tolist(), len(counts)]
     for first, last in pairwise(parts):
-        if gaps[first : last - 1].any():
-            spans = zip(starts[first:last].tolist(), sizes[first:last].tolist(), strict=True)
-            data = memoryview(b"".join([view[start : start + size] for start, size in spans]))
-        else:
-            data = view[int(starts[first]) : int(starts[last - 1] + sizes[last - 1])]
-        found = np.frombuffer(data, raw)
         part = slice(int(stops[first] - counts[first]), int(stops[last - 1]))
-        made["offset"][part] = found["offset"]
-        if narrow:
-            made["type"][part], made["symbol"][part] = found["info"] & 0xFF, found["info"] >> 8
-        else:
-            made["type"][part], made["symbol"][part] = found["type"], found["symbol"]
-        made["addend"][part] = found["addend"] if kind == SHT_RELA else 0
+        at = np.repeat(begins[first:last], counts[first:last])
+        at += np.arange(width * part.start, width * part.stop, width)
+        made["offset"][part], info = words[at], words[at + 1]
+        made["type"][part], made["symbol"][part] = (info & 0xFF, info >> 8) if narrow else (
+            info & 0xFFFFFFFF, info >> 32
+        )  # fmt: skip
+        if width == 3:
+            made["addend"][part] = words[at + 2].astype(word[1:]).view(f"i{size}")
     return Relocations({"section": np.repeat(targets, counts), **made})
