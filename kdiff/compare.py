@@ -66,7 +66,8 @@ def planned(
     small = None if whole or pairs is not None else narrow(pre, post, arch, special, habits)
     if small is not None:
         pre, post = small.pre, small.post
-    common = None if whole or pairs is not None else alike(pre, post, arch, special, habits)
+    whole = whole or pairs is not None or small is not None
+    common = None if whole else alike(pre, post, arch, special, habits)
     before = build(pre, arch, special, habits, None if common is None else common.pre)
     after = build(post, arch, special, habits, None if common is None else common.post)
     wished = None

@@ -34,7 +34,7 @@ from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
 from kdiff.insn import Code, Instruction, decoded, insn_addend
 from kdiff.kernel import SpecialSection
 from kdiff.naming import is_fragment, stem
-from kdiff.owners import behind_padding, follows, owners_of, tails_of
+from kdiff.owners import behind_padding, follows, owners_of, stands_alone, tails_of
 from kdiff.resolved import resolved
 from kdiff.split import Kind, Piece, is_mapping, pieces_in, split
 from kdiff.tables import counts_nothing
@@ -180,7 +180,7 @@ def build(
 ) -> SectionGraph:  # fmt: skip
     """Make the graph of an object, or of a part of it; KdiffError for relocations kdiff does not know."""
     nodes = _unique(_nodes(obj, habits, split(obj, arch, special, scope, habits.ahead)))
-    lookup = _Lookup(obj, arch, nodes)
+    lookup = _Lookup(obj, arch, nodes, habits)
     references = _references(obj, arch, nodes, lookup, None if scope is None else scope.references)
     nodes += lookup.externs
     references += [()] * len(lookup.externs)
@@ -238,8 +238,8 @@ def _unique(nodes: Iterable[Node]) -> list[Node]:
 class _Lookup:
     """Finds the node for (section, offset) and for symbols; collects externs while the graph is built."""
 
-    def __init__(self, obj: Object, arch: Architecture, nodes: list[Node]) -> None:
-        self.obj, self.arch = obj, arch
+    def __init__(self, obj: Object, arch: Architecture, nodes: list[Node], habits: Habits) -> None:
+        self.obj, self.arch, self.marks = obj, arch, habits.ahead
         self.symbols = obj.symbols.tolist()
         self.externs: list[Node] = []
         self._first_extern = len(nodes)
@@ -289,8 +289,8 @@ class _Lookup:
         return (0, way) if way and addend == way else (addend, 0)
 
     def is_shared(self, node: Node) -> bool:
-        """Whether a section has several nodes."""
-        return len(self._sections[node.section][0]) > 1
+        """Whether a section has several nodes, other than what lies in front of its function."""
+        return not stands_alone(self.obj, self._sections[node.section][1], node, self.marks)
 
     def _inner_symbols(self) -> dict[int, tuple[tuple[int, str], ...]]:
         found: dict[int, list[tuple[int, str]]] = {}

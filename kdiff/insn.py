@@ -34,7 +34,7 @@ def instructions(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
     return tuple([Instruction(at, size, text != _UNKNOWN) for at, size, text, _ in _decoded(arch, code, 0)])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 15)
 def decoded(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
     """The same, kept for the next who asks."""
     return instructions(arch, code)

@@ -10,6 +10,7 @@ from kdiff.kernel import Keep
 from kdiff.split import Kind
 
 if TYPE_CHECKING:
+    from kdiff.elf.read import Object
     from kdiff.graph import Node, Reference
 
 
@@ -52,3 +53,25 @@ def tails_of(nodes: Sequence[Node], references: Sequence[tuple[Reference, ...]])
     """Code without a name behind the functions of a section that something refers to."""
     nameless = {node.id for node in nodes if node.kind is Kind.FUNCTION and node.start and not node.names}
     return frozenset(each.target for found in references for each in found if each.target in nameless)
+
+
+def stands_alone(obj: Object, nodes: Sequence[Node], node: Node, marks: Sequence[str]) -> bool:
+    """Whether a section, given by `nodes`, holds but a node and what `kdiff.lead` takes along with it.
+
+    That is in front of it, named after it (`CodeAhead`), and refers to nothing: wherever the node goes, a
+    branch from it to there stays right.
+    """
+    if len(nodes) == 1:
+        return True
+    before = nodes[0]
+    if (
+        len(nodes) > 2
+        or nodes[1] is not node
+        or before.kind is not Kind.FUNCTION
+        or before.start >= node.start
+    ):
+        return False
+    if not before.names or before.name not in {f"{mark}{name}" for mark in marks for name in node.names}:
+        return False
+    low, high = obj.relocation_bounds[node.section : node.section + 2].tolist()
+    return low == high or int(obj.relocations["offset"][low]) >= node.start

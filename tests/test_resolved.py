@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from compiled import labels, named, planned
+from compiled import ASSEMBLY, HABITS, compiled, labels, named, planned
+from kdiff_arch_x86_64 import ARCHITECTURE
 
 from kdiff import registry
 from kdiff.correlate import correlate
@@ -19,6 +20,7 @@ from kdiff.elf.read import STB_LOCAL, read_bytes
 from kdiff.extract import extract
 from kdiff.graph import SectionGraph, build
 from kdiff.kernel import KernelFacts
+from kdiff.lead import lead
 
 COMPILERS = {
     "x86_64": ("x86_64-linux-gnu-gcc", "-mcmodel=kernel", "-fno-pic"),
@@ -113,3 +115,27 @@ def test_a_branch_inside_of_its_function_is_none() -> None:
     (node,) = (node for node in found.nodes if node.name == "h")
     assert len(found.references[node.id]) == 1
     assert int(found.obj.symbols["binding"][1]) == STB_LOCAL
+
+
+@pytest.mark.parametrize(
+    ("ahead", "name", "told"),
+    [
+        ("nop; nop", "__pfx_f", False),
+        ("nop; call g", "__pfx_f", True),
+        ("nop; nop", "__pfx_other", True),
+        ("nop; nop\n.size __pfx_f,2\n.type z,@function\nz: nop\n.size z,1", "__pfx_f", True),
+    ],
+)
+def test_a_branch_into_what_travels_in_front_of_a_function_needs_no_reference(
+    ahead: str, name: str, told: bool
+) -> None:
+    """Whatever refers to something, or is called after something else, stays behind."""
+    text = (
+        f'.section .text.f,"ax"\n.type {name},@function\n{name}: {ahead}\n'
+        f"{'' if '.size' in ahead else f'.size {name},.-{name}'}\n"
+        f".type f,@function\nf: jmp {name}\n.size f,.-f\n"
+    )
+    found = build(read_bytes(compiled(text, ASSEMBLY), "unit.o"), ARCHITECTURE, {}, HABITS)
+    references = found.references[named(found, "f").id]
+    assert [found.nodes[each.target].name for each in references] == [name] * told
+    assert (lead(found, named(found, "f")) > 0) is not told
