@@ -29,28 +29,18 @@ def sites(graph: SectionGraph) -> Mapping[int, tuple[Site, ...]]:
         if owner is not None and graph.nodes[owner].kind is Kind.FUNCTION:
             found.setdefault(owner, []).append(View(graph, entry, entry.table.sites))
     rewritten = {row.name: row.sites for row in graph.special.values() if row.code and row.sites is not None}
-    ahead = graph.habits.rewritten_ahead
-    for node in graph.nodes:
-        if node.kind is not Kind.FUNCTION:
-            continue
-        if node.section_name in rewritten:
+    named = {name: node for node in graph.nodes if node.kind is Kind.FUNCTION for name in node.names}
+    for node in graph.nodes if rewritten else ():
+        if node.kind is Kind.FUNCTION and node.section_name in rewritten:
             found.setdefault(node.id, []).append(View(graph, node, rewritten[node.section_name]))
-        for row in ahead:
-            if not any(name.startswith(row.name) for name in node.names):
-                continue
-            function = _behind(graph, node, row.name)
-            asked = ((node, row.sites), (function, row.behind))
-            for each, permits in asked:
-                if each is not None and permits is not None:
-                    found.setdefault(each.id, []).append(View(graph, each, permits))
+    for row in graph.habits.rewritten_ahead:
+        for name in named:
+            if name.startswith(row.name):
+                asked = ((name, row.sites), (name.removeprefix(row.name), row.behind))
+                for each, permits in asked:
+                    if each in named and permits is not None:
+                        found.setdefault(named[each].id, []).append(View(graph, named[each], permits))
     return _Sites(graph, found)
-
-
-def _behind(graph: SectionGraph, node: Node, mark: str) -> Node | None:
-    """The function that a node lies in front of by its name."""
-    following = graph.nodes[node.id + 1]
-    own = {f"{mark}{name}" for name in following.names}
-    return following if following.section == node.section and own & set(node.names) else None
 
 
 _LONGEST = 16

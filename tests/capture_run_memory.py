@@ -37,7 +37,7 @@ from kdiff.graph import SectionGraph
 from kdiff.guest import SHARE, Guest
 from kdiff.kallsyms import parse_text
 from kdiff.kbuild import pristine_units
-from kdiff.kernel import Field, Form, Holds, Keep, KernelFacts, OneOf, Through
+from kdiff.kernel import Contains, Field, Form, Holds, Keep, KernelFacts, Mixed, OneOf, Through
 from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource, merged
 from kdiff.package import save
@@ -372,7 +372,7 @@ def named(form: Form) -> Iterator[str]:
     for part in form:
         if isinstance(part, (OneOf, Holds)):
             yield from part.names
-        if isinstance(part, (Field, Through, Holds)):
+        if isinstance(part, (Contains, Field, Holds, Mixed, Through)):
             yield part.place.name
 
 

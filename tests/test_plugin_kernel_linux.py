@@ -441,8 +441,8 @@ def number(value: int) -> str:
 PREAMBLES = {
     f"b8{number(MIXED)}" + "90" * 11: KCFI,
     f"b8{number(0)}" + "90" * 11: KCFI,
-    f"f30f1efa4181ea{number(MIXED)}74020f0b90": FINEIBT,
-    f"660f1f004181ea{number(0)}74020f0b90": FINEIBT,
+    f"f30f1efa4181ea{number(MIXED)}74030f0b90": FINEIBT,
+    f"660f1f004181ea{number(0)}74030f0b90": FINEIBT,
 }
 CALLERS = {
     f"41ba{number(-MIXED)}450353f174020f0b": KCFI,

@@ -49,6 +49,16 @@ CASES = (
     Case("call_depth", COUNTED, ENTRY, 0x14, "e8{__seq_puts|9}"),
     Case("call_depth", LATER, "__pfx_vfs_llseek", 0x7, "909090909090909090"),
     Case("call_depth", COUNTED, "__pfx_vfs_llseek", 0x7, "6548c13d{pcpu_hot+16|1}05"),
+    Case("cfi", "clang-kcfi", "__cfi_vfs_llseek", 0, "b867fe2f789090909090909090909090"),
+    Case("cfi", "clang-kcfi", "__cfi___x64_sys_read", 0, "b8000000009090909090909090909090"),
+    Case("cfi", "clang-kcfi", "vfs_llseek", 0x1F, "41ba9901d087450353f174020f0b"),
+    Case("cfi", "clang-kcfi-norand", "vfs_llseek", 0x1F, "41ba2278e719450353f174020f0b"),
+    Case("cfi", "clang-fineibt", "__cfi_vfs_llseek", 0, "f30f1efa4181ea67fe2f7874030f0b90"),
+    Case("cfi", "clang-fineibt", "__cfi___x64_sys_read", 0, "660f1f004181ea0000000074030f0b90"),
+    Case("cfi", "clang-fineibt", "vfs_llseek", 0, "660f1f00"),
+    Case("cfi", "clang-fineibt", "vfs_llseek", 0x1F, "41ba67fe2f784983eb100f1f4000"),
+    Case("cfi", "clang-off", "vfs_llseek", 0x1F, "eb0c2278e719450353f174020f0b"),
+    Case("endbr+cfi", "clang-off", "__x64_sys_read", 0, "660f1f00"),
     Case("endbr", LATER, "arch_cpu_idle_dead", 0, "660f1f00"),
     Case("fentry", "preempt-none", ENTRY, 0, "0f1f440000"),
     Case("fentry", "function-tracer", ENTRY, 0, "e8{ftrace_trampoline}"),
@@ -68,6 +78,8 @@ CASES = (
     Case("retpoline", "zen2-lfence", "arch_cpu_idle", 0xC, "0faee8ffe0"),
     Case("retpoline", COUNTED, "vfs_llseek", 0x17, "e9{__x86_indirect_jump_thunk_rax}"),
     Case("retpoline", COUNTED, "arch_cpu_idle_dead", 0x10, "e8{__x86_indirect_call_thunk_rax}"),
+    Case("retpoline", "clang-fineibt", "vfs_llseek", 0x2D, "41ffe3cc6690"),
+    Case("return", "clang-fineibt", "vfs_llseek", 0x11, "c3cccccccccc"),
     Case("return", COUNTED, ENTRY, 0x29, "e9{*x86_return_thunk}"),
     Case("return", "preempt-none", ENTRY, 0x25, "c3cccccccc"),
     Case("return", "zen1-srso", ENTRY, 0x25, "e9{*x86_return_thunk}"),
@@ -197,6 +209,22 @@ def test_counted_calls_are_allowed_only_while_returns_are_counted(function: str,
             place = subject.address + site.offset
             changed = changed.patched(place, spelled(memory, "e9{__x86_return_thunk}", place))
     assert subject.verdicts(changed) == (False, False)
+
+
+@pytest.mark.parametrize(("state", "function", "symbol"), [
+    ("clang-off", "vfs_llseek", "cfi_mode"),
+    *((state, function, symbol)
+      for state in ("clang-kcfi", "clang-fineibt")
+      for function in ("vfs_llseek", "__cfi_vfs_llseek")
+      for symbol in ("cfi_mode", "cfi_seed")),
+])  # fmt: skip
+def test_hashes_of_types_are_what_mode_and_seed_make_of_them(state: str, function: str, symbol: str) -> None:
+    memory, subject = excerpt(state), judge(state, unit_of(state, function), function)
+    place = listed(memory, symbol)
+    held = memory.read(place, 4)
+    assert held is not None
+    for at, byte in enumerate(held):
+        assert subject.verdicts(memory.patched(place + at, bytes((byte ^ 1,)))) == (False, False)
 
 
 def test_every_rewrite_has_a_capture_and_the_table_of_rewrites_names_it() -> None:

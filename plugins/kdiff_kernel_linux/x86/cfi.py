@@ -23,7 +23,7 @@ _PADDING = NOP1 * 11
 _COMPARED = bytes.fromhex("450353f174020f0b")
 """addl -15(%r11),%r10d; je; ud2"""
 _SKIPPED = b"\xeb\x0c"
-_TRAPPED = bytes.fromhex("74020f0b90")
+_TRAPPED = bytes.fromhex("74030f0b90")
 """je; ud2; nop"""
 _EARLIER = bytes.fromhex("4983eb100f1f4000")
 """sub $16,%r11; nop"""
