@@ -88,10 +88,36 @@ _LINE_TAKERS = {
         *("__cant_sleep", "__cant_migrate"),
         *("warn_slowpath_fmt", "warn_slowpath_fmt_taint", "warn_slowpath_null"),
         *("lockdep_rcu_suspicious", "lockdep_rcu_dereference"),
+        *("__ext4_journal_start_sb", "__ext4_journal_start_reserved", "__ext4_journal_stop"),
+        *("__ext4_journal_get_write_access", "__ext4_journal_get_create_access", "__ext4_forget"),
+        *("__ext4_handle_dirty_metadata", "__ext4_grp_locked_error", "__ext4_check_dir_entry"),
+        *("__ext4_ext_check", "__ext4_ext_dirty", "__read_extent_tree_block", "ext4_check_blockref"),
     ),
-    2: ("__btrfs_panic", "__btrfs_handle_fs_error", "__btrfs_abort_transaction", "btrfs_assertfail"),
+    2: (
+        *("__btrfs_panic", "__btrfs_handle_fs_error", "__btrfs_abort_transaction", "btrfs_assertfail"),
+        *("__ext4_error", "__ext4_error_inode", "__ext4_error_file", "__ext4_std_error"),
+        *("__ext4_warning", "__ext4_warning_inode", "__check_block_validity", "xdp_warn"),
+        *("__invalid_creds", "__validate_process_creds"),
+    ),
+    3: (
+        *("__ext4_mark_inode_dirty", "__dump_mmp_msg", "__ext4_xattr_check_block"),
+        *("xfs_errortag_test", "xfs_do_force_shutdown", "assfail", "asswarn", "__jbd2_debug"),
+        *("gfs2_consist_i", "gfs2_consist_inode_i", "gfs2_consist_rgrpd_i", "gfs2_io_error_i"),
+    ),
+    4: (
+        *(
+            "__ext4_iget",
+            "__ext4_read_dirblock",
+            "__xattr_check_inode",
+            "xfs_error_report",
+            "gfs2_io_error_bh_i",
+        ),
+        *("gfs2_assert_withdraw_i", "gfs2_assert_warn_i", "gfs2_meta_check_ii"),
+    ),
 }
-"""By the argument that is the line, from 0: linux/kernel.h, rcupdate.h, asm-generic/bug.h; fs/btrfs/."""
+"""By the argument that is the line, from 0: linux/kernel.h, rcupdate.h, asm-generic/bug.h, cred.h, jbd2.h;
+net/xdp.h; the headers of fs/ext4, xfs, gfs2 and btrfs. (5.10 to 6.1; from 6.2 on __ext4_journal_start_sb has
+a pointer there.)"""
 
 _PROBE = "remove the probe and match again"
 _X86_INTRUSIONS = (
