@@ -103,7 +103,7 @@ def median(costs: list[Cost]) -> Cost:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--large", action="store_true", help="compare the pair with the large change, too")
+    parser.add_argument("--large", action="store_true", help="compare the pair with large changes, too")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     pre, post = kernelpair.build()
@@ -120,11 +120,11 @@ def main() -> int:
         for name in ("kdiff", "objtool klp")
         if found(medians[name]) != set(kernelpair.EDITS.values())
     ]
-    if args.large:
-        print("the large change", file=sys.stderr, flush=True)
-        medians["kdiff, large change"] = kdiff(pre, kernelpair.large_post())
-        if medians["kdiff, large change"].status not in (0, 3):
-            wrong.append(f"the large change ended with {medians['kdiff, large change'].said[-300:]}")
+    for name in kernelpair.LARGE if args.large else ():
+        print(f"the {name} change", file=sys.stderr, flush=True)
+        cost = medians[f"kdiff, {name} change"] = kdiff(pre, kernelpair.large_post(name))
+        if cost.status not in (0, 3):
+            wrong.append(f"the {name} change ended with {cost.said[-300:]}")
     _print(pre, medians, args.json)
     for each in wrong:
         print(f"wrong: {each}")
@@ -154,10 +154,10 @@ def _print(pre: Path, medians: dict[str, Cost], as_json: bool) -> None:
         f"  kdiff / objtool: {ratios['cpu']:.2f} of the CPU, {ratios['memory']:.2f} of the memory;"
         f" {ratios['limit']:.1f} times the limit"
     )
-    large = medians.get("kdiff, large change")
-    if large is not None:
-        names = len(re.findall(r"^changed ", large.said, re.MULTILINE))
-        print(f"  the large change: {names} functions and data changed")
+    for name, each in medians.items():
+        if name.endswith("change"):
+            count = len(re.findall(r"^changed ", each.said, re.MULTILINE))
+            print(f"  {name}: {count} functions and data changed")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ DIRECTORIES = (
 )  # fmt: skip
 EDITS = {"kernel/sys.c": "do_sysinfo", "mm/mmap.c": "do_mmap", "fs/proc/meminfo.c": "meminfo_proc_show"}
 INSERTED = ' if (!jiffies) printk("kdiff was here\\n");'
-LARGE = {"large": ("kernel", "mm"), "larger": ("kernel", "mm", "fs/btrfs", "fs/xfs", "block", "security")}
+LARGE = {"large": ("kernel", "mm"), "larger": ("kernel", "mm", "fs/xfs")}
 """Directories of which all C is compiled with `LARGE_CHANGE` for a post object of that name."""
 LARGE_CHANGE = "-fno-schedule-insns2"
 CONFIG = """
