@@ -29,6 +29,8 @@ KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map of arch/x86/include/asm/page_64_types.h."""
 FARTHEST = 64
 """Bytes between the end of a function and the start of the next: functions are aligned to 64 at most."""
+TEXT = 4
+"""What is longer is taken for text; a few bytes may be the end of a pointer."""
 NAMELESS = "a place without a name"
 Words = tuple[frozenset[str], int]
 """What an address is: names, or what lies there, and a distance."""
@@ -96,9 +98,10 @@ class Image:
             names = sorted({re.sub(r"\.\d+|(?<=ddebug)\d+|(?<=__)\d+$", "", name) for name in names})
         if self.rodata[0] <= place < self.rodata[1] and place != start:
             named = [f"{name}+{place - start:#x}" for name in names]
-            return frozenset(
-                named if exact and place - start < 1 << 12 else (self._constant(place), *named)
-            ), 0
+            constant = self._constant(place)
+            if exact and constant.startswith(("b'", 'b"')) and len(constant) > len("b''") + TEXT:
+                return frozenset((constant,)), 0  # a text tells more than where it lies
+            return frozenset(named if exact and place - start < 1 << 12 else (constant, *named)), 0
         if (
             place < 1 << 30
         ):  # an offset into per-cpu areas, a physical address of the kernel, or a mere number

@@ -2,9 +2,8 @@
 """Stages 2 to 5 for one pair of objects, where no kernel is at hand: what would an update hold?
 
 In: two `Object`s and the registry. Out: a `Plan`. Unless the whole is asked for, or pairs are given, large
-objects are cut down first (`kdiff.narrow`), and of others graphs
-are made only of what is not alike in both objects (`kdiff.alike`): the plan is the same, but it does not list
-what stays the same.
+objects are cut down first (`kdiff.narrow`), and of others graphs are made only of what is not alike in both
+(`kdiff.alike`): the plan is the same, but it does not list what stays the same.
 """
 
 from __future__ import annotations

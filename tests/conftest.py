@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 
 from kdiff import registry, setup
 from kdiff.distribution import KernelSetup
+
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background jobs ignore it, as would children
 
 
 @pytest.fixture(scope="session")
