@@ -50,8 +50,8 @@ class Calls:
         if len(asked):
             known[asked] = 0
             asked = asked[there[asked] >= 0]
-            ours, theirs = _names(self._sides[number], asked, self._habits), {}
             others = there[asked]
+            ours = _names(self._sides[number], asked, self._habits)
             theirs = _names(self._sides[1 - number], others, self._habits)
             for atom, other in zip(asked.tolist(), others.tolist(), strict=True):
                 told = atom in ours and ours[atom] == theirs.get(other)

@@ -105,14 +105,8 @@ _LINE_TAKERS = {
         *("gfs2_consist_i", "gfs2_consist_inode_i", "gfs2_consist_rgrpd_i", "gfs2_io_error_i"),
     ),
     4: (
-        *(
-            "__ext4_iget",
-            "__ext4_read_dirblock",
-            "__xattr_check_inode",
-            "xfs_error_report",
-            "gfs2_io_error_bh_i",
-        ),
-        *("gfs2_assert_withdraw_i", "gfs2_assert_warn_i", "gfs2_meta_check_ii"),
+        *("__ext4_iget", "__ext4_read_dirblock", "__xattr_check_inode", "xfs_error_report"),
+        *("gfs2_io_error_bh_i", "gfs2_assert_withdraw_i", "gfs2_assert_warn_i", "gfs2_meta_check_ii"),
     ),
 }
 """By the argument that is the line, from 0: linux/kernel.h, rcupdate.h, asm-generic/bug.h, cred.h, jbd2.h;
