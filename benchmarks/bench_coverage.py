@@ -70,6 +70,8 @@ def main() -> int:
         units = drawn(truth, tree, given.sample, given.seed)
     else:
         units = sampled(config, kernel.source, truth, tree, given.sample, given.seed)
+    if not units:
+        parser.exit(1, f"{parser.prog}: no unit of {abi} is in {tree}; run it without --built\n")
     with ExitStack() as stack:
         memory = given.memory or find_memory(config)
         if given.booted:
@@ -156,8 +158,8 @@ def sampled(config: Config, source: Path, truth: Path, tree: Path, sample: int, 
             break
         part = files[start : start + AT_ONCE]
         build(config, source, tree, part)
-        made = {unit.source: unit for unit in built_units(tree)}
-        found += [made[path] for path in part if path in made and made[path].part_of == KERNEL]
+        made = {unit.name: unit for unit in built_units(tree) if unit.part_of == KERNEL}
+        found += [made[name] for name in (f"{path[:-2]}.o" for path in part) if name in made]
     return found[:sample]
 
 
