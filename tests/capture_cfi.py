@@ -1,52 +1,87 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capture what the kernel with kCFI and FineIBT writes over its code, for tests/test_rewrites.py.
+"""Capture what a kernel with kCFI and FineIBT writes over its code, for tests/test_rewrites.py.
 
-    python tests/capture_cfi.py
+    python tests/capture_cfi.py [STATE ...]     # all: less than a minute, and six to build the kernel
+    python tests/capture_cfi.py whole [STATE ...]     # match all units of that kernel instead, keep nothing
 
-Debian builds no kernel with clang. So the code that writes, arch/x86/kernel/alternative.c of the later
-kernel's source, is compiled here by clang with `CONFIG`, linked with a unit of the same kernel into a process
-(cfi/harness.c), and run there; what the unit's memory holds then is kept as capture_run_memory.py does.
+Debian builds no kernel with clang. So the source of the later kernel is built here by clang with `CONFIG`,
+little more than the smallest kernel, and booted in each of `STATES`. Units are the very objects that were
+linked into it; since Kbuild runs objtool over vmlinux.o only, it is run over a copy of each here, with the
+options that Kbuild used. What memory holds is read through QEMU's gdbstub and kept as capture_run_memory.py
+does.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
-from dataclasses import dataclass, replace
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import lateobjects
+import qmp
+from capture_run_memory import CONFIG as FACTS
 from capture_run_memory import LATER, Recorder, cut, structures, symbols
 from excerpts import FIXTURES, OBJECTS, pre
 
 from kdiff import registry, setup
 from kdiff.addressbook import KERNEL, AddressBook
+from kdiff.buildtree import built_units
+from kdiff.cli.match_all import lines, outcome, summary, tally
+from kdiff.confdir import read_config
+from kdiff.coverage import Against, cover
 from kdiff.elf.read import read_bytes
 from kdiff.elf.write import write
+from kdiff.guest import MACHINE, QEMU
+from kdiff.initramfs import EXECUTABLE, Entry, archive
 from kdiff.kernel import Keep, KernelFacts
 from kdiff.matchable import graph_to_match
-from kdiff.memory import Extent
 from kdiff.registry import Registry
+from kdiff.running import find_memory
 from kdiff.sites import sites
 from kdiff.solve import solve
+from kdiff.truth import read_truth
 
-UNIT = "fs/read_write.c"
-FUNCTIONS = (
-    *("vfs_llseek", "__cfi_vfs_llseek", "vfs_iocb_iter_read", "__cfi_vfs_iocb_iter_read"),
-    *("__x64_sys_read", "__cfi___x64_sys_read"),
-)
-TITLE = "clang-fs-read_write"
-WRITER = "arch/x86/kernel/alternative.o"
-DECODER = ("arch/x86/lib/insn.o", "arch/x86/lib/inat.o")
-LOCAL = ("__apply_fineibt", "cfi_parse_cmdline")
-"""Functions of the writer that the harness calls though they are local."""
-MODES = ("kcfi", "fineibt", "off", "kcfi,norand")
+UNITS = {
+    "fs/read_write.c": (
+        *("vfs_llseek", "__cfi_vfs_llseek", "vfs_iocb_iter_read", "__cfi_vfs_iocb_iter_read"),
+        *("__x64_sys_read", "__cfi___x64_sys_read", "ksys_read", "__cfi_ksys_read"),
+    ),
+}
+"""Units, and the functions of each that are kept."""
+STATES = {
+    "clang-kcfi": ("cfi=kcfi",),
+    "clang-kcfi-norand": ("cfi=kcfi,norand",),
+    "clang-fineibt": ("cfi=fineibt",),
+    "clang-fineibt-norand": ("cfi=fineibt,norand", "mitigations=off"),
+    "clang-off": ("cfi=off",),
+}
+"""What is added to the kernel's command line. QEMU's processors have no IBT, so the kernel must be told."""
 COMPILER = "clang-19"
+TOOLS = (f"CC={COMPILER}", "LD=ld.lld-19", "HOSTCC=gcc-12")
+NAMED = (
+    "KBUILD_BUILD_USER=kdiff",
+    "KBUILD_BUILD_HOST=kdiff",
+    "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 2026",
+)
 CONFIG = """
 CONFIG_64BIT=y
 CONFIG_PRINTK=y
+CONFIG_EARLY_PRINTK=y
 CONFIG_BINFMT_ELF=y
+CONFIG_BLK_DEV_INITRD=y
 CONFIG_PROC_FS=y
+CONFIG_KALLSYMS=y
+CONFIG_KALLSYMS_ALL=y
+CONFIG_IKCONFIG=y
+CONFIG_JUMP_LABEL=y
 CONFIG_X86_KERNEL_IBT=y
 CONFIG_CFI_CLANG=y
 CONFIG_CPU_MITIGATIONS=y
@@ -56,144 +91,193 @@ CONFIG_MITIGATION_SLS=y
 CONFIG_FINEIBT=y
 CONFIG_CC_OPTIMIZE_FOR_PERFORMANCE=y
 CONFIG_DEBUG_INFO_NONE=y
+CONFIG_SECTION_MISMATCH_WARN_ONLY=y
 """
-"""On top of `make tinyconfig`."""
-OPTIONS = (
-    *("--hacks=jump_label", "--hacks=noinstr", "--ibt", "--cfi", "--orc", "--retpoline", "--rethunk"),
-    *("--sls", "--static-call", "--uaccess", "--link"),
-)
-HARNESS = Path(__file__).parent / "cfi"
+"""On top of `make tinyconfig`. The last: without modules, __apply_fineibt() calls code for boot only."""
+READY = "captured: ready"
+"""What cfi_init.c says."""
+CONSOLE = ("earlyprintk=serial,ttyS0,115200,keep", "panic=-1")
+PATIENCE, TRIES = 120.0, 8
+HALF_WRITTEN = "CFI failure at"
 
 
-@dataclass(frozen=True)
-class Process:
-    """The part of a process that was written to; satisfies `MemorySource`."""
-
-    start: int
-    data: bytes
-    book: AddressBook
-    release: str
-    name: str = "process"
-    pristine: bool = False
-
-    def read(self, address: int, size: int) -> bytes | None:
-        at = address - self.start
-        return self.data[at : at + size] if 0 <= at <= len(self.data) - size else None
-
-    def address_book(self) -> AddressBook:
-        return self.book
-
-    def extents(self) -> tuple[Extent, ...]:
-        return (Extent(self.start, len(self.data)),)
-
-    def facts(self) -> KernelFacts:
-        return KernelFacts(release=self.release, machine="x86_64")
+# The kernel --------------------------------------------------------------------------------------------
 
 
 def build(source: Path, release: str) -> Path:
-    """Compile what is needed; return the build directory."""
+    """Build the kernel, unless it is there; return the build directory."""
     folder = setup.cache() / "late" / "clang"
-    make = (
-        *("make", "-s", "-j2", "-C", source, f"O={folder}", f"CC={COMPILER}", "HOSTCC=gcc-12"),
-        *("LD=ld.lld-19", f"KERNELRELEASE={release}"),
-    )
-    goals: tuple[tuple[str, ...], ...] = (("arch/x86/lib/",), (WRITER, UNIT.replace(".c", ".o")))
-    if not (folder / "tools/objtool/objtool").exists():
+    make = ("make", "-s", "-j2", "-C", source, f"O={folder}", *TOOLS, *NAMED, f"KERNELRELEASE={release}")
+    wanted = folder / "wanted"
+    if not wanted.exists() or wanted.read_text() != CONFIG:
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run((*make, "tinyconfig"), check=True)
         with (folder / ".config").open("a") as config:
             config.write(CONFIG)
-        goals = (("olddefconfig",), ("prepare",), *goals)
-    for goal in goals:
-        subprocess.run((*make, *goal), check=True)
+        subprocess.run((*make, "olddefconfig"), check=True)
+        subprocess.run((*make, "bzImage"), check=True)
+        wanted.write_text(CONFIG)
     return folder
 
 
-def link(folder: Path, unit: bytes) -> Path:
-    """Link the harness."""
-    scratch = folder / "harness"
-    scratch.mkdir(exist_ok=True)
-    (scratch / "read_write.o").write_bytes(unit)
-    visible = [f"--globalize-symbol={name}" for name in LOCAL]
-    run(scratch, "objcopy", *visible, folder / WRITER, "alternative.o")
-    run(scratch, "gcc", "-O1", "-fcf-protection=none", "-fno-pie", "-c", HARNESS / "harness.c")
-    run(scratch, "gcc", "-c", HARNESS / "thunks.S")
-    run(
-        *(scratch, "gcc", "-no-pie", "-static", f"-Wl,-T,{HARNESS / 'image.ld'}", "-o", "harness"),
-        *("-Wl,--unresolved-symbols=ignore-all", "-Wl,--no-warn-rwx-segments"),
-        *("harness.o", "thunks.o", "alternative.o", "read_write.o", *(folder / each for each in DECODER)),
-    )
-    return scratch / "harness"
+def objtool_options(folder: Path) -> tuple[str, ...]:
+    """Those that Kbuild gave objtool for vmlinux.o."""
+    command = (folder / ".vmlinux.o.cmd").read_text().splitlines()[0]
+    return tuple(word for word in command.rpartition("objtool/objtool")[2].split() if word.startswith("--"))
 
 
-def run(folder: Path, *command: str | Path) -> str:
-    done = subprocess.run(command, check=True, cwd=folder, stdout=subprocess.PIPE, stderr=None, text=True)
-    return done.stdout
+def finished(folder: Path, target: str) -> bytes:
+    return lateobjects.finished(folder, target, objtool_options(folder))
 
 
-def memory_of(harness: Path, mode: str, release: str) -> tuple[Process, list[str]]:
-    """Let the kernel's code write in one mode; return the memory and what it said."""
-    said = subprocess.run(
-        (harness, mode, "memory"), check=True, cwd=harness.parent, stderr=subprocess.PIPE, text=True
-    ).stderr
-    listed = (line.split() for line in run(harness.parent, "nm", "-n", "harness").splitlines())
-    lines = [(words[2], int(words[0], 16), words[1]) for words in listed if len(words) == 3]
-    where = {name: address for name, address, _ in lines}
-    start, end = where["image_start"], where["image_end"]
-    inside = [(name, at, kind, KERNEL) for name, at, kind in lines if start <= at < end]
-    book = AddressBook([("_text", start, "T", KERNEL), *inside, ("_end", end, "T", KERNEL)])
-    return Process(start, (harness.parent / "memory").read_bytes(), book, release), said.splitlines()
+# The guest ---------------------------------------------------------------------------------------------
 
 
-def keep_object(plugins: Registry, unit: bytes, release: str) -> None:
-    facts = KernelFacts(release=release, machine="x86_64")
-    obj = read_bytes(unit, UNIT)
-    arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
+@contextmanager
+def booted(folder: Path, state: str) -> Iterator[tuple[str, list[str]]]:
+    """Boot into a state; say where its gdbstub is, and what the kernel logged.
+
+    An interrupt between two writes of __apply_fineibt() now and then kills a kernel: it calls what is
+    rewritten by halves. Then it is booted again.
+    """
+    with TemporaryDirectory() as name:
+        scratch, port = Path(name), qmp.free_port()
+        init = Path(__file__).with_name("cfi_init.c")
+        command = (COMPILER, "-O1", "-static", "-nostdlib", "-fuse-ld=lld-19", "-o", scratch / "init", init)
+        subprocess.run(command, check=True)
+        entries = (Entry("init", EXECUTABLE, (scratch / "init").read_bytes()),)
+        (scratch / "initramfs").write_bytes(archive(entries))
+        qemu = shutil.which(QEMU)
+        assert qemu is not None
+        line = (
+            *(qemu, *MACHINE, "-m", "256", "-gdb", f"tcp:127.0.0.1:{port}"),
+            *("-kernel", folder / "arch/x86/boot/bzImage", "-initrd", scratch / "initramfs"),
+            *("-append", command_line(state), "-serial", f"file:{scratch / 'console'}"),
+        )
+        for _ in range(TRIES):
+            process = subprocess.Popen(line)
+            try:
+                said = waited(process, scratch / "console")
+                if READY in said:
+                    yield f"gdb:127.0.0.1:{port}", said.splitlines()
+                    return
+            finally:
+                process.kill()
+                process.wait()
+            assert HALF_WRITTEN in said, said
+        raise AssertionError(said)
+
+
+def command_line(state: str) -> str:
+    return " ".join((*CONSOLE, *STATES[state]))
+
+
+def waited(process: subprocess.Popen[bytes], console: Path) -> str:
+    """The kernel's log, once its only process runs or it is dead."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        dead = process.poll() is not None
+        said = console.read_text(errors="replace") if console.exists() else ""
+        if dead or READY in said:
+            return said
+        assert time.monotonic() < deadline, said
+        time.sleep(0.1)
+
+
+# What is kept ------------------------------------------------------------------------------------------
+
+
+def title(unit: str) -> str:
+    return f"clang-{unit.removesuffix('.c').replace('/', '-')}"
+
+
+def keep_objects(plugins: Registry, folder: Path, facts: KernelFacts) -> None:
+    """Write what is kept of each unit."""
     rows = plugins.special_sections(facts).items()
     special = {name: replace(row, keep=Keep.OWNER) if row.sites else row for name, row in rows}
-    graph = graph_to_match(obj, arch, special, plugins.habits(facts))
-    (OBJECTS / f"{TITLE}.o").write_bytes(write(cut(graph, FUNCTIONS)))
+    for unit, functions in UNITS.items():
+        obj = read_bytes(finished(folder, unit.replace(".c", ".o")), unit)
+        arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
+        graph = graph_to_match(obj, arch, special, plugins.habits(facts))
+        (OBJECTS / f"{title(unit)}.o").write_bytes(write(cut(graph, functions)))
 
 
-def capture(harness: Path, mode: str, release: str) -> None:
-    process, said = memory_of(harness, mode, release)
-    memory = Recorder(process, AddressBook(()))
-    graph = pre(TITLE, memory.facts())
-    found = solve(graph, sites(graph), memory, memory.address_book())
-    listed: list[dict[str, str]] = []
-    for name in FUNCTIONS:
-        node = next(each for each in graph.nodes if name in each.names)
-        address, refusal = memory.address_book().address(name), found.open.get(node.id)
-        refused = "" if node.id in found.matches else str(refusal and refusal.reason)
-        listed.append({"unit": TITLE, "name": name, "address": f"{address:#x}", "refused": refused})
-    compiler = run(harness.parent, COMPILER, "--version").splitlines()[0]
-    record = {
-        "release": release,
-        "version": "",
-        "machine": "x86_64",
-        "done": [f"cfi={mode}", "run in a process by tests/cfi/harness.c", compiler, *said],
-        "functions": listed,
-        "config": {},
-        "structures": structures(memory.facts()),
-        "symbols": symbols(memory, listed),
-        "memory": {f"{a:#x}": data.hex() for a, data in sorted(memory.pieces().items())},
-    }
-    name = f"clang-{mode.replace(',', '-')}"
-    (FIXTURES / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(f"{name}: {[each for each in listed if each['refused']] or 'all match'}", flush=True)
+def capture(plugins: Registry, folder: Path, state: str) -> None:
+    """Boot, read, write the file."""
+    with booted(folder, state) as (where, said):
+        memory = Recorder(plugins.open_memory(where), AddressBook(()))
+        facts = memory.facts()
+        keep_objects(plugins, folder, facts)
+        listed = list(kept(memory))
+        record = {
+            "release": facts.release,
+            "version": facts.version,
+            "machine": facts.machine,
+            "qemu": " ".join(MACHINE),
+            "done": ["built by tests/capture_cfi.py", *(each for each in said if "CFI" in each)],
+            "command_line": command_line(state),
+            "functions": listed,
+            "config": {name: facts.config[name] for name in FACTS if name in facts.config},
+            "structures": structures(facts),
+            "symbols": symbols(memory, listed),
+            "memory": {f"{a:#x}": data.hex() for a, data in sorted(memory.pieces().items())},
+        }
+    (FIXTURES / f"{state}.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{state}: {[each for each in listed if each['refused']] or 'all match'}", flush=True)
 
 
-def main() -> None:
+def kept(memory: Recorder) -> Iterator[dict[str, str]]:
+    """Solve the objects against memory, which reads what is kept; tell what became of each function."""
+    for unit, functions in UNITS.items():
+        graph = pre(title(unit), memory.facts())
+        run = solve(graph, sites(graph), memory, memory.address_book())
+        for name in functions:
+            node = next(each for each in graph.nodes if name in each.names)
+            address, refusal = memory.address_book().address(name), run.open.get(node.id)
+            assert address is not None, name
+            refused = "" if node.id in run.matches else str(refusal and refusal.reason)
+            yield {"unit": title(unit), "name": name, "address": f"{address:#x}", "refused": refused}
+
+
+# All of it ---------------------------------------------------------------------------------------------
+
+
+def whole(plugins: Registry, folder: Path, state: str, known: KernelFacts) -> None:
+    """Match every unit of the kernel and print what `kdiff match --all` would.
+
+    `known`: of a kernel of the same source that describes its structures, which this one does not.
+    """
+    with booted(folder, state) as (where, _), TemporaryDirectory() as scratch:
+        memory = plugins.open_memory(where)
+        facts = replace(memory.facts(), structures=known.structures)
+        kernel = Against(
+            plugins, memory, memory.address_book(), plugins.special_sections(facts), plugins.habits(facts)
+        )
+        truth = read_truth(folder / "vmlinux", kernel.book)
+        totals: Counter[str] = Counter()
+        for unit in built_units(folder):
+            if unit.part_of == KERNEL:
+                path = Path(scratch, "unit.o")
+                path.write_bytes(finished(folder, unit.name))
+                found = cover(replace(unit, path=path), kernel, truth)
+                totals.update(tally(found))
+                if outcome(found) != "ok":
+                    print("\n".join(lines(found)), flush=True)
+    print(f"{state}:", *summary(totals, told=True), sep="\n", flush=True)
+
+
+def main(words: Sequence[str]) -> None:
     plugins = registry.load()
     kernel = setup.make(plugins, setup.choose(plugins, LATER, None), print)
-    release = kernel.abi.partition("+")[0]
-    folder = build(kernel.source, release)
-    unit = lateobjects.finished(folder, UNIT.replace(".c", ".o"), OPTIONS)
-    keep_object(plugins, unit, release)
-    harness = link(folder, unit)
-    for mode in MODES:
-        capture(harness, mode, release)
+    folder = build(kernel.source, kernel.abi.partition("-")[0])
+    every, states = "whole" in words, [each for each in STATES if each in words]
+    for state in states or STATES:
+        if every:
+            known = plugins.open_memory(find_memory(read_config(kernel.config))).facts()
+            whole(plugins, folder, state, known)
+        else:
+            capture(plugins, folder, state)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

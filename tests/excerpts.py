@@ -2,7 +2,8 @@
 """Small pieces of real objects and of the memory of real, running kernels, and both matchers on them.
 
 `fixtures/run-memory` holds them: `objects/NAME.o` are functions of stock units, cut out; `STATE.json` is
-what a stock kernel's memory held in one state, with where it comes from. `capture_run_memory.py` makes them.
+what a kernel's memory held in one state, with where it comes from. `capture_run_memory.py` makes them of
+stock kernels, `capture_cfi.py` those of a kernel built with clang.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a kernel writes over its code, as captured from running kernels, under both matchers.
 
-The captures are those of tests/capture_run_memory.py. `CASES` says what each state's memory holds at a site:
-the very bytes, with `{name}` for the displacement of a branch to a symbol, `{*name+8}` for one to where a
-pointer leads, `{=c3}` for one to bytes outside of the kernel, and `{name|9}` for one to 9 bytes earlier.
+The captures are those of tests/capture_run_memory.py and tests/capture_cfi.py. `CASES` says what each
+state's memory holds at a site: the very bytes, with `{name}` for the displacement of a branch to a symbol,
+`{*name+8}` for one to where a pointer leads, `{=c3}` for one to bytes outside of the kernel, and `{name|9}`
+for one to 9 bytes earlier; `{^78563412}` is the hash 0x12345678 mixed with the kernel's seed, and
+`{-78563412}` what that is negated.
 """
 
 from __future__ import annotations
@@ -49,16 +51,20 @@ CASES = (
     Case("call_depth", COUNTED, ENTRY, 0x14, "e8{__seq_puts|9}"),
     Case("call_depth", LATER, "__pfx_vfs_llseek", 0x7, "909090909090909090"),
     Case("call_depth", COUNTED, "__pfx_vfs_llseek", 0x7, "6548c13d{pcpu_hot+16|1}05"),
-    Case("cfi", "clang-kcfi", "__cfi_vfs_llseek", 0, "b867fe2f789090909090909090909090"),
-    Case("cfi", "clang-kcfi", "__cfi___x64_sys_read", 0, "b8000000009090909090909090909090"),
-    Case("cfi", "clang-kcfi", "vfs_llseek", 0x1F, "41ba9901d087450353f174020f0b"),
+    Case("cfi", "clang-kcfi", "__cfi_vfs_llseek", 0, "b8{^de8718e6}9090909090909090909090"),
+    Case("cfi", "clang-kcfi", "__cfi_ksys_read", 0, "b8000000009090909090909090909090"),
+    Case("cfi", "clang-kcfi", "vfs_llseek", 0x1F, "41ba{-de8718e6}450353f174020f0b"),
+    Case("cfi", "clang-kcfi-norand", "__cfi_vfs_llseek", 0, "b8de8718e69090909090909090909090"),
     Case("cfi", "clang-kcfi-norand", "vfs_llseek", 0x1F, "41ba2278e719450353f174020f0b"),
-    Case("cfi", "clang-fineibt", "__cfi_vfs_llseek", 0, "f30f1efa4181ea67fe2f7874030f0b90"),
-    Case("cfi", "clang-fineibt", "__cfi___x64_sys_read", 0, "660f1f004181ea0000000074030f0b90"),
+    Case("cfi", "clang-fineibt", "__cfi_vfs_llseek", 0, "f30f1efa4181ea{^de8718e6}74030f0b90"),
+    Case("cfi", "clang-fineibt", "__cfi_ksys_read", 0, "660f1f004181ea0000000074030f0b90"),
     Case("cfi", "clang-fineibt", "vfs_llseek", 0, "660f1f00"),
-    Case("cfi", "clang-fineibt", "vfs_llseek", 0x1F, "41ba67fe2f784983eb100f1f4000"),
+    Case("cfi", "clang-fineibt", "vfs_llseek", 0x1F, "41ba{^de8718e6}4983eb100f1f4000"),
+    Case("cfi", "clang-fineibt-norand", "__cfi_vfs_llseek", 0, "f30f1efa4181eade8718e674030f0b90"),
+    Case("cfi", "clang-fineibt-norand", "vfs_llseek", 0x1F, "41bade8718e64983eb100f1f4000"),
     Case("cfi", "clang-off", "vfs_llseek", 0x1F, "eb0c2278e719450353f174020f0b"),
-    Case("endbr+cfi", "clang-off", "__x64_sys_read", 0, "660f1f00"),
+    Case("endbr+cfi", "clang-kcfi", "ksys_read", 0, "660f1f00"),
+    Case("endbr+cfi", "clang-off", "ksys_read", 0, "660f1f00"),
     Case("endbr", LATER, "arch_cpu_idle_dead", 0, "660f1f00"),
     Case("fentry", "preempt-none", ENTRY, 0, "0f1f440000"),
     Case("fentry", "function-tracer", ENTRY, 0, "e8{ftrace_trampoline}"),
@@ -78,7 +84,7 @@ CASES = (
     Case("retpoline", "zen2-lfence", "arch_cpu_idle", 0xC, "0faee8ffe0"),
     Case("retpoline", COUNTED, "vfs_llseek", 0x17, "e9{__x86_indirect_jump_thunk_rax}"),
     Case("retpoline", COUNTED, "arch_cpu_idle_dead", 0x10, "e8{__x86_indirect_call_thunk_rax}"),
-    Case("retpoline", "clang-fineibt", "vfs_llseek", 0x2D, "41ffe3cc6690"),
+    Case("retpoline", "clang-fineibt-norand", "vfs_llseek", 0x2D, "41ffe3cc6690"),
     Case("return", "clang-fineibt", "vfs_llseek", 0x11, "c3cccccccccc"),
     Case("return", COUNTED, ENTRY, 0x29, "e9{*x86_return_thunk}"),
     Case("return", "preempt-none", ENTRY, 0x25, "c3cccccccc"),
@@ -125,10 +131,13 @@ def captured(refused: bool = False) -> list[tuple[str, str, str]]:
 def spelled(memory: Excerpt, text: str, address: int) -> bytes:
     """The bytes of a case at an address."""
     data = b""
-    pattern = r"([0-9a-f]{2})|\{([*=]?)([\w.]+)(?:\+(\d+))?(?:\|(\d+))?\}"
+    pattern = r"([0-9a-f]{2})|\{([*=^-]?)([\w.]+)(?:\+(\d+))?(?:\|(\d+))?\}"
     for plain, kind, name, offset, earlier in re.findall(pattern, text):
         if plain:
             data += bytes.fromhex(plain)
+            continue
+        if kind in ("^", "-"):
+            data += hashed(memory, bytes.fromhex(name), negated=kind == "-")
             continue
         target = made(memory, bytes.fromhex(name)) if kind == "=" else listed(memory, name) + int(offset or 0)
         if kind == "*":
@@ -138,6 +147,14 @@ def spelled(memory: Excerpt, text: str, address: int) -> bytes:
         target -= int(earlier or 0)
         data += (target - (address + len(data) + 4) & 0xFFFFFFFF).to_bytes(4, "little")
     return data
+
+
+def hashed(memory: Excerpt, known: bytes, negated: bool) -> bytes:
+    """The hash of a type as a kernel with a seed of its own has it."""
+    seed = memory.read(listed(memory, "cfi_seed"), 4)
+    assert seed is not None
+    mixed = int.from_bytes(known, "little") ^ int.from_bytes(seed, "little")
+    return (-mixed % (1 << 32) if negated else mixed).to_bytes(4, "little")
 
 
 def listed(memory: Excerpt, name: str) -> int:
@@ -214,7 +231,7 @@ def test_counted_calls_are_allowed_only_while_returns_are_counted(function: str,
 @pytest.mark.parametrize(("state", "function", "symbol"), [
     ("clang-off", "vfs_llseek", "cfi_mode"),
     *((state, function, symbol)
-      for state in ("clang-kcfi", "clang-fineibt")
+      for state in ("clang-kcfi", "clang-fineibt", "clang-fineibt-norand")
       for function in ("vfs_llseek", "__cfi_vfs_llseek")
       for symbol in ("cfi_mode", "cfi_seed")),
 ])  # fmt: skip
