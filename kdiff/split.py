@@ -352,13 +352,18 @@ def _cuts(
             if source in sections or howto is None or not howto.pc_relative or not howto.complete:
                 continue
             at += howto.size if howto.end_relative else -howto.bias
-        elif table is None:
+        elif table is None or not _names(table.pieces, obj.section_name(target)):
             continue
         elif table.from_start and table.entry_size:
             at -= place % table.entry_size
         if 0 <= at < obj.sections["size"][target]:
             cuts[target].add(at)
     return cuts
+
+
+def _names(sections: tuple[str, ...], name: str) -> bool:
+    """Whether a row's list names a section; a name that ends in `*` is the beginning of many."""
+    return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in sections)
 
 
 def _addend(obj: Object, arch: Architecture, howto: Howto | None, record: Raw) -> int:

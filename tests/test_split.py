@@ -222,6 +222,22 @@ def test_assembly_without_sizes_is_one_piece_per_section() -> None:
     assert found.sections["flags"][text[0].section] & SHF_ALLOC
 
 
+@pytest.mark.parametrize(("table", "cuts"), [("__table", [(0, 2), (2, 6)]), ("__sites", [(0, 8)])])
+def test_code_for_entries_of_a_table_is_cut_where_that_table_points(
+    table: str, cuts: list[tuple[int, int]]
+) -> None:
+    """A table of sites may point into such code, too, where it holds a branch that is rewritten."""
+    rows = (
+        SpecialSection("__table", 4, Keep.OWNER, pieces=("replacement",)),
+        SpecialSection("__sites", 4, Keep.OWNER),
+    )
+    entry = f'.section {table},"a"\n.long replacement + 2 - .\n'
+    text = entry + '.section replacement,"ax"\nthere: .fill 8, 1, 0xf4\n'
+    found = read_bytes(compiled(text, ASSEMBLY))
+    cut = split(found, ARCHITECTURE, {row.name: row for row in rows})
+    assert ranges([each for each in cut if found.section_name(each.section) == "replacement"]) == cuts
+
+
 # What broken files claim -----------------------------------------------------------------------------
 
 
