@@ -54,6 +54,7 @@ UNITS = {
         *("vfs_llseek", "__cfi_vfs_llseek", "vfs_iocb_iter_read", "__cfi_vfs_iocb_iter_read"),
         *("__x64_sys_read", "__cfi___x64_sys_read", "ksys_read", "__cfi_ksys_read"),
     ),
+    "arch/x86/entry/entry.S": ("entry_ibpb",),
 }
 """Units, and the functions of each that are kept."""
 STATES = {
@@ -94,6 +95,7 @@ CONFIG_DEBUG_INFO_NONE=y
 CONFIG_SECTION_MISMATCH_WARN_ONLY=y
 """
 """On top of `make tinyconfig`. The last: without modules, __apply_fineibt() calls code for boot only."""
+BUILT = "built by tests/capture_cfi.py; structures are those of Debian's kernel of the same source"
 READY = "captured: ready"
 """What cfi_init.c says."""
 CONSOLE = ("earlyprintk=serial,ttyS0,115200,keep", "panic=-1")
@@ -187,8 +189,12 @@ def waited(process: subprocess.Popen[bytes], console: Path) -> str:
 # What is kept ------------------------------------------------------------------------------------------
 
 
+def object_of(unit: str) -> str:
+    return str(Path(unit).with_suffix(".o"))
+
+
 def title(unit: str) -> str:
-    return f"clang-{unit.removesuffix('.c').replace('/', '-')}"
+    return f"clang-{object_of(unit).removesuffix('.o').replace('/', '-')}"
 
 
 def keep_objects(plugins: Registry, folder: Path, facts: KernelFacts) -> None:
@@ -196,17 +202,18 @@ def keep_objects(plugins: Registry, folder: Path, facts: KernelFacts) -> None:
     rows = plugins.special_sections(facts).items()
     special = {name: replace(row, keep=Keep.OWNER) if row.sites else row for name, row in rows}
     for unit, functions in UNITS.items():
-        obj = read_bytes(finished(folder, unit.replace(".c", ".o")), unit)
+        obj = read_bytes(finished(folder, object_of(unit)), unit)
         arch = plugins.architecture(obj.machine, obj.byte_order, obj.path)
         graph = graph_to_match(obj, arch, special, plugins.habits(facts))
         (OBJECTS / f"{title(unit)}.o").write_bytes(write(cut(graph, functions)))
 
 
-def capture(plugins: Registry, folder: Path, state: str) -> None:
-    """Boot, read, write the file."""
+def capture(plugins: Registry, folder: Path, state: str, known: KernelFacts) -> None:
+    """Boot, read, write the file. `known`: as for `whole`."""
     with booted(folder, state) as (where, said):
         memory = Recorder(plugins.open_memory(where), AddressBook(()))
-        facts = memory.facts()
+        facts = replace(memory.facts(), structures=known.structures)
+        memory.facts = lambda: facts
         keep_objects(plugins, folder, facts)
         listed = list(kept(memory))
         record = {
@@ -214,7 +221,7 @@ def capture(plugins: Registry, folder: Path, state: str) -> None:
             "version": facts.version,
             "machine": facts.machine,
             "qemu": " ".join(MACHINE),
-            "done": ["built by tests/capture_cfi.py", *(each for each in said if "CFI" in each)],
+            "done": [BUILT, *(each for each in said if "CFI" in each)],
             "command_line": command_line(state),
             "functions": listed,
             "config": {name: facts.config[name] for name in FACTS if name in facts.config},
@@ -270,13 +277,11 @@ def main(words: Sequence[str]) -> None:
     plugins = registry.load()
     kernel = setup.make(plugins, setup.choose(plugins, LATER, None), print)
     folder = build(kernel.source, kernel.abi.partition("-")[0])
-    every, states = "whole" in words, [each for each in STATES if each in words]
-    for state in states or STATES:
-        if every:
-            known = plugins.open_memory(find_memory(read_config(kernel.config))).facts()
-            whole(plugins, folder, state, known)
-        else:
-            capture(plugins, folder, state)
+    known = plugins.open_memory(find_memory(read_config(kernel.config))).facts()
+    work = whole if "whole" in words else capture
+    chosen = [each for each in STATES if each in words]
+    for state in chosen or STATES:
+        work(plugins, folder, state, known)
 
 
 if __name__ == "__main__":

@@ -350,6 +350,25 @@ def test_an_alternative_gets_its_replacement_filled_up_with_no_ops() -> None:
     assert not allows(site, bytes.fromhex("0f01cbcccccc"))
 
 
+@pytest.mark.parametrize(("size", "jump"), [(12, "eb0a"), (127, "eb7d"), (128, "e97b000000")])
+def test_no_ops_that_are_too_many_for_one_instruction_are_jumped_over(size: int, jump: str) -> None:
+    code = bytes.fromhex(jump).ljust(size, b"\xcc")
+    for original, replacement in (
+        (b"\xf4" + b"\x90" * size, b"\xc3"),
+        (b"\x90" * (size + 1), b"\xf4"),
+    ):
+        site = one(".altinstructions", alternative(Code(original), Code(replacement)))
+        assert allows(site, b"\xf4" + code)
+        assert allows(site, b"\xf4" + b"\x90" * size)
+        for at in range(size):
+            assert not allows(site, b"\xf4" + code[:at] + bytes((code[at] ^ 1,)) + code[at + 1 :])
+
+
+def test_no_ops_that_one_instruction_can_be_are_not_jumped_over() -> None:
+    site = one(".altinstructions", alternative(Code(b"\x90" * 11), Code(b"\xc3")))
+    assert not allows(site, bytes.fromhex("eb09").ljust(11, b"\xcc"))
+
+
 def test_an_empty_replacement_leaves_only_no_ops() -> None:
     site = one(".altinstructions", alternative(Code(bytes.fromhex("eb13")), Code(b"")))
     assert allows(site, bytes.fromhex("6690"))

@@ -47,6 +47,7 @@ CASES = (
     Case("alternative", LATER, "__switch_to_xtra", 0xA8, "eb2ecccccc"),
     Case("alternative", LATER, "default_idle", 0x4, "e8{*pv_ops+264}90"),
     Case("alternative", COUNTED, "default_idle", 0x4, "e8{*pv_ops+264|9}90"),
+    Case("alternative", "clang-kcfi", "entry_ibpb", 0x13, "eb28eb26" + "cc" * 0x26),
     Case("call_depth", LATER, ENTRY, 0x14, "e8{__seq_puts}"),
     Case("call_depth", COUNTED, ENTRY, 0x14, "e8{__seq_puts|9}"),
     Case("call_depth", LATER, "__pfx_vfs_llseek", 0x7, "909090909090909090"),

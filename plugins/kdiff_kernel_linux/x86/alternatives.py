@@ -2,9 +2,9 @@
 """Alternatives: apply_alternatives(), recompute_jump() and optimize_nops() of arch/x86/kernel/alternative.c.
 
 A site keeps its original, whose one-byte no-ops become longer ones, or gets the replacement, filled up with
-no-ops. The kernel moves only a replacement of five bytes that is a call or a jump, the jump perhaps into its
-short form, which is filled up with no-ops or, since 6.5, with int3; objtool refuses any other relocation in a
-replacement.
+no-ops; since 6.5, many no-ops are a jump over int3. The kernel moves only a replacement of five bytes that is
+a call or a jump, the jump perhaps into its short form, which is filled up with no-ops or, since 6.5, with
+int3; objtool refuses any other relocation in a replacement.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kdiff.api import EntryView, Form, Literal, Place, Site
 from kdiff_kernel_linux.layout import Layout
 from kdiff_kernel_linux.x86.code import BUG, is_jump, rewritten
 from kdiff_kernel_linux.x86.depth import counted
-from kdiff_kernel_linux.x86.forms import INT3, JUMP_SHORT, NEAR, length, near_target, padded, short
+from kdiff_kernel_linux.x86.forms import INT3, JUMP_SHORT, NEAR, jumped, length, near_target, padded, short
 
 
 def sites(layout: Layout, entry: EntryView) -> Iterator[Site]:
@@ -30,7 +30,7 @@ def sites(layout: Layout, entry: EntryView) -> Iterator[Site]:
         forms += padded(((),), size)
     elif other is not None:
         forms += padded(_replaced(entry, other, length), size)
-    forms = tuple(dict.fromkeys(forms))
+    forms = tuple(dict.fromkeys((*forms, *map(jumped, forms))))
     yield Site(place.offset, size, "alternative", (*forms, *counted(forms)))
 
 

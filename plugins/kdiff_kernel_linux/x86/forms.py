@@ -40,6 +40,9 @@ ENDBR_POISON = bytes.fromhex("660f1f00")
 NEAR = 5
 """Bytes of a call or jump with a 4-byte displacement."""
 
+_LONGEST_NOP, _SHORT_BELOW = 11, 128
+"""What add_nop() writes as one no-op, and jumps over with a 1-byte displacement."""
+
 RETURN_THUNK = Place(None, "x86_return_thunk")
 """The pointer to the thunk that this processor needs (arch/x86/kernel/cpu/bugs.c)."""
 
@@ -101,6 +104,21 @@ def joined(forms: Iterable[Form]) -> Form:
         else:
             parts.append(part)
     return (*conditions, *parts)
+
+
+def jumped(form: Form) -> Form:
+    """add_nop(): since 6.5, no-ops longer than one instruction can be (ASM_NOP_MAX) are jumped over."""
+    return joined(
+        (_jump_over(part.size),) if isinstance(part, Pad) and part.size > _LONGEST_NOP else (part,)
+        for part in form
+    )
+
+
+def _jump_over(size: int) -> Literal:
+    """A jump to where `size` bytes end, and int3 behind it."""
+    if size < _SHORT_BELOW:
+        return Literal(JUMP_SHORT + bytes((size - 2,)) + INT3 * (size - 2))
+    return Literal(JUMP + (size - NEAR).to_bytes(4, "little") + INT3 * (size - NEAR))
 
 
 def length(form: Form) -> int:
