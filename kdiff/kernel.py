@@ -232,6 +232,10 @@ class EntryView(Protocol):
         """The symbol at the entry's start, empty where there is none."""
 
     @property
+    def section(self) -> str:
+        """The name of the entry's section, which says more than its row's where that is of a family."""
+
+    @property
     def data(self) -> bytes:
         """The entry's bytes, fields zero on RELA architectures."""
 
@@ -354,5 +358,7 @@ class SpecialSection:
     """For entries the kernel could not read in time: makes code do the same without them."""
     runs: bool = False
     """Entries about one function that lie side by side are one node: nobody asks for a single one."""
+    finishes: bool = False
+    """By an entry the kernel finishes code once, at boot: new code would stay as it was compiled."""
     opaque: str = ""
     """Set by kdiff: why this object's entries cannot be told apart. The whole table is one node then."""

@@ -46,6 +46,7 @@ def review_sections(plan: Plan) -> Iterator[Refusal]:
     """Refuse what an unknown section or an uncut table says about code that travels."""
     yield from _opaque_tables(plan)
     yield from _mistyped_tables(plan)
+    yield from _unfinished(plan)
     carried = set(plan.carried)
     changed = {change.post for change in plan.delta.changed} | set(plan.delta.added)
     unknown = set(unknown_sections(plan.post)) if changed else set()
@@ -94,6 +95,23 @@ def _mistyped_tables(plan: Plan) -> Iterator[Refusal]:
                 f"entries of {name} have {table.entry_size} bytes by its relocations,"
                 f" {typed} by its debugging information", _FACTS,
             )  # fmt: skip
+
+
+def _unfinished(plan: Plan) -> Iterator[Refusal]:
+    """Code that travels and that the kernel would have to finish, which it does at boot only."""
+    carried = set(plan.carried)
+    for node in plan.post.nodes:
+        if node.table is None or not node.table.finishes:
+            continue
+        for reference in plan.post.references[node.id]:
+            if reference.target in carried:
+                label = plan.post.nodes[reference.target].label
+                yield Refusal(
+                    "review.unfinished_code", plan.post.where(node),
+                    f"{label} would be new code, and the kernel writes what {node.section_name} names"
+                    " into code at boot only",
+                    "leave the functions that use it as they are",
+                )  # fmt: skip
 
 
 def _is_cut_by_looks(graph: SectionGraph, node: Node) -> bool:

@@ -64,6 +64,10 @@ class View:
         return self.entry.name
 
     @property
+    def section(self) -> str:
+        return self.entry.section_name
+
+    @property
     def data(self) -> bytes:
         return self.graph.contents(self.entry)
 

@@ -55,6 +55,8 @@ UNITS = {
         *("__x64_sys_read", "__cfi___x64_sys_read", "ksys_read", "__cfi_ksys_read"),
     ),
     "arch/x86/entry/entry.S": ("entry_ibpb",),
+    "fs/dcache.c": ("__d_lookup", "__cfi___d_lookup"),
+    "lib/usercopy.c": ("_copy_to_user", "__cfi__copy_to_user"),
 }
 """Units, and the functions of each that are kept."""
 STATES = {

@@ -413,14 +413,32 @@ def test_facts_of_another_machine_are_an_error(tmp_path: Path, capsys: pytest.Ca
     assert _diff(tmp_path, capsys, text, text, "--facts", str(facts), "--json")[0] == 1
 
 
-@pytest.mark.parametrize(
-    ("section", "entry"),
-    [
-        ("__new_feature", ".quad .Lf1"),
-        ("runtime_ptr_USER_PTR_MAX", ".long .Lf1-."),
-        ("runtime_shift_d_hash_shift", ".long .Lf1-."),
-    ],
-)
+RUNTIME_CONSTANTS = ("runtime_ptr_USER_PTR_MAX", "runtime_shift_d_hash_shift")
+
+
+@pytest.mark.parametrize("section", RUNTIME_CONSTANTS)
+def test_code_with_constants_of_the_run_is_refused_only_if_it_would_be_new(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], section: str
+) -> None:
+    before = code("x86_64", "f", "g") + table(section, ".long .Lf1-.")
+    status, said = _diff(tmp_path, capsys, before, before.replace(".size g,", "nop\n.size g,"))
+    assert (status, section in said) == (0, False)
+    status, said = _diff(tmp_path, capsys, before, before.replace(".size f,", "nop\n.size f,"))
+    assert (status, "refused  review.unfinished_code" in said) == (3, True)
+    status, said = _diff(tmp_path, capsys, code("x86_64", "f", "g"), before)
+    assert (status, "refused  review.unfinished_code" in said) == (3, True)
+
+
+@pytest.mark.parametrize("section", RUNTIME_CONSTANTS)
+def test_code_that_asks_for_another_constant_of_the_run_is_changed_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], section: str
+) -> None:
+    before = code("x86_64", "f", "g") + table(section, ".long .Lf1-.")
+    status, said = _diff(tmp_path, capsys, before, before.replace(section, section + "_other"))
+    assert (status, "refused  review.unfinished_code" in said) == (3, True)
+
+
+@pytest.mark.parametrize(("section", "entry"), [("__new_feature", ".quad .Lf1")])
 def test_unknown_sections_are_listed_and_refused_only_if_something_depends_on_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], section: str, entry: str
 ) -> None:

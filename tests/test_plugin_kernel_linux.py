@@ -131,6 +131,7 @@ class Entry:
     places: Mapping[int, Place]
     nodes: tuple[Code, ...]
     name: str = ""
+    section: str = ""
     architecture: Architecture = ARCHITECTURE
 
     def place(self, offset: int) -> Place | None:
@@ -441,6 +442,14 @@ def test_a_return_inside_an_alternative_may_have_been_rewritten_before() -> None
     assert allows(site, bytes.fromhex("31c0c3cccccccc"))
     assert allows(site, bytes.fromhex("31c0") + near(b"\xe9", "srso_return_thunk", 2))
     assert not allows(site, bytes.fromhex("31c0") + near(b"\xe9", "retbleed_return_thunk", 2))
+
+
+@pytest.mark.parametrize(("family", "size"), [("runtime_ptr_", 8), ("runtime_shift_", 1)])
+def test_a_constant_of_the_run_is_what_its_variable_holds(family: str, size: int) -> None:
+    code = Code(bytes.fromhex("48b8efcdab8967452301"))
+    (site,) = ask(family, Entry(bytes(4), {0: here(2)}, (code,), section=f"{family}variable"))
+    assert (site.offset, site.size, site.rewrite) == (2, size, "runtime_const")
+    assert site.forms == ((Mixed(bytes(size), Place(None, "variable")),),)
 
 
 # Types of functions ----------------------------------------------------------------------------------

@@ -95,6 +95,9 @@ CASES = (
     Case("return", "icelake-its", ENTRY, 0x25, "e9{*x86_return_thunk}"),
     Case("return", "skylake-retpoline", ENTRY, 0x25, "e9{*x86_return_thunk}"),
     Case("return", "zen3-srso", ENTRY, 0x25, "e9{*x86_return_thunk}"),
+    Case("runtime_const", "clang-kcfi", "_copy_to_user", 0xD, "00f0ffffffffff00"),
+    Case("runtime_const", "clang-fineibt", "__d_lookup", 0x12, "0010e90f000011ff"),
+    Case("runtime_const", "clang-fineibt", "__d_lookup", 0x1F, "11"),
     Case("smp_lock", "preempt-none", "hw_perf_event_destroy", 0xA, "f0"),
     Case("smp_lock", "one-processor", "hw_perf_event_destroy", 0xA, "3e"),
     Case("smp_lock", "maxcpus-1", "hw_perf_event_destroy", 0xA, "3e"),
@@ -240,6 +243,20 @@ def test_hashes_of_types_are_what_mode_and_seed_make_of_them(state: str, functio
     memory, subject = excerpt(state), judge(state, unit_of(state, function), function)
     place = listed(memory, symbol)
     held = memory.read(place, 4)
+    assert held is not None
+    for at, byte in enumerate(held):
+        assert subject.verdicts(memory.patched(place + at, bytes((byte ^ 1,)))) == (False, False)
+
+
+@pytest.mark.parametrize(("function", "symbol", "size"), [
+    ("_copy_to_user", "USER_PTR_MAX", 8), ("__d_lookup", "dentry_hashtable", 8),
+    ("__d_lookup", "d_hash_shift", 1),
+])  # fmt: skip
+def test_constants_of_the_run_are_what_their_variables_hold(function: str, symbol: str, size: int) -> None:
+    state = "clang-fineibt"
+    memory, subject = excerpt(state), judge(state, unit_of(state, function), function)
+    place = listed(memory, symbol)
+    held = memory.read(place, size)
     assert held is not None
     for at, byte in enumerate(held):
         assert subject.verdicts(memory.patched(place + at, bytes((byte ^ 1,)))) == (False, False)

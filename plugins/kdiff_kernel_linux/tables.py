@@ -80,6 +80,10 @@ _READ_ONCE_FAMILIES = {
 }
 """The same for whole families of sections."""
 
+RUNTIME_CONSTANTS = ("runtime_ptr_", "runtime_shift_")
+"""asm/runtime-const.h since 6.11: where constants stand in code. The rest of the name is a variable's, whose
+value runtime_const_init() puts there."""
+
 _UNREAD = (
     *(".modinfo", ".printk_index", "__modver", "__syscalls_metadata", "__tracepoint_str"),
     *(".tracedata", ".eh_frame"),
@@ -166,6 +170,18 @@ def rows(
             shapes=shapes.raw_tracepoints(facts),
         ),
         _array(".kcfi_traps", RELATIVE_WORD, rewrites),
+        *(
+            SpecialSection(
+                name,
+                RELATIVE_WORD,
+                Keep.NEVER,
+                owner=0,
+                prefix=True,
+                finishes=True,
+                sites=rewrites.get(name),
+            )
+            for name in RUNTIME_CONSTANTS
+        ),
         SpecialSection("__trace_printk_fmt", word, Keep.REFERENCED),
         *(
             SpecialSection(

@@ -3,10 +3,10 @@
 
 Each rewrite is described after the source that does it, below arch/x86/kernel: alternative.c
 (alternatives, paravirt calls, retpolines, return thunks, lock prefixes, endbr), static_call.c, jump_label.c,
-ftrace.c, callthunks.c. The order there matters: paravirt calls, retpolines and returns are rewritten before
-alternatives are, which then copy rewritten code and join the no-ops; `code.py` composes the forms in that
-order. Calls are counted last. Which of the forms a machine has depends on its processor, so all that some
-processor would get are allowed.
+ftrace.c, callthunks.c; and include/asm/runtime-const.h. The order there matters: paravirt calls, retpolines
+and returns are rewritten before alternatives are, which then copy rewritten code and join the no-ops;
+`code.py` composes the forms in that order. Calls are counted last. Which of the forms a machine has depends
+on its processor, so all that some processor would get are allowed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from kdiff.api import CodeAhead, Keep, KernelFacts, SpecialSection, Without
 from kdiff_kernel_linux import shapes
 from kdiff_kernel_linux.layout import RELATIVE_WORD, first, members, size
 from kdiff_kernel_linux.ports import alternatives as alternative_row
-from kdiff_kernel_linux.tables import Sites
-from kdiff_kernel_linux.x86 import alternatives, branches, calls, cfi, depth, keytests
+from kdiff_kernel_linux.tables import RUNTIME_CONSTANTS, Sites
+from kdiff_kernel_linux.x86 import alternatives, branches, calls, cfi, constants, depth, keytests
 
 _BOOT_ONLY = (".apicdrivers", ".orc_header", ".x86_cpu_dev.init", ".x86_intel_mid_dev.init")
 
@@ -27,6 +27,12 @@ _BOOT_ONLY = (".apicdrivers", ".orc_header", ".x86_cpu_dev.init", ".x86_intel_mi
 def rewrites(facts: KernelFacts) -> Mapping[str, Sites]:
     """`sites` functions for tables that all architectures share."""
     found: dict[str, Sites] = {"__mcount_loc": calls.fentry}
+    if facts.machine == "x86_64":
+        pointer, shift = RUNTIME_CONSTANTS
+        found |= {
+            pointer: partial(constants.runtime, pointer, 8),
+            shift: partial(constants.runtime, shift, 1),
+        }
     jump = members(facts, "jump_entry", "code", "target")
     if jump is not None:
         found["__jump_table"] = partial(branches.jump_label, jump)
