@@ -56,15 +56,20 @@ UNITS = {
     ),
     "arch/x86/entry/entry.S": ("entry_ibpb",),
     "fs/dcache.c": ("__d_lookup", "__cfi___d_lookup"),
+    "kernel/resource.c": ("__release_child_resources",),
     "lib/usercopy.c": ("_copy_to_user", "__cfi__copy_to_user"),
 }
 """Units, and the functions of each that are kept."""
+COUNTED = ("retbleed=stuff", "spectre_v2=retpoline")
 STATES = {
     "clang-kcfi": ("cfi=kcfi",),
     "clang-kcfi-norand": ("cfi=kcfi,norand",),
     "clang-fineibt": ("cfi=fineibt",),
     "clang-fineibt-norand": ("cfi=fineibt,norand", "mitigations=off"),
     "clang-off": ("cfi=off",),
+    "clang-kcfi-stuffing": ("cfi=kcfi", *COUNTED),
+    "clang-fineibt-stuffing": ("cfi=fineibt", *COUNTED),
+    "clang-off-stuffing": ("cfi=off", *COUNTED),
 }
 """What is added to the kernel's command line. QEMU's processors have no IBT, so the kernel must be told."""
 COMPILER = "clang-19"
@@ -76,6 +81,7 @@ NAMED = (
 )
 CONFIG = """
 CONFIG_64BIT=y
+CONFIG_SMP=y
 CONFIG_PRINTK=y
 CONFIG_EARLY_PRINTK=y
 CONFIG_BINFMT_ELF=y
@@ -154,7 +160,7 @@ def booted(folder: Path, state: str) -> Iterator[tuple[str, list[str]]]:
         qemu = shutil.which(QEMU)
         assert qemu is not None
         line = (
-            *(qemu, *MACHINE, "-m", "256", "-gdb", f"tcp:127.0.0.1:{port}"),
+            *(qemu, *machine(state), "-m", "256", "-gdb", f"tcp:127.0.0.1:{port}"),
             *("-kernel", folder / "arch/x86/boot/bzImage", "-initrd", scratch / "initramfs"),
             *("-append", command_line(state), "-serial", f"file:{scratch / 'console'}"),
         )
@@ -170,6 +176,11 @@ def booted(folder: Path, state: str) -> Iterator[tuple[str, list[str]]]:
                 process.wait()
             assert HALF_WRITTEN in said, said
         raise AssertionError(said)
+
+
+def machine(state: str) -> tuple[str, ...]:
+    """Processors of Skylake's family only count calls."""
+    return (*MACHINE, "-cpu", "Skylake-Server") if COUNTED[0] in STATES[state] else MACHINE
 
 
 def command_line(state: str) -> str:
@@ -222,7 +233,7 @@ def capture(plugins: Registry, folder: Path, state: str, known: KernelFacts) -> 
             "release": facts.release,
             "version": facts.version,
             "machine": facts.machine,
-            "qemu": " ".join(MACHINE),
+            "qemu": " ".join(machine(state)),
             "done": [BUILT, *(each for each in said if "CFI" in each)],
             "command_line": command_line(state),
             "functions": listed,

@@ -83,6 +83,7 @@ ADDRESSES = {
     "__fentry__": 0x52500,
     "cfi_mode": 0x2200000,
     "cfi_seed": 0x2200010,
+    "pcpu_hot": 0x1F000,
     "native": 0x53000,
     "__x86_indirect_thunk_rax": 0x54000,
     "__x86_indirect_thunk_r11": 0x54160,
@@ -479,13 +480,13 @@ CALLERS = {
 }
 
 
-def cfi_rows() -> CodeAhead:
-    rows = kdiff_kernel_linux.kdiff_habits(FACTS)
+def cfi_rows(facts: KernelFacts = FACTS) -> CodeAhead:
+    rows = kdiff_kernel_linux.kdiff_habits(facts)
     return next(row for row in rows if isinstance(row, CodeAhead) and row.name == "__cfi_")
 
 
-def preamble(code: str) -> tuple[Site, ...]:
-    sites = cfi_rows().sites
+def preamble(code: str, facts: KernelFacts = FACTS) -> tuple[Site, ...]:
+    sites = cfi_rows(facts).sites
     assert sites is not None
     return tuple(sites(Entry(bytes.fromhex(code), {}, ())))
 
@@ -561,6 +562,32 @@ def test_a_call_is_counted_in_front_of_its_target_while_returns_are() -> None:
     assert allows(site, earlier(call), COUNTING)
     assert not allows(site, earlier(call))
     assert not any(allows(site, earlier(call, each), COUNTING) for each in (1, 8, 10, 16, -9))
+
+
+def test_a_function_that_calls_itself_is_counted_too() -> None:
+    code = Code(bytes.fromhex("90e8faffffff"))
+    site = one(".call_sites", Entry(bytes(4), {0: here(1)}, (code,)))
+    assert allows(site, bytes.fromhex("e8f1ffffff"), COUNTING)
+    assert not allows(site, bytes.fromhex("e8f1ffffff"))
+    assert not allows(site, bytes.fromhex("e8f2ffffff"), COUNTING)
+    assert ask(".call_sites", Entry(bytes(4), {0: here(1)}, (Code(bytes.fromhex("90e8fbffffff")),))) == ()
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(MIXED, KCFI), (0, KCFI), (HASH, OFF)])
+def test_a_hash_has_the_instruction_that_counts_behind_it_while_returns_are_counted(
+    value: int, wanted: int
+) -> None:
+    structures = FACTS.structures | {"pcpu_hot": Structure(64, {"call_depth": 16})}
+    (site,) = preamble(f"b8{number(HASH)}" + "90" * 11, replace(FACTS, structures=structures))
+    distance = ADDRESSES["pcpu_hot"] + 16 - (SITE + 16)
+    data = bytes.fromhex(f"b8{number(value)}90906548c13d{number(distance)}05")
+    modes = (0, OFF, KCFI, FINEIBT)
+    assert [each for each in modes if allows(site, data, COUNTING | mode(each))] == [wanted]
+    assert not any(allows(site, data, POINTERS | mode(each)) for each in modes)
+    for bit in range(8 * len(data)):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        assert not allows(site, bytes(changed), COUNTING | mode(wanted))
 
 
 @pytest.mark.parametrize(("code", "name"), [("e800000000", "__fentry__"), ("e900000000", "new")])

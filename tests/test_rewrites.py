@@ -47,11 +47,19 @@ CASES = (
     Case("alternative", LATER, "__switch_to_xtra", 0xA8, "eb2ecccccc"),
     Case("alternative", LATER, "default_idle", 0x4, "e8{*pv_ops+264}90"),
     Case("alternative", COUNTED, "default_idle", 0x4, "e8{*pv_ops+264|9}90"),
-    Case("alternative", "clang-kcfi", "entry_ibpb", 0x13, "eb28eb26" + "cc" * 0x26),
+    Case("alternative", "clang-kcfi", "entry_ibpb", 0x13, "eb29eb27" + "cc" * 0x27),
     Case("call_depth", LATER, ENTRY, 0x14, "e8{__seq_puts}"),
     Case("call_depth", COUNTED, ENTRY, 0x14, "e8{__seq_puts|9}"),
     Case("call_depth", LATER, "__pfx_vfs_llseek", 0x7, "909090909090909090"),
     Case("call_depth", COUNTED, "__pfx_vfs_llseek", 0x7, "6548c13d{pcpu_hot+16|1}05"),
+    Case(
+        "call_depth",
+        "clang-kcfi-stuffing",
+        "__release_child_resources",
+        0x2B,
+        "e8{__release_child_resources|9}",
+    ),
+    Case("call_depth", "clang-fineibt-stuffing", "__d_lookup", 0x6E, "e8{_raw_spin_lock}"),
     Case("cfi", "clang-kcfi", "__cfi_vfs_llseek", 0, "b8{^de8718e6}9090909090909090909090"),
     Case("cfi", "clang-kcfi", "__cfi_ksys_read", 0, "b8000000009090909090909090909090"),
     Case("cfi", "clang-kcfi", "vfs_llseek", 0x1F, "41ba{-de8718e6}450353f174020f0b"),
@@ -63,6 +71,12 @@ CASES = (
     Case("cfi", "clang-fineibt", "vfs_llseek", 0x1F, "41ba{^de8718e6}4983eb100f1f4000"),
     Case("cfi", "clang-fineibt-norand", "__cfi_vfs_llseek", 0, "f30f1efa4181eade8718e674030f0b90"),
     Case("cfi", "clang-fineibt-norand", "vfs_llseek", 0x1F, "41bade8718e64983eb100f1f4000"),
+    Case(
+        "cfi", "clang-kcfi-stuffing", "__cfi__copy_to_user", 0, "b8{^2ca4ffac}90906548c13d{pcpu_hot+16|1}05"
+    ),
+    Case("cfi", "clang-kcfi-stuffing", "__cfi___d_lookup", 0, "b80000000090906548c13d{pcpu_hot+16|1}05"),
+    Case("cfi", "clang-off-stuffing", "__cfi__copy_to_user", 0, "b82ca4ffac90906548c13d{pcpu_hot+16|1}05"),
+    Case("cfi", "clang-fineibt-stuffing", "__cfi___d_lookup", 0, "660f1f004181ea0000000074030f0b90"),
     Case("cfi", "clang-off", "vfs_llseek", 0x1F, "eb0c2278e719450353f174020f0b"),
     Case("endbr+cfi", "clang-kcfi", "ksys_read", 0, "660f1f00"),
     Case("endbr+cfi", "clang-off", "ksys_read", 0, "660f1f00"),
@@ -96,8 +110,8 @@ CASES = (
     Case("return", "skylake-retpoline", ENTRY, 0x25, "e9{*x86_return_thunk}"),
     Case("return", "zen3-srso", ENTRY, 0x25, "e9{*x86_return_thunk}"),
     Case("runtime_const", "clang-kcfi", "_copy_to_user", 0xD, "00f0ffffffffff00"),
-    Case("runtime_const", "clang-fineibt", "__d_lookup", 0x12, "0010e90f000011ff"),
-    Case("runtime_const", "clang-fineibt", "__d_lookup", 0x1F, "11"),
+    Case("runtime_const", "clang-fineibt", "__d_lookup", 0x13, "00a0e90f000011ff"),
+    Case("runtime_const", "clang-fineibt", "__d_lookup", 0x20, "11"),
     Case("smp_lock", "preempt-none", "hw_perf_event_destroy", 0xA, "f0"),
     Case("smp_lock", "one-processor", "hw_perf_event_destroy", 0xA, "3e"),
     Case("smp_lock", "maxcpus-1", "hw_perf_event_destroy", 0xA, "3e"),
@@ -215,13 +229,18 @@ def test_a_branch_to_a_thunk_made_for_it_is_refused_once_that_does_something_els
             assert subject.verdicts(changed) == (False, False)
 
 
-@pytest.mark.parametrize(("function", "offset"), [
-    (ENTRY, 0x14), ("__pfx_vfs_llseek", 0x7), ("vfs_llseek", 0x17), ("default_idle", 0x4),
-    ("set_freezable", 0xA),
+@pytest.mark.parametrize(("state", "function", "offset"), [
+    (COUNTED, ENTRY, 0x14), (COUNTED, "__pfx_vfs_llseek", 0x7), (COUNTED, "vfs_llseek", 0x17),
+    (COUNTED, "default_idle", 0x4), (COUNTED, "set_freezable", 0xA),
+    ("clang-kcfi-stuffing", "__cfi__copy_to_user", 0), ("clang-kcfi-stuffing", "__cfi___d_lookup", 0),
+    ("clang-off-stuffing", "__cfi__copy_to_user", 0),
+    ("clang-kcfi-stuffing", "__release_child_resources", 0x2B),
 ])  # fmt: skip
-def test_counted_calls_are_allowed_only_while_returns_are_counted(function: str, offset: int) -> None:
-    memory = excerpt(COUNTED)
-    subject = judge(COUNTED, unit_of(COUNTED, function), function)
+def test_counted_calls_are_allowed_only_while_returns_are_counted(
+    state: str, function: str, offset: int
+) -> None:
+    memory = excerpt(state)
+    subject = judge(state, unit_of(state, function), function)
     assert subject.site(offset)
     elsewhere = listed(memory, "__x86_return_thunk").to_bytes(8, "little")
     changed = memory.patched(listed(memory, "x86_return_thunk"), elsewhere)

@@ -46,7 +46,8 @@ def ahead(facts: KernelFacts) -> Mapping[str, CodeAhead]:
     """What the kernel writes in front of functions, and because of it at their start, by names."""
     depth_at = members(facts, "pcpu_hot", "call_depth")
     counting = partial(depth.padding, depth_at) if depth_at is not None else None
-    found = (CodeAhead("__cfi_", cfi.preamble, cfi.entered), CodeAhead("__pfx_", counting))
+    hash_of_type = partial(cfi.preamble, depth_at)
+    found = (CodeAhead("__cfi_", hash_of_type, cfi.entered), CodeAhead("__pfx_", counting))
     return {row.name: row for row in found}
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kdiff.api import Contains, EntryView, Form, Literal, Mixed, Place, Site
-from kdiff_kernel_linux.x86.forms import ENDBR, ENDBR_POISON, NOP1
+from kdiff_kernel_linux.layout import Layout
+from kdiff_kernel_linux.x86 import depth
+from kdiff_kernel_linux.x86.forms import ENDBR, ENDBR_POISON, NOP1, joined
 
 _SEED = Place(None, "cfi_seed")
 _OFF, _KCFI, _FINEIBT = (Contains(Place(None, "cfi_mode"), bytes((mode, 0, 0, 0))) for mode in (1, 2, 3))
@@ -30,16 +32,26 @@ _EARLIER = bytes.fromhex("4983eb100f1f4000")
 _CALLER = len(_TO_R10) + _HASH + len(_COMPARED)
 
 
-def preamble(entry: EntryView) -> Iterator[Site]:
-    """cfi_rand_preamble(), cfi_rewrite_preamble(), poison_cfi(): what lies in front of a function."""
+def preamble(layout: Layout | None, entry: EntryView) -> Iterator[Site]:
+    """cfi_rand_preamble(), cfi_rewrite_preamble(), poison_cfi(): what lies in front of a function.
+
+    The no-ops there may be the place of the instruction that counts calls, too; `layout` is that of `depth`.
+    FineIBT leaves no room for it, and calls of such a function are not counted.
+    """
     before, known, after = entry.data[:1], entry.data[1 : 1 + _HASH], entry.data[1 + _HASH :]
     if before != _TO_EAX or after != _PADDING or entry.place(1) is not None:
         return
     fine = (Literal(_SUB_R10), Mixed(known, _SEED), Literal(_TRAPPED))
     sealed = bytes(_HASH)
+    tails: list[Form] = [(Literal(_PADDING),)]
+    counted: tuple[Form, ...] = ()
+    if layout is not None:
+        tails.append((Literal(_PADDING[: -depth.SIZE]), *depth.counting(layout, entry)))
+        counted = (joined(((_OFF, Literal(_TO_EAX + known)), tails[-1])),)
     forms: tuple[Form, ...] = (
-        (_KCFI, Literal(_TO_EAX), Mixed(known, _SEED), Literal(_PADDING)),
-        (_KCFI, Literal(_TO_EAX + sealed + _PADDING)),
+        *(joined(((_KCFI, Literal(_TO_EAX), Mixed(known, _SEED)), tail)) for tail in tails),
+        *(joined(((_KCFI, Literal(_TO_EAX + sealed)), tail)) for tail in tails),
+        *counted,
         (_FINEIBT, Literal(ENDBR), *fine),
         (_FINEIBT, Literal(ENDBR_POISON + _SUB_R10 + sealed + _TRAPPED)),
     )

@@ -24,7 +24,7 @@ _NEVER = frozenset(
 """skip_addr()"""
 _HEAD, _SHIFT = bytes.fromhex("6548c13d"), b"\x05"
 """sarq $5, %gs:disp32(%rip): skl_call_thunk_template"""
-_SIZE = len(_HEAD) + 4 + len(_SHIFT)
+SIZE = len(_HEAD) + 4 + len(_SHIFT)
 
 
 def counted(forms: Iterable[Form]) -> Iterator[Form]:
@@ -43,7 +43,7 @@ def counted(forms: Iterable[Form]) -> Iterator[Form]:
 
 def _earlier(target: Field | Through | OneOf) -> Field | Through | OneOf:
     """The same destination, reached by so many bytes less."""
-    addend = target.insn_addend - _SIZE
+    addend = target.insn_addend - SIZE
     if isinstance(target, Field):
         return target._replace(insn_addend=addend)
     if isinstance(target, Through):
@@ -56,19 +56,35 @@ def call_site(entry: EntryView) -> Iterator[Site]:
     place = entry.place(0)
     if place is None or entry.code(place, 1) != CALL:
         return
-    forms = tuple(counted((entry.parts(place, NEAR),)))
+    form = entry.parts(place, NEAR)
+    forms = tuple(counted((form,))) or _of_itself(form, place.offset)
     if forms:
         yield Site(place.offset, NEAR, "call_depth", forms)
 
 
+def _of_itself(form: Form, offset: int) -> tuple[Form, ...]:
+    """A function's call of itself, whose displacement the assembler knows; `offset`: of the call."""
+    code = b"".join(part.data for part in form if isinstance(part, Literal))
+    if len(code) != NEAR or int.from_bytes(code[1:], "little", signed=True) != -(offset + NEAR):
+        return ()
+    return (where(RETURN_THUNK, COUNTED, (Literal(CALL + _displacement(-(offset + NEAR + SIZE))),)),)
+
+
+def _displacement(distance: int) -> bytes:
+    return distance.to_bytes(4, "little", signed=True)
+
+
 def padding(layout: Layout, entry: EntryView) -> Iterator[Site]:
     """patch_dest(): the last no-ops in front of a function; `layout`: call_depth of pcpu_hot."""
+    start = len(entry.data) - SIZE
+    if start >= 0 and entry.data[start:] == NOP1 * SIZE:
+        yield Site(start, SIZE, "call_depth", (counting(layout, entry),))
+
+
+def counting(layout: Layout, entry: EntryView) -> Form:
+    """The instruction that counts, where calls are counted; `layout` as for `padding`."""
     (depth,) = layout
-    start = len(entry.data) - _SIZE
-    if start < 0 or entry.data[start:] != NOP1 * _SIZE:
-        return
     variable = Field(
         entry.architecture.howtos[R_X86_64_PC32], Place(None, "pcpu_hot", depth), -4 - len(_SHIFT), bytes(4)
     )
-    template = where(RETURN_THUNK, COUNTED, (Literal(_HEAD), variable, Literal(_SHIFT)))
-    yield Site(start, _SIZE, "call_depth", (template,))
+    return where(RETURN_THUNK, COUNTED, (Literal(_HEAD), variable, Literal(_SHIFT)))
