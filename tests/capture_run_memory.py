@@ -67,7 +67,7 @@ LATER = "6.12.117+deb12-amd64"
 UNITS_OF_LATER: Mapping[str, tuple[str, ...]] = {
     "arch/x86/kernel/process.c": ("default_idle", "arch_cpu_idle_dead", "__switch_to_xtra"),
     "fs/proc/cmdline.c": ("cmdline_proc_show",),
-    "fs/read_write.c": ("vfs_llseek", "__pfx_vfs_llseek"),
+    "fs/read_write.c": ("vfs_llseek", "__pfx_vfs_llseek", "vfs_read"),
     "kernel/freezer.c": ("set_freezable", "__pfx_set_freezable"),
 }
 """The same of the later kernel."""

@@ -109,6 +109,8 @@ CASES = (
     Case("return", "icelake-its", ENTRY, 0x25, "e9{*x86_return_thunk}"),
     Case("return", "skylake-retpoline", ENTRY, 0x25, "e9{*x86_return_thunk}"),
     Case("return", "zen3-srso", ENTRY, 0x25, "e9{*x86_return_thunk}"),
+    Case("runtime_const", LATER, "vfs_read", 0x53, "00f0ffffffffff00"),
+    Case("runtime_const", COUNTED, "vfs_read", 0x53, "00f0ffffff7f0000"),
     Case("runtime_const", "clang-kcfi", "_copy_to_user", 0xD, "00f0ffffffffff00"),
     Case("runtime_const", "clang-fineibt", "__d_lookup", 0x13, "00a0e90f000011ff"),
     Case("runtime_const", "clang-fineibt", "__d_lookup", 0x20, "11"),
