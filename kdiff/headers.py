@@ -14,24 +14,30 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import partial
+from functools import cache
 
 from kdiff.distribution import Say
 from kdiff.edits import Files
 from kdiff.errors import Refusal
-from kdiff.includes import Includes, files_with, forced, read_by_makefiles
-from kdiff.mentions import changed_names, mentioning
+from kdiff.includes import Includes, forced, read_by_makefiles
+from kdiff.macros import GLUE, Part, definition
+from kdiff.mentions import changed_names, chunks, directives, mentioning
+from kdiff.pastes import Pastes
 from kdiff.preprocess import Judge, Text, preprocess
 from kdiff.shadow import replaced
+from kdiff.sight import Sight
 from kdiff.units import Commands, commands
 from kdiff.values import dataclass
 from kdiff.workplace import Workplace
 
 _AT_ONCE = 32
 """How many units are judged between two lines of progress."""
+
+_GIVEN = re.compile(r"(?<!\S)-D(\w+)")
+"""What a command line defines."""
 
 _MANY = 32
 """More units than this are first searched for the names of what changes."""
@@ -63,7 +69,7 @@ def reached(place: Workplace, paths: Iterable[str], files: Files, known: Iterabl
     say(f"{len(candidates)} units may include {', '.join(paths)}")
     users = None
     if names is not None and len(wanted) > _MANY:
-        users = _users(place, names, paths, files, frozenset(wanted))
+        users = _users(place, includes, names, files, wanted)
     if users is not None:
         say(f"{len(users)} of them mention what changes")
         wanted = {path: wanted[path] for path in users}
@@ -96,19 +102,35 @@ def _pristine(place: Workplace, path: str) -> bytes:
 
 def _users(
     place: Workplace,
+    includes: Includes,
     names: frozenset[bytes],
-    paths: list[str],
     files: Files,
-    sources: frozenset[str],
+    wanted: Commands,
 ) -> frozenset[str] | None:
-    """Those of `sources` that mention one of `names`; None if names do not tell."""
+    """Those of the `wanted` units that mention one of `names`; None if names do not tell."""
+    sight = Sight(place, includes, wanted)
 
-    def read(path: str) -> Iterable[bytes]:
-        tree = place.source if (place.source / path).exists() or path in paths else place.build
-        before = _pristine(place, path) if tree is place.source else (tree / path).read_bytes()
-        return (before, files[path] or b"") if path in paths else (before,)
+    def texts(path: str) -> Iterator[bytes]:
+        tree = place.source if (place.source / path).exists() or path in files else place.build
+        yield _pristine(place, path) if tree is place.source else (tree / path).read_bytes()
+        if path in files:
+            yield files[path] or b""
 
-    return mentioning(names, sources, partial(files_with, place), read)
+    @cache
+    def parts(path: str) -> list[Part]:
+        return [part for text in texts(path) for part in (directives if path in wanted else chunks)(text)]
+
+    glued = dict.fromkeys((*sight.containing(GLUE), *(path for path in files if sight.units(path))))
+    macros = (
+        (path, macro)
+        for path in glued
+        for part in parts(path)
+        if GLUE in part.text and (macro := definition(part.text)) is not None
+    )
+    given = frozenset(name.encode() for command in wanted.values() for name in _GIVEN.findall(command))
+    pastes = Pastes(macros, sight.find, parts, sight.units, given)
+    users = mentioning(names, sight.every, sight, parts, pastes.of)
+    return None if users is None else sight.names(users)
 
 
 def _judged(

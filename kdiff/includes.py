@@ -14,7 +14,8 @@ import posixpath
 import re
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from kdiff.shadow import write_file
 from kdiff.workplace import NOT_COMPILED, Workplace
@@ -24,7 +25,8 @@ _LINE = re.compile(r'^([^:\n]+):.*?([<"])([^<>"\n]+)[">]$', re.MULTILINE)
 _FORCED = re.compile(r"-include\s+\S*?([^/\s]+\.h)\b")
 MAKEFILE = re.compile(r"Makefile(\..*)?|Kbuild(\..*)?")
 
-_TEXTS = tuple(f"--include=*.{each}" for each in ("[chS]", "inc", "inl", "def"))
+TEXTS = (".c", ".h", ".S", ".inc", ".inl", ".def")
+"""How names of files end that a compiler might read."""
 
 
 class Includes:
@@ -32,7 +34,7 @@ class Includes:
 
     def __init__(self, place: Workplace) -> None:
         self._trees = (place.source, place.build)
-        self._own = {each.parent.name for each in place.build.glob("arch/*/include")}
+        self._own = architectures(place)
         self._by_name: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
         for file, quote, text in _read(place):
             if not self._is_foreign(file):
@@ -44,12 +46,16 @@ class Includes:
         found = {path}
         waiting = [path]
         while waiting:
-            target = waiting.pop()
-            for file, text, quoted in self._by_name.get(posixpath.basename(target), ()):
-                if file not in found and self._may_be(file, text, quoted, target):
-                    found.add(file)
-                    waiting.append(file)
+            new = set(self.naming(waiting.pop())) - found
+            found |= new
+            waiting += new
         return frozenset(found)
+
+    def naming(self, path: str) -> Iterator[str]:
+        """The files that may include the one at `path` themselves."""
+        for file, text, quoted in self._by_name.get(posixpath.basename(path), ()):
+            if self._may_be(file, text, quoted, path):
+                yield file
 
     def _is_foreign(self, file: str) -> bool:
         parts = file.split("/", 2)
@@ -98,25 +104,21 @@ def _makefiles(place: Workplace) -> Iterable[str]:
     )
 
 
-def files_with(place: Workplace, words: Iterable[bytes]) -> Mapping[str, frozenset[bytes]]:
-    """For each file below the source and the headers of the build, which of some words it has."""
-    found: dict[str, set[bytes]] = defaultdict(set)
-    patterns = b"".join(word + b"\n" for word in sorted(words))
-    own = {each.parent.name for each in place.build.glob("arch/*/include")}
-    folders = [each for each in _folders(place) if each != "arch"]
-    folders += [f"arch/{name}" for name in own if (place.source / "arch" / name).exists()]
-    for tree, below in (
-        (place.source, folders),
-        (place.build, ["include", *(f"arch/{name}/include" for name in own)]),
-    ):
-        done = _run_grep(["-rHIowF", *_TEXTS, "-f", "-", *below], tree, patterns)
-        for line in set(done.splitlines()):
-            file, _, word = line.rpartition(b":")
-            found[os.fsdecode(file)].add(word)
-    return {file: frozenset(each) for file, each in found.items()}
+def folders(place: Workplace) -> list[tuple[Path, list[str]]]:
+    """The two trees that units are compiled from, and the folders of each that matter here."""
+    own = sorted(architectures(place))
+    source = [each for each in _folders(place) if each != "arch"]
+    source += [f"arch/{name}" for name in own if (place.source / "arch" / name).exists()]
+    return [(place.source, source), (place.build, ["include", *(f"arch/{name}/include" for name in own)])]
 
 
-def _run_grep(arguments: list[str], below: os.PathLike[str], patterns: bytes = b"") -> bytes:
+def architectures(place: Workplace) -> frozenset[str]:
+    """The folders below arch/ of which the build has generated headers."""
+    return frozenset(each.parent.parent.name for each in place.build.glob("arch/*/include/generated"))
+
+
+def run_grep(arguments: list[str], below: os.PathLike[str], patterns: bytes = b"") -> bytes:
+    """What grep prints, which counts bytes and not characters."""
     done = subprocess.run(
         ["grep", *arguments],
         cwd=below,
@@ -138,7 +140,7 @@ def _read(place: Workplace) -> list[tuple[str, str, str]]:
     kept = place.root / "includes"
     if not kept.exists():
         parts = [_grep(place, _folders(place), place.source)]
-        generated = [str(each.relative_to(place.build)) for each in place.build.glob("arch/*/include")]
+        generated = [f"arch/{name}/include" for name in sorted(architectures(place))]
         parts.append(_grep(place, ["include", *generated], place.build))
         write_file(kept, "".join(parts).encode("utf-8", "surrogateescape"))
     lines = kept.read_text("utf-8", "surrogateescape").splitlines()
@@ -146,6 +148,6 @@ def _read(place: Workplace) -> list[tuple[str, str, str]]:
 
 
 def _grep(place: Workplace, folders: list[str], below: os.PathLike[str]) -> str:
-    lines = _run_grep(["-rEHIo", _PATTERN, *folders], below).decode("utf-8", "surrogateescape")
+    lines = run_grep(["-rEHIo", _PATTERN, *folders], below).decode("utf-8", "surrogateescape")
     found = _LINE.findall(lines)
     return "".join(f"{file}\t{quote}{text}\n" for file, quote, text in sorted(set(found)))

@@ -3,8 +3,8 @@
 
 A header is cut into chunks: macros and external declarations, without comments. If only static inline
 functions, macros, structures and the like change, a unit is affected only if it mentions one of their
-names, or a name whose own chunk mentions one. A name may also be pasted together (`##`) from pieces: where
-all pieces of a name, cut at underscores, are words of the files in question, the names say nothing.
+names, or a name whose own chunk mentions one; where a chunk may do more than declare, all that include its
+file are. Names that macros paste together are mentioned where they are pasted (`kdiff.pastes`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from itertools import combinations, pairwise
+from functools import reduce
+from itertools import pairwise
+from operator import or_
+from typing import Protocol
 
+from kdiff.macros import Part
+from kdiff.pastes import Paste
 from kdiff.preprocess import bounds, declared
 
 _COMMENT = re.compile(rb"""/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""", re.DOTALL)
@@ -21,32 +26,36 @@ _DIRECTIVE = re.compile(rb"^[ \t]*#(?:[^\n\\]|\\[ \t]*\n|\\)*\n?", re.MULTILINE)
 _MACRO = re.compile(rb"[ \t]*#[ \t]*(?:define|undef)[ \t]+(\w+)")
 _NUMBER = re.compile(rb"[ \t]*#[ \t]*line\b")
 _WORD = re.compile(rb"\w+")
-_MOST_NAMES = 100
+_MOST_NAMES = 200
 """When so many names are affected, looking for them saves nothing."""
-_MOST_PIECES = 3
+_FEW = 100
 
-Chunks = list[tuple[bytes, frozenset[bytes] | None]]
+Names = frozenset[bytes] | None
 
 
-def chunks(text: bytes) -> Chunks:
+def chunks(text: bytes) -> list[Part]:
     """The parts of a header with the names each declares, None if it may do more; `#line` is no part."""
+    *parts, (whole, _) = directives(text)
+    for left, right in pairwise(bounds(whole)):
+        part = whole[left:right].strip()
+        if part:
+            parts.append(Part(part, declared(part, expanded=False)))
+    return parts
+
+
+def directives(text: bytes) -> list[Part]:
+    """The same with all code in one last part."""
     bare = _COMMENT.sub(lambda found: b" " if found[0].startswith(b"/") else found[0], text)
-    parts: Chunks = []
+    parts: list[Part] = []
     code: list[bytes] = []
     end = 0
     for found in _DIRECTIVE.finditer(bare):
         macro = _MACRO.match(found[0])
         if not _NUMBER.match(found[0]):
-            parts.append((found[0].strip(), frozenset({macro[1]}) if macro else None))
+            parts.append(Part(found[0].strip(), frozenset({macro[1]}) if macro else None))
         code.append(bare[end : found.start()])
         end = found.end()
-    whole = b"".join([*code, bare[end:]])
-    edges = bounds(whole)
-    for left, right in pairwise(edges):
-        part = whole[left:right].strip()
-        if part:
-            parts.append((part, declared(part, expanded=False)))
-    return parts
+    return [*parts, Part(b"".join([*code, bare[end:]]), None)]
 
 
 def changed_names(pre: bytes, post: bytes) -> frozenset[bytes] | None:
@@ -60,56 +69,51 @@ def changed_names(pre: bytes, post: bytes) -> frozenset[bytes] | None:
     return frozenset(names)
 
 
+class Seen(Protocol):
+    """What units see: `kdiff.sight.Sight`."""
+
+    def units(self, file: str) -> int:
+        """The units that may see a file, as bits."""
+
+    def find(self, words: Iterable[bytes]) -> Mapping[str, frozenset[bytes]]:
+        """For each file that a unit may see, which of some words it has."""
+
+
 def mentioning(
     names: Iterable[bytes],
-    sources: frozenset[str],
-    find: Callable[[Iterable[bytes]], Mapping[str, frozenset[bytes]]],
-    read: Callable[[str], Iterable[bytes]],
-) -> frozenset[str] | None:
-    """Those of `sources` that may use the names; None if names do not tell.
+    every: int,
+    seen: Seen,
+    read: Callable[[str], Iterable[Part]],
+    pasted: Callable[[Iterable[bytes]], Iterable[Paste]],
+) -> int | None:
+    """Those of `every` unit, all as bits, that may use the names; None if names do not tell.
 
-    `find` says which files have which of some words; `read` gives a file, if it changes both versions of it.
+    `read` gives the parts of a file (of both versions, if it changes), `pasted` the places where macros may
+    make one of some names. A place that few may see is not followed further: all of them are users.
     """
-    affected: set[bytes] = set()
-    waiting = set(names)
-    users: set[str] = set()
+    affected: dict[bytes, int] = {}
+    waiting = dict.fromkeys(names, every)
+    users = 0
     while waiting:
-        affected |= waiting
+        for name, units in waiting.items():
+            affected[name] = affected.get(name, 0) | units
         if len(affected) > _MOST_NAMES:
             return None
-        found = find({piece for name in waiting for piece in (name, *_pieces(name))})
-        vocabulary = frozenset().union(*found.values())
-        if any(_is_pasted(name, vocabulary) for name in waiting):
-            return None
-        mentions = {file: words & waiting for file, words in found.items() if words & waiting}
-        users |= sources & mentions.keys()
-        waiting = set()
-        for file in sorted(mentions.keys() - sources):
-            for part, declares in (each for text in read(file) for each in chunks(text)):
-                if mentions[file].isdisjoint(_WORD.findall(part)):
-                    continue
-                if declares is None:
-                    return None
-                waiting |= declares - affected
-    return frozenset(users)
-
-
-def _cuts(name: bytes) -> list[int]:
-    """Where a name may be cut: on either side of underscores."""
-    edges = {at for found in re.finditer(rb"_+", name) for at in (found.start(), found.end())}
-    return sorted(edges - {0, len(name)})
-
-
-def _pieces(name: bytes) -> set[bytes]:
-    edges = (0, *_cuts(name), len(name))
-    return {name[a:b] for a, b in combinations(edges, 2)}
-
-
-def _is_pasted(name: bytes, vocabulary: frozenset[bytes]) -> bool:
-    """Whether macros could make the name from words that are there."""
-    for count in range(1, _MOST_PIECES):
-        for chosen in combinations(_cuts(name), count):
-            edges = (0, *chosen, len(name))
-            if all(name[a:b] in vocabulary for a, b in pairwise(edges)):
-                return True
-    return False
+        places: list[tuple[Names, int]] = []
+        for paste in pasted(waiting):
+            units = paste.units & waiting[paste.name]
+            places.append((paste.part.declares if units.bit_count() > _FEW else None, units))
+        for file, words in seen.find(waiting).items():
+            for part in read(file):
+                uses = words & set(_WORD.findall(part.text))
+                places.append(
+                    (part.declares, seen.units(file) & reduce(or_, (waiting[each] for each in uses), 0))
+                )
+        waiting = {}
+        for declares, units in places:
+            if declares is None:
+                users |= units
+            for name in declares or ():
+                if units & ~affected.get(name, 0):
+                    waiting[name] = waiting.get(name, 0) | units
+    return users

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from updates import PATCHES, make
 
 from kdiff.distribution import KernelSetup
 from kdiff.elf.same import same_code
-from kdiff.mentions import changed_names, chunks, mentioning
+from kdiff.macros import Part
+from kdiff.mentions import changed_names, chunks, directives, mentioning
+from kdiff.pastes import Paste
 from kdiff.preprocess import Judge, declared, preprocess
 
 ATTRIBUTES = "__attribute__((__gnu_inline__)) __attribute__((__unused__))"
@@ -132,20 +135,36 @@ def test_names_of_what_differs_are_told_and_comments_are_not_differences() -> No
 
 def test_a_string_is_no_comment() -> None:
     assert changed_names(b'#define A "/* 1 */"\n', b'#define A "/* 2 */"\n') == {b"A"}
-    assert [part for part, _ in chunks(b'#define A "//" /* x */ B\n')] == [b'#define A "//"   B']
+    assert [part.text for part in chunks(b'#define A "//" /* x */ B\n')] == [b'#define A "//"   B']
 
 
 class Tree(dict[str, bytes]):
-    """Files, and which of them have some words."""
+    """Files, and which units see them: all see a header, but what only one names."""
+
+    def __init__(self, texts: Mapping[str, bytes], private: Mapping[str, str] | None = None) -> None:
+        super().__init__(texts)
+        self.sources = [path for path in self if path.endswith(".c")]
+        self.private = dict(private or {})
+
+    def units(self, file: str) -> int:
+        mine = self.private.get(file, file)
+        return 1 << self.sources.index(mine) if mine in self.sources else (1 << len(self.sources)) - 1
 
     def find(self, words: Iterable[bytes]) -> dict[str, frozenset[bytes]]:
-        wanted = set(words)
-        return {path: frozenset(text.replace(b"(", b" ").split()) & wanted for path, text in self.items()}
+        wanted = frozenset(words)
+        return {path: wanted & set(re.findall(rb"\w+", text)) for path, text in self.items()}
 
-    def users(self, *names: bytes) -> set[str] | None:
-        sources = frozenset(path for path in self if path.endswith(".c"))
-        found = mentioning(names, sources, self.find, lambda path: (self[path],))
-        return None if found is None else set(found)
+    def parts(self, path: str) -> list[Part]:
+        return (directives if path in self.sources else chunks)(self[path])
+
+    def users(self, *names: bytes, pastes: Iterable[Paste] = ()) -> set[str] | None:
+        def pasted(wanted: Iterable[bytes]) -> list[Paste]:
+            return [each for each in pastes if each.name in set(wanted)]
+
+        found = mentioning(names, self.units("all.h"), self, self.parts, pasted)
+        if found is None:
+            return None
+        return {path for bit, path in enumerate(self.sources) if found >> bit & 1}
 
 
 def test_a_name_is_followed_through_inline_functions_and_macros() -> None:
@@ -161,15 +180,39 @@ def test_a_name_is_followed_through_inline_functions_and_macros() -> None:
     assert tree.users(b"f_one") == {"direct.c", "through.c"}
 
 
-def test_a_header_that_does_more_than_declare_makes_names_useless() -> None:
-    tree = Tree({"a.h": b"DEFINE( f );", "a.c": b""})
-    assert tree.users(b"f") is None
+def test_a_name_counts_only_for_those_who_see_where_it_is_used() -> None:
+    tree = Tree(
+        {
+            "own.h": b"#define TWO f_one( 2 )\n",
+            "first.c": b"int a = TWO ;",
+            "second.c": b"enum { TWO };",
+        },
+        {"own.h": "first.c"},
+    )
+    assert tree.users(b"f_one") == {"first.c"}
 
 
-def test_a_name_that_macros_may_paste_together_makes_names_useless() -> None:
-    tree = Tree({"a.c": b"CALL( get_ , thing )", "b.c": b"get_thing"})
+def test_a_header_that_does_more_than_declare_is_used_by_all_who_see_it() -> None:
+    tree = Tree({"a.h": b"DEFINE( f );", "a.c": b"", "b.c": b""})
+    assert tree.users(b"f") == {"a.c", "b.c"}
+    assert Tree(tree, {"a.h": "b.c"}).users(b"f") == {"b.c"}
+
+
+def test_what_macros_paste_is_mentioned_where_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Tree({"a.h": b"#define IT CALL( get_ , thing )\n", "b.c": b"IT", "c.c": b""})
+    (part,) = [each for each in tree.parts("a.h") if each.declares]
+    paste = Paste("a.h", part, b"get_thing", 3)
+    assert tree.users(b"get_thing") == set()
+    assert tree.users(b"get_thing", pastes=[paste]) == {"b.c", "c.c"}  # few see it: not followed
+    monkeypatch.setattr("kdiff.mentions._FEW", 1)
+    assert tree.users(b"get_thing", pastes=[paste]) == {"b.c"}
+
+
+def test_too_many_names_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdiff.mentions._MOST_NAMES", 1)
+    tree = Tree({"a.h": b"#define IT get_thing\n", "b.c": b"IT"})
     assert tree.users(b"get_thing") is None
-    assert tree.users(b"get_other") == set()
+    assert tree.users(b"other") == set()
 
 
 # Objects ---------------------------------------------------------------------------------------------

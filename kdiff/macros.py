@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Macros as text: what a definition pastes together, and where macros are named and called.
+
+C11 6.10.3: a parameter beside `##` stands for its argument as it is written, any other for the argument's
+expansion.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import NamedTuple
+
+GLUE = b"##"
+TOKEN = re.compile(rb'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|##|\w+|[^\s\\]')
+WORD = re.compile(rb"\w+")
+_DEFINE = re.compile(rb"[ \t]*#[ \t]*define[ \t]+(\w+)(?:\(([^()]*)\))?")
+_OPENING = re.compile(rb"(?:\s|\\\n)*\(")
+_ASKED = re.compile(rb"[ \t]*#[ \t]*(?:undef|ifn?def)[ \t]+\w+|\bdefined\s*\(?\s*\w+")
+_REST = b"__VA_ARGS__"
+
+
+class Slot(NamedTuple):
+    """The place of an argument. `raw`: it is pasted as it is written; if not, it is expanded before.
+
+    `rest`: it takes all further arguments, too.
+    """
+
+    position: int
+    raw: bool
+    rest: bool
+
+
+class Unknown(NamedTuple):
+    """Any text, or any number."""
+
+    pattern: bytes
+
+
+UNKNOWN = Unknown(rb"\w*")
+NUMBER = Unknown(rb"\d+")
+Piece = bytes | Slot | Unknown
+Chain = tuple[Piece, ...]
+
+
+class Macro(NamedTuple):
+    """A definition; `rest` is the index of the parameter that takes all further arguments, -1 for none."""
+
+    name: bytes
+    called: bool
+    """Whether it is a function-like one: without a parenthesis behind it the name stands for itself."""
+    parameters: tuple[bytes, ...]
+    rest: int
+    body: bytes
+
+    def slot(self, word: bytes, raw: bool) -> Slot | None:
+        if word not in self.parameters:
+            return None
+        position = self.parameters.index(word)
+        return Slot(position, raw, position == self.rest)
+
+    @property
+    def slots(self) -> Mapping[bytes, Slot]:
+        """The place of each parameter that is expanded before it is used."""
+        return {name: Slot(at, False, at == self.rest) for at, name in enumerate(self.parameters)}
+
+
+class Part(NamedTuple):
+    """A piece of a file, a macro's definition or code, and what it declares, None if it may do more."""
+
+    text: bytes
+    declares: frozenset[bytes] | None
+
+
+class Use(NamedTuple):
+    """A macro is named: with these arguments, or None if it is not called. `within`: in another's body.
+
+    `then`: what comes next, nothing at the end of a body. `units`: who sees it, a bit each.
+    """
+
+    file: str
+    part: Part
+    within: Macro | None
+    arguments: tuple[tuple[bytes, ...], ...] | None
+    then: bytes
+    units: int
+
+    @property
+    def alias(self) -> bool:
+        """Whether a macro is but another name of this one."""
+        return (
+            self.arguments is None
+            and self.within is not None
+            and not self.within.called
+            and len(TOKEN.findall(self.within.body)) == 1
+        )
+
+
+def definition(directive: bytes) -> Macro | None:
+    """The macro that a directive defines, if it does."""
+    directive = directive.replace(b"\\\n", b" ")
+    found = _DEFINE.match(directive)
+    if found is None:
+        return None
+    names = [each.strip() for each in (found[2] or b"").split(b",")]
+    rest = -1
+    if names[-1].endswith(b"..."):
+        names[-1] = names[-1].removesuffix(b"...").strip() or _REST
+        rest = len(names) - 1
+    return Macro(found[1], found[2] is not None, tuple(names), rest, directive[found.end() :])
+
+
+def chains(macro: Macro) -> Iterator[tuple[Chain, bytes]]:
+    """The pastes of a macro's body that may spell a name, and the token behind each."""
+    found = groups(TOKEN.findall(macro.body))
+    for group, then in zip_longest(found, found[1:], fillvalue=[b""]):
+        if len(group) > 1:
+            yield tuple(macro.slot(word, raw=True) or word for word in group), then[0]
+
+
+def groups(tokens: Iterable[bytes]) -> list[list[bytes]]:
+    """Tokens, those joined by `##` together; nothing joins a word and a sign."""
+    made: list[list[bytes]] = []
+    glued = False
+    for token in tokens:
+        if token == GLUE:
+            glued = True
+            continue
+        if glued and made and WORD.fullmatch(token) and WORD.fullmatch(made[-1][-1]):
+            made[-1].append(token)
+        else:
+            made.append([token])
+        glued = False
+    return made
+
+
+def uses(file: str, part: Part, words: frozenset[bytes], units: int) -> Iterator[tuple[bytes, Use]]:
+    """Where a part names one of some macros, not counting what defines it or asks if it is defined."""
+    within = definition(part.text)
+    text = part.text if within is None else within.body
+    if within is None:
+        text = _ASKED.sub(b"", text)
+    for found in re.finditer(rb"\b(?:%b)\b" % b"|".join(map(re.escape, sorted(words))), text):
+        arguments, end = _call(text, found.end())
+        then = TOKEN.search(text, end)
+        yield found[0], Use(file, part, within, arguments, b"" if then is None else then[0], units)
+
+
+def arguments_of(tokens: Sequence[bytes]) -> tuple[tuple[bytes, ...], ...] | None:
+    """The arguments of a call that the tokens are, if they are one."""
+    text = b" ".join(tokens)
+    arguments, end = _call(text, len(tokens[0]))
+    return arguments if end == len(text) else None
+
+
+def _call(text: bytes, at: int) -> tuple[tuple[tuple[bytes, ...], ...] | None, int]:
+    """The tokens of each argument of a call whose parenthesis comes next, None if none does; and its end."""
+    opening = _OPENING.match(text, at)
+    if opening is None:
+        return None, at
+    done: list[tuple[bytes, ...]] = []
+    tokens: list[bytes] = []
+    depth = 0
+    for found in TOKEN.finditer(text, opening.end()):
+        token = found[0]
+        if depth == 0 and token in (b",", b")"):
+            done.append(tuple(tokens))
+            if token == b")":
+                return tuple(done), found.end()
+            tokens = []
+            continue
+        depth += (token == b"(") - (token == b")")
+        tokens.append(token)
+    return None, at

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which units may see a file, going by `#include` lines alone; and a search for words in what any may see.
+
+Sets of units are integers, a bit for each: there are thousands of units and tens of thousands of files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from kdiff.includes import TEXTS, Includes, folders, run_grep
+from kdiff.workplace import Workplace
+
+_AT_ONCE = 10_000
+"""So many names of files fit onto a command line."""
+
+
+class Sight:
+    """What a set of units may see of a kernel's source and of the headers that its build has made."""
+
+    def __init__(self, place: Workplace, includes: Includes, units: Iterable[str]) -> None:
+        self._units = sorted(units)
+        self.every = (1 << len(self._units)) - 1
+        self._trees = {tree: sorted(_texts(tree, below)) for tree, below in folders(place)}
+        self._seen = {name: 0 for names in self._trees.values() for name in names}
+        self._seen |= {unit: 1 << bit for bit, unit in enumerate(self._units)}
+        self._spread(includes)
+
+    def _spread(self, includes: Includes) -> None:
+        """Let each file be seen by all that see a file which may include it."""
+        included: dict[str, list[str]] = defaultdict(list)
+        for name in self._seen:
+            for file in includes.naming(name):
+                included[file].append(name)
+        waiting = set(self._units)
+        while waiting:
+            reached = set()
+            for file in waiting:
+                units = self._seen.get(file, 0)
+                for name in included[file]:
+                    if units & ~self._seen[name]:
+                        self._seen[name] |= units
+                        reached.add(name)
+            waiting = reached
+
+    def units(self, file: str) -> int:
+        """The units that may see a file, as bits."""
+        return self._seen.get(file, 0)
+
+    def names(self, units: int) -> frozenset[str]:
+        """The units that bits stand for."""
+        return frozenset(unit for bit, unit in enumerate(self._units) if units >> bit & 1)
+
+    def find(self, words: Iterable[bytes]) -> Mapping[str, frozenset[bytes]]:
+        """For each file that a unit may see, which of some words it has."""
+        found: dict[str, set[bytes]] = defaultdict(set)
+        patterns = b"".join(word + b"\n" for word in sorted(words))
+        for line in self._grep("-HIowF", patterns):
+            file, _, word = line.rpartition(b":")
+            found[os.fsdecode(file)].add(word)
+        return {file: frozenset(each) for file, each in found.items()}
+
+    def containing(self, text: bytes) -> list[str]:
+        """The files that a unit may see and that contain a text."""
+        return [os.fsdecode(line) for line in self._grep("-lIF", text + b"\n")]
+
+    def _grep(self, flags: str, patterns: bytes) -> Iterator[bytes]:
+        for tree, names in self._trees.items():
+            seen = [name for name in names if self._seen[name]]
+            for start in range(0, len(seen), _AT_ONCE):
+                part = seen[start : start + _AT_ONCE]
+                yield from set(run_grep([flags, "-f", "-", "--", *part], tree, patterns).splitlines())
+
+
+def _texts(tree: Path, below: Iterable[str]) -> Iterator[str]:
+    """The files that a compiler might read."""
+    for folder in below:
+        for here, _, files in os.walk(tree / folder):
+            where = os.path.relpath(here, tree)
+            yield from (f"{where}/{name}" for name in files if name.endswith(TEXTS))

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where macros paste names together: what the compiler's preprocessor makes is found, and little else."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from kdiff.compiler import find_compiler
+from kdiff.confdir import read_config
+from kdiff.distribution import KernelSetup
+from kdiff.headers import _GIVEN
+from kdiff.includes import Includes
+from kdiff.macros import GLUE, Part, definition
+from kdiff.mentions import chunks, directives
+from kdiff.pastes import Paste, Pastes
+from kdiff.preprocess import preprocess
+from kdiff.sight import Sight
+from kdiff.units import commands
+from kdiff.workplace import open_workplace
+
+NAME = b"get_thing"
+CAT = b"#define CAT_(a, b) a##b\n#define CAT(a, b) CAT_(a, b)\n"
+"""Arguments are expanded before they are pasted."""
+
+
+class Tree(dict[str, bytes]):
+    """Files that one unit sees, all of them."""
+
+    def find(self, words: Iterable[bytes]) -> dict[str, frozenset[bytes]]:
+        wanted = frozenset(words)
+        found = {path: wanted & set(re.findall(rb"\w+", text)) for path, text in self.items()}
+        return {path: words for path, words in found.items() if words}
+
+    def parts(self, path: str) -> list[Part]:
+        return (directives if path.endswith(".c") else chunks)(self[path])
+
+    def pastes(self, *names: bytes) -> set[Paste]:
+        macros = [
+            (path, macro)
+            for path in self
+            for part in self.parts(path)
+            if GLUE in part.text and (macro := definition(part.text)) is not None
+        ]
+        return Pastes(macros, self.find, self.parts, lambda path: 1, frozenset({b"GIVEN"})).of(names)
+
+    def preprocessed(self, folder: Path) -> set[bytes]:
+        """The words of the unit as the compiler sees them."""
+        for path, text in self.items():
+            (folder / path).write_bytes(text)
+        command = ["gcc", "-E", "-P", "-DGIVEN=get", "x.c"]
+        return set(
+            re.findall(rb"\w+", subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout)
+        )
+
+
+MADE = {
+    "two arguments": (b"#define CAT(a, b) a##b\n", b"CAT(get_, thing)"),
+    "cut anywhere": (b"#define CAT(a, b) a ## b\n", b"CAT(get_th, ing)"),
+    "a literal before": (b"#define GET(x) get_##x\n", b"GET(thing)"),
+    "a literal behind": (b"#define THING(x) x##_thing\n", b"THING(get)"),
+    "a literal between": (b"#define CAT(a, b) a##_##b\n", b"CAT(get, thing)"),
+    "literals alone": (b"#define IT get_ ## thing\n", b"IT"),
+    "an empty argument": (b"#define CAT(a, b, c) a##b##c\n", b"CAT(get_, , thing)"),
+    "over two macros": (CAT, b"CAT(get_, thing)"),
+    "through a macro's parameter": (b"#define GET(x) get_##x\n#define USE(y) GET(y)(0)\n", b"USE(thing)"),
+    "an argument that is expanded": (
+        b"#define WHAT thing\n" + CAT, b"CAT(get_, WHAT)",
+    ),
+    "expanded twice": (
+        b"#define REAL thing\n#define WHAT REAL\n" + CAT, b"CAT(get_, WHAT)",
+    ),
+    "an argument that is a call": (
+        b"#define ID(x) x\n" + CAT, b"CAT(get_, ID(thing))",
+    ),
+    "nested pastes": (
+        CAT, b"CAT(CAT(get, _), CAT(thi, ng))",
+    ),
+    "a paste in an argument": (
+        CAT + b"#define USE(x) CAT(ge##x, thing)\n", b"USE(t_)",
+    ),
+    "the last token of the left": (b"#define CAT(a, b) a##b\n", b"CAT(static get_, thing(void))"),
+    "further arguments": (b"#define GET(...) get_##__VA_ARGS__\n", b"GET(thing, 2)"),
+    "named further arguments": (b"#define GET(a, args...) a##args\n", b"GET(get_, thing, 2)"),
+    "another name of a macro": (b"#define GET(x) get_##x\n#define OTHER GET\n", b"OTHER(thing)"),
+    "a macro that calls its argument": (
+        b"#define GET(x) get_##x\n#define ALL(do) do(other) do(thing)\n", b"ALL(GET)",
+    ),
+    "a macro whose name is pasted": (
+        b"#define GET_x(a) get_##a\n#define CALL(k, a) GET_##k(a)\n", b"CALL(x, thing)",
+    ),
+    "a pasted name that is called later": (
+        b"#define GET_x(a) get_##a\n#define FN(k) GET_##k\n", b"FN(x)(thing)",
+    ),
+    "what the command line defines": (CAT, b"CAT(GIVEN, _thing)"),
+    "lines that go on": (b"#define CAT(a, \\\n b) a ## \\\n b\n", b"CAT(get_,\n\tthing)"),
+    "no blank and no capital": (b"#define page(uname) Page##uname get##uname\n", b"page(_thing)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", MADE)
+def test_what_the_preprocessor_pastes_is_found(shape: str, tmp_path: Path) -> None:
+    header, use = MADE[shape]
+    tree = Tree({"x.h": header, "x.c": b'#include "x.h"\nint x = ' + use + b";\n"})
+    assert NAME in tree.preprocessed(tmp_path)
+    assert b"get_thing" not in b"".join(tree.values())
+    assert {(paste.file, paste.name) for paste in tree.pastes(NAME)} & {("x.c", NAME), ("x.h", NAME)}
+
+
+@pytest.mark.parametrize(
+    "header, use",
+    [
+        (b"#define CAT(a, b) a##b\n", b"CAT(get_, other) thing"),
+        (b"#define CAT(a, b) a##b\n", b"CAT(thing, get_)"),
+        (b"#define GET(x) get_##x\n", b"GET(thing2) GET(x)"),
+        (CAT, b"CAT(get_, __COUNTER__)"),
+        (b"#define GET(x) get_##x\n#define OTHER GET\n", b"OTHER(other)"),
+        (b"#define WHAT other\n" + CAT, b"CAT(get_, WHAT)"),
+        (b"#define CAT(a, b) a##b\n#undef CAT\n#ifdef CAT\n#endif\n", b"1"),
+        (b"#define LOG(f, a...) print(f, ##a)\n", b"LOG(get_, thing)"),
+        (b"#define CAT(a, b) a##b\n", b'CAT(L, "get_thing")'),
+    ],
+)
+def test_what_cannot_make_the_name_is_not_found(header: bytes, use: bytes, tmp_path: Path) -> None:
+    tree = Tree({"x.h": header, "x.c": b'#include "x.h"\nint x = ' + use + b";\n"})
+    assert tree.pastes(NAME) == set()
+
+
+def test_files_that_no_unit_sees_together_paste_nothing() -> None:
+    tree = Tree({"a.h": b"#define CAT(a, b) a##b\n", "b.c": b"CAT(get_, thing)"})
+    macro = definition(tree.parts("a.h")[0].text)
+    assert macro is not None
+    for sees, names in ((lambda path: 1 if path == "a.h" else 2, []), (lambda path: 3, [NAME])):
+        search = Pastes([("a.h", macro)], tree.find, tree.parts, sees)
+        assert [paste.name for paste in search.of([NAME])] == names
+
+
+@pytest.mark.kernel
+def test_names_that_units_of_the_kernel_paste_are_found(kernel: KernelSetup) -> None:
+    """Words of preprocessed units that none of their files has, and no command line: macros made them."""
+    config = read_config(kernel.config)
+    chosen = ("kernel/fork.c", "net/ipv4/tcp.c", "fs/ext4/super.c", "mm/slub.c", "kernel/bpf/core.c")
+    compiler = find_compiler(config)
+    with open_workplace(config, kernel.source, compiler, jobs=2, say=print) as place:
+        units = commands(place, chosen)
+        assert sorted(units) == sorted(chosen)
+        sight = Sight(place, Includes(place), units)
+
+        def text(path: str) -> bytes:
+            tree = place.source if (place.source / path).exists() else place.build
+            return (tree / path).read_bytes()
+
+        def parts(path: str) -> list[Part]:
+            return (directives if path in units else chunks)(text(path))
+
+        macros = [
+            (path, macro)
+            for path in sight.containing(GLUE)
+            for part in parts(path)
+            if GLUE in part.text and (macro := definition(part.text)) is not None
+        ]
+        given = frozenset(name.encode() for command in units.values() for name in _GIVEN.findall(command))
+        pastes = Pastes(macros, sight.find, parts, sight.units, given)
+        for unit, command in units.items():
+            found = preprocess(command, place.shadow / unit, place.build)
+            assert found is not None
+            written = set(re.findall(rb"\w+", command.encode()))
+            for file in found.files:
+                path = place.build / file
+                written |= set(re.findall(rb"\w+", path.read_bytes())) if path.is_file() else set()
+            made = (
+                set(re.findall(rb"\b[A-Za-z_]\w*", re.sub(rb'"(?:\\.|[^"\\\n])*"', b" ", found.code)))
+                - written
+            )
+            assert len(made) > 100
+            for name in random.Random(unit).sample(sorted(made), 12):
+                seen = [paste for paste in pastes.of([name]) if paste.units & sight.units(unit)]
+                assert seen, f"{unit}: {name.decode()}"
