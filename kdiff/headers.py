@@ -130,7 +130,10 @@ def _users(
     given = frozenset(name.encode() for command in wanted.values() for name in _GIVEN.findall(command))
     pastes = Pastes(macros, sight.find, parts, sight.units, given)
     users = mentioning(names, sight.every, sight, parts, pastes.of)
-    return None if users is None else sight.names(users)
+    if users is None:
+        return None
+    told = {unit for unit, command in wanted.items() if any(name.decode() in command for name in names)}
+    return sight.names(users) | told
 
 
 def _judged(

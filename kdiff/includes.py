@@ -39,6 +39,7 @@ class Includes:
         for file, quote, text in _read(place):
             if not self._is_foreign(file):
                 self._by_name[posixpath.basename(text)].append((file, text, quote == '"'))
+        self._resolved: dict[str, list[tuple[str, str, str | None]]] = {}
         self._known: dict[str, bool] = {}
 
     def reaching(self, path: str) -> frozenset[str]:
@@ -53,22 +54,27 @@ class Includes:
 
     def naming(self, path: str) -> Iterator[str]:
         """The files that may include the one at `path` themselves."""
-        for file, text, quoted in self._by_name.get(posixpath.basename(path), ()):
-            if self._may_be(file, text, quoted, path):
+        below = f"/{path}"
+        for file, beside, tail in self._lines(posixpath.basename(path)):
+            if beside == path or (tail is not None and below.endswith(tail)):
                 yield file
 
     def _is_foreign(self, file: str) -> bool:
         parts = file.split("/", 2)
         return bool(self._own) and parts[0] == "arch" and parts[1] not in self._own
 
-    def _may_be(self, file: str, text: str, quoted: bool, target: str) -> bool:
-        """Whether `text`, named in `file`, can be `target`: beside the file, else below a search path."""
-        beside = posixpath.normpath(posixpath.join(posixpath.dirname(file), text))
-        if beside == target:
-            return True
-        if quoted and self._exists(beside):
-            return False
-        return f"/{target}".endswith(f"/{posixpath.normpath(text).lstrip('./')}")
+    def _lines(self, name: str) -> list[tuple[str, str, str | None]]:
+        """The lines with this last name: file, the path beside it, and how paths end that a search may find.
+
+        What lies beside a file is found first, if the name stands between quotation marks.
+        """
+        if name not in self._resolved:
+            self._resolved[name] = made = []
+            for file, text, quoted in self._by_name.get(name, ()):
+                beside = posixpath.normpath(posixpath.join(posixpath.dirname(file), text))
+                found = quoted and self._exists(beside)
+                made.append((file, beside, None if found else f"/{posixpath.normpath(text).lstrip('./')}"))
+        return self._resolved[name]
 
     def _exists(self, path: str) -> bool:
         if path not in self._known:

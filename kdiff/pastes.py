@@ -105,6 +105,8 @@ class Pastes:
         """All places where one of the names may be pasted together.
 
         The names of macros that paste may be pasted themselves: a call by such a name has unknown arguments.
+        Not seen is a call by a parameter that was given a name pasted for it (`CALL(get_##x, y)`, where CALL
+        is `f(x)`); none is known in the kernel.
         """
         wanted = frozenset(names)
         hidden: set[tuple[bytes, Use]] = set()
@@ -224,6 +226,7 @@ class Pastes:
             return [(UNKNOWN,)]
         if tokens[0] not in self._called:
             doubts.add(tokens[0])
+        if self._values.get(tokens[0], True):
             return [(UNKNOWN,)]
         made: list[Chain] = []
         for macro in self._called[tokens[0]]:
