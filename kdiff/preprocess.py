@@ -18,9 +18,16 @@ from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 _MARKER = re.compile(rb'^# \d+ "[^\n]*\n|^[ \t\f\v]*\n', re.MULTILINE)
 _MARKED = re.compile(rb'^# \d+ "([^"\n]*)"', re.MULTILINE)
 _TOKEN = re.compile(rb""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[{}();]""")
+_QUOTED = re.compile(rb""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
+_DEEPER = np.zeros(256, "i1")
+_DEEPER[[ord("("), ord("{"), ord(")"), ord("}")]] = 1, 1, -1, -1
+_SIGN = _DEEPER != 0
+_SIGN[ord(";")] = True
 _ATTRIBUTE = re.compile(rb"__attribute__\s*\(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)\)")
 _HARMLESS = re.compile(
     rb"__attribute__\s*\(\((?:[\s,()]|\d+|\"[^\"]*\"|\b_*(?:gnu_inline|unused|no_instrument_function|always_inline"
@@ -156,25 +163,29 @@ def _common(a: bytes, b: bytes) -> int:
 
 
 def bounds(text: bytes) -> list[int]:
-    """The offsets between external declarations, the text's start and end included, ascending."""
-    found = [0]
-    depth = 0
-    function = False
-    last = b""
-    for token in _TOKEN.finditer(text):
-        kind = token[0]
-        if kind in (b"(", b"{"):
-            if kind == b"{" and depth == 0:
-                function = last == b")" and text[: token.start()].rstrip().endswith(b")")
-            depth += 1
-        elif kind in (b")", b"}"):
-            depth -= 1
-            if depth == 0 and kind == b"}" and function:
-                found.append(token.end())
-        elif kind == b";" and depth == 0:
-            found.append(token.end())
-        last = kind
+    """The offsets between external declarations, the text's start and end included, ascending.
+
+    They end in a semicolon, or in the brace of a body that follows a parameter list.
+    """
+    signs = np.frombuffer(bytearray(text), "u1")
+    for quoted in _QUOTED.finditer(text):
+        signs[quoted.start() : quoted.end()] = 0
+    places = np.flatnonzero(_SIGN[signs])
+    signs = signs[places]
+    inside = np.cumsum(_DEEPER[signs], dtype="i4")
+    """How deep what follows each sign is."""
+    ends = places[(inside == 0) & (signs == ord(";"))]
+    bodies = places[(inside == 1) & (signs == ord("{"))]
+    closed = places[(inside == 0) & (signs == ord("}"))]
+    function = np.array([_follows_parameters(text, at) for at in bodies.tolist()], bool)
+    last = np.searchsorted(bodies, closed) - 1
+    ends = np.union1d(ends, closed[(last >= 0) & function[last]] if len(bodies) else closed[:0]) + 1
+    found: list[int] = [0, *ends.tolist()]
     return [*found, len(text)] if found[-1] != len(text) else found
+
+
+def _follows_parameters(text: bytes, brace: int) -> bool:
+    return text[max(brace - _CONTEXT, 0) : brace].rstrip().endswith(b")")
 
 
 def declared(declaration: bytes, *, expanded: bool = True) -> frozenset[bytes] | None:

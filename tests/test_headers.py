@@ -6,9 +6,12 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from updates import PATCHES, make
 
 from kdiff.distribution import KernelSetup
@@ -16,7 +19,7 @@ from kdiff.elf.same import same_code
 from kdiff.macros import Part
 from kdiff.mentions import changed_names, chunks, directives, mentioning
 from kdiff.pastes import Paste
-from kdiff.preprocess import Judge, declared, preprocess
+from kdiff.preprocess import Judge, bounds, declared, preprocess
 
 ATTRIBUTES = "__attribute__((__gnu_inline__)) __attribute__((__unused__))"
 HEADER = f"""\
@@ -116,6 +119,38 @@ def test_markers_and_empty_lines_do_not_count_and_line_numbers_do(tmp_path: Path
         texts.append(text.code)
     assert texts == [b"int a = 1;\n", b"int a = 1;\n", b"int a = 2;\nint a = 3;\n"]
     assert preprocess("gcc", tmp_path / "none.c", tmp_path) is None
+
+
+def one_by_one(text: bytes) -> list[int]:
+    """What `bounds` does, sign by sign."""
+    found, depth, function = [0], 0, False
+    for sign in re.finditer(rb""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[{}();]""", text):
+        if sign[0] in (b"(", b"{"):
+            if sign[0] == b"{" and depth == 0:
+                function = text[: sign.start()].rstrip().endswith(b")")
+            depth += 1
+        elif sign[0] in (b")", b"}"):
+            depth -= 1
+            if depth == 0 and sign[0] == b"}" and function:
+                found.append(sign.end())
+        elif sign[0] == b";" and depth == 0:
+            found.append(sign.end())
+    return [*found, len(text)] if found[-1] != len(text) else found
+
+
+@given(
+    st.lists(st.sampled_from(list("(){};\" '\\\nax,=")), max_size=40).map(lambda each: "".join(each).encode())
+)
+def test_declarations_end_where_a_count_of_brackets_says(text: bytes) -> None:
+    assert bounds(text) == one_by_one(text)
+
+
+def test_declarations_end_behind_semicolons_and_bodies() -> None:
+    text = b"int a; struct s { int b; } c; int f(void) { g(';'); } int d[] = { 1 };"
+    parts = [text[left:right].strip() for left, right in pairwise(bounds(text))]
+    assert parts == [
+        b"int a;", b"struct s { int b; } c;", b"int f(void) { g(';'); }", b"int d[] = { 1 };"
+    ]  # fmt: skip
 
 
 # Names -----------------------------------------------------------------------------------------------
