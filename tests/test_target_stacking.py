@@ -122,6 +122,67 @@ def test_what_lies_below_is_followed_through_all_manifests(fake: FakeMachine) ->
     assert stacking.in_the_way(fake.machine, "third", wanted) == ([(FIRST, f"{FUNCTION},1")], [])
 
 
+def of_module(fake: FakeMachine) -> str:
+    """The tarball of such an update of a module's function, with the first update in the kernel."""
+    value = proof()
+    value["modules"] = [{"name": "dummy", "build_id": "", "source_version": ""}]
+    for symbol, offset in zip(value["symbols"][1:], (0x1000, 0x2000), strict=True):
+        del symbol["slides"]
+        symbol.update(owner="dummy", section=".text", address=offset)
+    value["symbols"].append(
+        {"name": FUNCTION, "position": 1, "count": 1, "address": 0, "owner": FIRST, "section": ""}
+    )
+    value["nodes"][0]["code"] = len(value["symbols"]) - 1
+    put_first(fake, near(moved_code()))
+    (fake.root / f"sys/kernel/livepatch/{FIRST}/dummy/{FUNCTION},1").mkdir(parents=True)
+    manifest = replaced(FIRST)
+    manifest["replaced"][0]["target"] = "dummy"
+    return fake.tarball(proof=json.dumps(value).encode(), manifest=manifest)
+
+
+def load_dummy(fake: FakeMachine) -> None:
+    fake.put("sys/module/dummy/initstate", "live\n")
+    fake.put("sys/module/dummy/sections/.text", f"{LINKED + SLIDE:#x}\n")
+    text = (fake.root / "proc/kallsyms").read_text()
+    names = [each["name"] for each in proof()["symbols"][1:]]
+    lines = "".join(
+        f"{LINKED + SLIDE + offset:016x} t {name}\t[dummy]\n"
+        for name, offset in zip(names, (0x1000, 0x2000), strict=True)
+    )
+    fake.put("proc/kallsyms", text + lines)
+
+
+def test_code_of_a_module_that_is_not_loaded_cannot_be_compared_in_a_live_patch(fake: FakeMachine) -> None:
+    path = of_module(fake)
+    assert refused(fake, path) == {("target.not_loaded", "module dummy")}
+    with pytest.raises(Refused) as caught:
+        apply(path, 60, fake.machine, quiet, quiet, go_on, partial=True)
+    assert [(each.key, each.place) for each in caught.value.refusals] == [
+        ("target.stacked_module", f"dummy:{FUNCTION}")
+    ]
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_an_update_of_a_modules_function_goes_on_top_of_the_one_below(
+    fake: FakeMachine, partial: bool
+) -> None:
+    path = of_module(fake)
+    load_dummy(fake)
+    applied = apply(path, 60, fake.machine, quiet, quiet, go_on, partial=partial)
+    assert applied.functions == (f"dummy:{FUNCTION},1",)
+
+
+@pytest.mark.parametrize("at", range(20))
+def test_other_code_of_a_modules_function_in_the_first_update_is_refused(fake: FakeMachine, at: int) -> None:
+    path = of_module(fake)
+    load_dummy(fake)
+    data = bytearray(moved_code())
+    data[at] ^= 1
+    old = bytes(0x1000) + code() + bytes(64)
+    fake.put("proc/kcore", core({LINKED + SLIDE: old, MOVED: near(bytes(data))}))
+    assert {key for key, _ in refused(fake, path)} == {"verify.content"}
+
+
 @pytest.mark.parametrize("on", ["", "ksplice_other"])
 def test_a_manifest_that_stands_elsewhere_than_the_proof_is_an_error(fake: FakeMachine, on: str) -> None:
     put_first(fake, near(moved_code()))

@@ -57,6 +57,7 @@ def apply(
         awaited = modules.awaited(machine, promise)
         if awaited and not partial:
             raise Refused(*map(_not_there, sorted(awaited)))
+        _newest_code_is_there(promise, awaited)
         _verify(promise, machine, detail)
         stop()
         store.clean(machine)
@@ -78,6 +79,24 @@ def _not_there(module: str) -> Refusal:
         "load it, or use --partial: then its code changes when it is loaded, if it is the build that"
         " the update was made for",
     )
+
+
+def _newest_code_is_there(promise: Proof, awaited: frozenset[str]) -> None:
+    """A live patch's code of a module's function leads nowhere until that is loaded: nothing to compare."""
+    waiting = [livepatch.label(*each) for each in promise.stacked if each[0] in awaited]
+    if waiting:
+        raise Refused(
+            *(
+                Refusal(
+                    "target.stacked_module",
+                    function.partition(",")[0],
+                    "the update was made of a live patch's code of it, which cannot be compared while its"
+                    " module is not loaded",
+                    "load the module first",
+                )
+                for function in waiting
+            )
+        )
 
 
 def _everything_proved(update: tarball.Update, promise: Proof, functions: tuple[str, ...], path: str) -> None:
