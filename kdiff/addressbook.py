@@ -38,6 +38,7 @@ class AddressBook:
         self.addresses: Sequence[int] = ()
         self._kinds: Sequence[str] = ()
         self._owners: Sequence[str] = ()
+        self._beside: frozenset[str] = frozenset()
         columns = tuple(zip(*lines, strict=True))
         if columns:
             self.names, self.addresses, self._kinds, self._owners = columns
@@ -69,13 +70,20 @@ class AddressBook:
         """This book with the lines of further owners behind it."""
         return AddressBook(chain(self.lines(), lines))
 
+    def beside(self, other: AddressBook) -> AddressBook:
+        """This book with the lines of all further owners of another, from whom nobody imports (`of_any`)."""
+        owners = frozenset(self._owners)
+        found = self.joined(line for line in other.lines() if line[3] not in owners)
+        found._beside = frozenset(found._owners) - owners
+        return found
+
     def named(self, name: str, owner: str = KERNEL) -> tuple[BookEntry, ...]:
         """All entries of that name and owner."""
         return tuple([self._entry(row) for row in self._rows(name) if self._owners[row] == owner])
 
     def of_any(self, name: str) -> tuple[BookEntry, ...]:
-        """All entries of that name, whoever owns them."""
-        return tuple(map(self._entry, self._rows(name)))
+        """All entries of that name, whoever owns them, but for owners that are only `beside`."""
+        return tuple([self._entry(row) for row in self._rows(name) if self._owners[row] not in self._beside])
 
     def at(self, address: int) -> tuple[BookEntry, ...]:
         """All entries at exactly that address."""

@@ -5,12 +5,14 @@ In: the bytes of a .ko, the kernel it is for, and what it may import. Out: a `Me
 kernel and the module, at addresses of our choosing, behind the kernel and within reach of its branches. So
 run-pre matching needs no rule of its own for modules, and nothing has to be loaded.
 
-Nothing has run in it: alternatives, calls for tracers and jump labels are as the file has them.
+Nothing has run in it: alternatives, calls for tracers and jump labels are as the file has them. Of a module
+in use that a live patch has changed, the sections lie where that kernel has them, so that the live patch's
+code, which refers to them, can be matched too; what a module writes to is then as it is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from types import MappingProxyType
 
@@ -20,14 +22,10 @@ from kdiff.elf.image import note_build_id
 from kdiff.elf.read import (
     RESERVED,
     SHF_ALLOC,
-    SHF_EXECINSTR,
     SHF_WRITE,
     SHN_ABS,
     SHT_NOBITS,
-    STB_LOCAL,
     STB_WEAK,
-    STT_FILE,
-    STT_SECTION,
     Object,
     read_bytes,
 )
@@ -35,6 +33,7 @@ from kdiff.errors import KdiffError
 from kdiff.exports import Export
 from kdiff.kernel import KernelFacts, ModuleIdentity
 from kdiff.memory import Extent, MemorySource
+from kdiff.module_listing import BOOT, listing, sections_in_use
 from kdiff.values import dataclass
 
 _PAGE = 1 << 12
@@ -44,10 +43,6 @@ _PER_CPU = ".data..percpu"
 """Its addresses are offsets into each processor's area (include/asm-generic/percpu.h)."""
 _PER_CPU_START = 1 << 20
 """Where we put it; the kernel's own area ends below."""
-_BOOT = ".init"
-"""How the names of sections begin that are gone once a module runs (kernel/module/main.c)."""
-_UNLOADED = (".modinfo", "__versions")
-"""Marked to be loaded, and not loaded (rewrite_section_headers, kernel/module/main.c)."""
 _IMPORT = 16
 """Bytes we set aside for each symbol of another module."""
 
@@ -71,8 +66,6 @@ class Place:
 class LoadedModule:
     """A kernel and one module in it; satisfies `MemorySource`."""
 
-    pristine = True
-
     def __init__(
         self,
         kernel: MemorySource,
@@ -82,13 +75,16 @@ class LoadedModule:
         sections: Mapping[int, int],
         symbols: tuple[int, ...],
         book: AddressBook,
+        in_use: bool = False,
     ) -> None:
-        """`sections`: index -> address; `symbols`: the address of each."""
+        """`sections`: index -> address; `symbols`: the address of each; `in_use`: where the kernel has it."""
         self.name = f"{obj.path} as loaded into {kernel.name}"
         self.identity = identity
+        self.file = obj
         self._kernel, self._object, self._arch = kernel, obj, arch
         self._sections, self._symbols, self._book = sections, symbols, book
         self._contents: dict[int, bytes] = {}
+        self.pristine = not in_use
 
     def address_book(self) -> AddressBook:
         """The kernel's symbols, the module's, and those of other modules that it imports."""
@@ -101,7 +97,7 @@ class LoadedModule:
     def read(self, address: int, size: int) -> bytes | None:
         """Exactly `size` bytes of the module's sections, or of the kernel."""
         index = self._section_at(address, size)
-        if index is None:
+        if index is None or (self._object.sections["flags"][index] & SHF_WRITE and not self.pristine):
             return self._kernel.read(address, size)
         if index not in self._contents:
             self._contents[index] = self._relocated(index)
@@ -128,17 +124,21 @@ class LoadedModule:
     def boot_names(self) -> frozenset[str]:
         """Names in sections that are gone once the module runs; until then kallsyms lists them too."""
         obj = self._object
-        boot = {i for i in self._sections if obj.section_name(i).startswith(_BOOT)}
+        boot = {i for i in self._sections if obj.section_name(i).startswith(BOOT)}
         homes = enumerate(obj.symbols["section"].tolist())
         return frozenset(obj.symbol_name(index) for index, home in homes if home in boot)
 
     def _section_at(self, address: int, size: int) -> int | None:
         if not self._span[0] <= address < self._span[1] and not self._per_cpu(address):
             return None
+        ends = None
         for index, start in self._sections.items():
-            if start <= address and address + size <= start + int(self._object.sections["size"][index]):
-                return index
-        return None
+            stop = start + int(self._object.sections["size"][index])
+            if start <= address and address + size <= stop:
+                if address < stop:
+                    return index
+                ends = index if ends is None else ends
+        return ends
 
     @cached_property
     def _span(self) -> tuple[int, int]:
@@ -154,7 +154,7 @@ class LoadedModule:
         return any(
             start <= address < start + int(self._object.sections["size"][index])
             for index, start in self._sections.items()
-            if start == _PER_CPU_START
+            if self._object.section_name(index) == _PER_CPU
         )
 
     def _relocated(self, index: int) -> bytes:
@@ -208,9 +208,11 @@ def load(
     architecture: Callable[[Object], Architecture],
     exports: Mapping[str, Export],
     file_of: Callable[[str], tuple[bytes, str]],
+    in_use: bool = False,
 ) -> LoadedModule:
     """Lay out module `name`. `file_of`: contents and path of another module by name.
 
+    `in_use`: where the kernel, which has loaded it, has it; sections without symbols are put elsewhere still.
     KdiffError `module.*` if the file is no module, is not for this kernel or imports what nobody exports.
     """
     obj = read_bytes(data, path)
@@ -223,15 +225,23 @@ def load(
             place=path,
             remedy="use the modules of the kernel's own package",
         )
-    book = kernel.address_book().only(KERNEL)  # a live kernel may have the module already
+    live = kernel.address_book()
+    book = live.only(KERNEL)  # a live kernel may have the module already
+    entries = tuple(each for each in live.entries if each.owner == name) if in_use else ()
+    known = sections_in_use(obj, entries, name) if in_use else {}
     start = _behind(book)
-    sections = _lay_out(obj, start)
-    end = max((at + int(obj.sections["size"][i]) for i, at in sections.items() if at >= start), default=start)
-    imports = _Imports(book, exports, name, file_of, _rounded(end, _PAGE))
+    sections = _lay_out(obj, start, known)
+    ends = (at + int(obj.sections["size"][i]) for i, at in sections.items() if at >= start and i not in known)
+    end = max(ends, default=start)
+    imports = _Imports(book, exports, name, file_of, _rounded(end, _PAGE), live if in_use else None)
     symbols = tuple(_addresses(obj, sections, imports))
-    lines = (*_listed(obj, sections, name), *imports.lines)
+    lines = ((row.name, sections[row.section] + row.offset, row.letter, name) for row in listing(obj))
+    book = book.joined((*lines, *imports.lines))
+    if in_use:
+        _check_room(live, start, end, path)
+        book = book.beside(live)
     return LoadedModule(
-        kernel, identity, obj, architecture(obj), MappingProxyType(sections), symbols, book.joined(lines)
+        kernel, identity, obj, architecture(obj), MappingProxyType(sections), symbols, book, in_use
     )
 
 
@@ -265,7 +275,10 @@ class _Imports:
         importer: str,
         file_of: Callable[[str], tuple[bytes, str]],
         start: int,
+        live: AddressBook | None,
     ) -> None:
+        """`live`: of a kernel that has those other modules."""
+        self.live = live
         self.book, self.exports, self.importer, self.file_of = book, exports, importer, file_of
         self.lines: list[Line] = []
         self._next = start
@@ -296,17 +309,21 @@ class _Imports:
         )
 
     def _elsewhere(self, name: str, owner: str) -> int:
-        """Set room aside for every symbol of that name in the other module, in its order."""
+        """A place for every symbol of that name in the other module, in its order: set aside, or its own."""
         path, kinds = self._defined_by(owner)
+        listed = kinds.get(name, [])
+        places = [self._next + number * _IMPORT for number in range(len(listed))]
+        self._next += len(listed) * _IMPORT
+        if self.live is not None:
+            places = [each.address for each in self.live.named(name, owner)]
         found = 0
-        for kind in kinds.get(name, ()):
-            self.lines.append((name, self._next, kind, owner))
-            found = self._next if kind.isupper() else found
-            self._next += _IMPORT
-        if not found:
+        for place, kind in zip(places, listed, strict=False):
+            self.lines.append((name, place, kind, owner))
+            found = place if kind.isupper() else found
+        if not found or len(places) != len(listed):
             raise KdiffError(
                 "module.import",
-                f"{owner} exports {name} and does not define it",
+                f"{owner} exports {name} and does not define it, or is loaded from another file",
                 place=path,
                 remedy="use the modules and headers of the kernel's own packages",
             )
@@ -317,8 +334,8 @@ class _Imports:
         if owner not in self._others:
             data, path = self.file_of(owner)
             kinds: dict[str, list[str]] = {}
-            for name, _, kind, _ in _listed(read_bytes(data, path), None, owner):
-                kinds.setdefault(name, []).append(kind)
+            for row in listing(read_bytes(data, path)):
+                kinds.setdefault(row.name, []).append(row.letter)
             self._others[owner] = path, kinds
         return self._others[owner]
 
@@ -334,8 +351,20 @@ def _rounded(value: int, step: int) -> int:
     return value + -value % step
 
 
-def _lay_out(obj: Object, start: int) -> dict[int, int]:
-    """An address for each section that is loaded, in the order of the file.
+def _check_room(live: AddressBook, start: int, end: int, path: str) -> None:
+    """What we put at addresses of our choosing must not be where the kernel has something."""
+    taken = next((each for each in live.entries if start - _GAP // 2 < each.address < end + _GAP), None)
+    if taken is not None:
+        raise KdiffError(
+            "module.room",
+            f"{taken.name} of {taken.owner} is where the module's nameless sections would be put",
+            place=path,
+            remedy="take the memory of a machine whose kernel lies elsewhere (boot it again)",
+        )
+
+
+def _lay_out(obj: Object, start: int, known: Mapping[int, int]) -> dict[int, int]:
+    """An address for each section that is loaded, in the order of the file; `known`: those that have one.
 
     Between two is a gap: the address behind the end of one, which code may refer to, is not in the next.
     """
@@ -344,8 +373,8 @@ def _lay_out(obj: Object, start: int) -> dict[int, int]:
         section = obj.sections[index]
         if not section["flags"] & SHF_ALLOC:
             continue
-        if obj.section_name(index) == _PER_CPU:
-            placed[index] = _PER_CPU_START
+        if index in known or obj.section_name(index) == _PER_CPU:
+            placed[index] = known.get(index, _PER_CPU_START)
             continue
         start = _rounded(start, max(int(section["align"]), 1))
         placed[index] = start
@@ -365,32 +394,3 @@ def _addresses(obj: Object, sections: Mapping[int, int], imports: _Imports) -> I
             yield imports.address(obj.symbol_name(index), binding == STB_WEAK, obj.path)
         else:
             yield 0
-
-
-def _listed(obj: Object, sections: Mapping[int, int] | None, owner: str) -> Iterable[Line]:
-    """What kallsyms shows of a module: named symbols of loaded sections, in the order of the symbol table.
-
-    kernel/module/kallsyms.c, is_core_symbol() and module_get_kallsym() under CONFIG_KALLSYMS_ALL. Without
-    `sections` addresses are 0.
-    """
-    letters = [_letter(obj, index) for index in range(len(obj.sections))]
-    columns = (obj.symbols[name].tolist() for name in ("section", "value", "type", "binding"))
-    for index, (home, value, type_, binding) in enumerate(zip(*columns, strict=True)):
-        if type_ in (STT_FILE, STT_SECTION) or not 0 < home < len(letters) or not letters[home]:
-            continue
-        name = obj.symbol_name(index)
-        if name:
-            letter = letters[home] if binding == STB_LOCAL else letters[home].upper()
-            yield name, sections[home] + value if sections is not None else 0, letter, owner
-
-
-def _letter(obj: Object, index: int) -> str:
-    """What nm prints for local symbols of a section; empty where kallsyms leaves them out."""
-    section, name = obj.sections[index], obj.section_name(index)
-    if not section["flags"] & SHF_ALLOC or name.startswith(_BOOT) or name in _UNLOADED:
-        return ""
-    if section["flags"] & SHF_EXECINSTR:
-        return "t"
-    if section["type"] == SHT_NOBITS:
-        return "b"
-    return "d" if section["flags"] & SHF_WRITE else "r"

@@ -34,7 +34,9 @@ from kdiff.kbuild import Build, Unit
 from kdiff.kernel import KernelFacts, SpecialSection
 from kdiff.late import check_same_code, edited, late
 from kdiff.manifest import manifest, utsname
+from kdiff.matchable import graph_to_match
 from kdiff.memory import MemorySource
+from kdiff.original import with_original_code
 from kdiff.package import Package
 from kdiff.pairs import PairsFile, check_units, wishes
 from kdiff.patch import Patch, read_patch
@@ -195,7 +197,11 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
         for each, run in zip(plans, runs, strict=True)
         if each.carried or each.in_place
     )
-    update = bind(request.id, units, exports)
+    update = with_original_code(
+        bind(request.id, units, exports),
+        units,
+        lambda obj: graph_to_match(obj, _architecture(plugins, obj), special, habits),
+    )
     proof = prove(units, update.replacements, update.borrowed, book, facts, ANCHOR)
     emitter.check(update, facts, config.headers)
     return Checked(request, config, patch, built, memory, facts, plans, runs, types, units, update, proof)

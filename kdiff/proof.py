@@ -155,14 +155,14 @@ class _Writer:
 
     def made(self, address: int, unit: Bound) -> tuple[int, int] | None:
         """A symbol of a live patch's module and how far behind it an address is; None if it is in none."""
+        if self._slides(address) or (unit.module is not None and unit.module.place(address) is not None):
+            return None
         code = set(unit.run.redirects.values())
         owners = {entry.owner for entry in unit.book.entries if entry.address in code}
-        below = [
-            e for e in unit.book.entries if e.owner in owners and e.owner != KERNEL and e.address <= address
-        ]
-        if self._slides(address) or not below:
+        below = [entry for entry in unit.book.entries if entry.address <= address]
+        nearest = max(below, key=lambda each: each.address, default=None)
+        if nearest is None or nearest.owner == KERNEL or nearest.owner not in owners:
             return None
-        nearest = max(below, key=lambda each: each.address)
         return self.named(nearest, unit), address - nearest.address
 
     def anonymous(self, address: int, unit: Bound) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import field
 from functools import cached_property
 
-from kdiff.addressbook import KERNEL, AddressBook
+from kdiff.addressbook import AddressBook
 from kdiff.doubt import Doubts
 from kdiff.errors import Refusal
 from kdiff.fields import WORD
@@ -78,7 +78,7 @@ def solve(
     owner: str = "vmlinux",
 ) -> RunMatch:
     """Match every node of a unit that can be matched."""
-    redirects = redirected(memory) if owner == KERNEL else NOTHING
+    redirects = redirected(memory)
     matcher = Matcher(graph, sites, memory, book, owner, redirects)
     work = _Flood(graph, matcher, memory, book, owner)
     work.run()

@@ -2,7 +2,8 @@
 """The memory that each unit of an update is matched against: the kernel's, or that of a module's file.
 
 In: the memory of the kernel, and the CONFDIR that tells where its modules are. Out: a memory by target, and
-refusals where the file is not what runs.
+refusals where nobody can say what runs. A module of which a live patch has replaced functions in that kernel
+is laid out where the kernel has it, since the newest code refers to it there.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Targets:
                 self._architecture,
                 self._exports,
                 self._file,
+                in_use=target in self._patched,
             )
         return self._loaded[target]
 
@@ -69,6 +71,12 @@ class Targets:
                 " of the kernel's package",
             )
         return contents(self._files[name]), str(self._files[name])
+
+    @cached_property
+    def _patched(self) -> frozenset[str]:
+        """The owners of functions that live patches have replaced."""
+        book = self._kernel.address_book()
+        return frozenset(each.owner for address in redirected(self._kernel) for each in book.at(address))
 
     @cached_property
     def _tree(self) -> Path:
@@ -88,21 +96,15 @@ class Targets:
 
 
 def review_stacking(plan: Plan, kernel: MemorySource) -> Iterator[Refusal]:
-    """Refuse functions of a module that a live patch has replaced in a kernel in use."""
+    """Refuse changes of a module if a live patch has replaced a function, and nobody tells of what module."""
     if plan.target == KERNEL or not plan.replaced:
         return
-    moved = redirected(kernel)
-    taken = {
-        entry.name
-        for entry in kernel.address_book().entries
-        if entry.owner == plan.target and entry.address in moved
-    }
-    for pre, _ in plan.replaced:
-        node = plan.pre.nodes[pre]
-        if taken.intersection(node.names):
+    book = kernel.address_book()
+    for address in redirected(kernel):
+        if not book.at(address):
             yield Refusal(
-                "bind.module_stacked", plan.pre.where(node),
-                f"a live patch has replaced {node.label} of module {plan.target} already, and code of modules"
-                " is matched against the module's file",
+                "bind.module_stacked", plan.pre.obj.path,
+                f"a live patch has replaced a function at {address:#x}, where the kernel's list has none: it"
+                f" may be one of module {plan.target}",
                 "undo that live patch, and make one update of both patches",
             )  # fmt: skip

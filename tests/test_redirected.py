@@ -22,7 +22,6 @@ from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.target import proof_reader
 from kdiff.target.match import Run, difference
-from kdiff.targets import review_stacking
 
 FIRST = UNIT.replace("gauge[2] = 77", "gauge[2] = 78")
 SECOND = FIRST.replace("gauge[2] = 78", "gauge[2] = 79")
@@ -182,14 +181,3 @@ def test_what_only_the_live_patch_has_is_refused_and_its_owner_named() -> None:
     assert "fresh at" in refusal.reason
     assert "only live patch ksplice_first has" in refusal.reason
     assert refusal.remedy
-
-
-def test_a_function_of_a_module_that_a_live_patch_has_replaced_is_refused() -> None:
-    plan = replace(planned(graph(FIRST), graph(SECOND)), target="driver")
-    there = MODULES + 0x400000
-    words = {**patched().words, FUNCTION + 24: there}
-    book = patched().book.joined([("choose", there, "t", "driver")])
-    (refusal,) = review_stacking(plan, replace(patched(), words=words, book=book))
-    assert (refusal.key, refusal.place) == ("bind.module_stacked", "unit.o: .text.choose")
-    assert list(review_stacking(plan, replace(patched(), book=book))) == []
-    assert list(review_stacking(replace(plan, target="vmlinux"), patched())) == []

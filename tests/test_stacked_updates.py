@@ -16,12 +16,14 @@ from kdiff.distribution import KernelSetup
 from kdiff.errors import Refused
 from kdiff.guest import SHARE, Guest, Result
 from kdiff.kernel_log import complaints
+from kdiff.module_files import contents, module_files
 from kdiff.package import save
 from kdiff.rehearse import program
 
 pytestmark = [pytest.mark.kernel, pytest.mark.guest]
 
 FIRST, OTHER, SECOND = "fs_cmdline", "kernel_getppid", "fs_cmdline_again"
+OF_MODULE, OF_MODULE_AGAIN = "dummy_mtu", "dummy_again"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,18 @@ class Patched:
     def run(self, command: str, *arguments: str) -> Result:
         return self.guest.run(program(command, *arguments))
 
+    def apply(self, name: str, *options: str) -> Result:
+        return self.run("apply", *options, f"{SHARE}/ksplice-{name}.tar.gz")
+
+    def device(self) -> list[str]:
+        """MTU and queue length of a new device of module dummy."""
+        ip, here = "busybox ip link", "/sys/class/net/d0"
+        shown = self.guest.run(
+            f"{ip} add d0 type dummy && cat {here}/mtu {here}/tx_queue_len && {ip} del d0", timeout=120
+        )
+        assert shown.held, shown.output
+        return shown.output.split()
+
     def shows(self, start: str) -> bool:
         return self.guest.run(f"grep -q '^{start}' /proc/cmdline").held
 
@@ -44,12 +58,13 @@ def patched(kernel: KernelSetup, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("stacked")
     tree = folder / "source"
     subprocess.run(("cp", "-as", f"{kernel.source.resolve()}/.", str(tree)), check=True)
-    file = tree / "fs/proc/cmdline.c"
-    text = file.read_bytes()
-    file.unlink()
-    file.write_bytes(text)
-    command = ("patch", "-s", "-p1", "-d", str(tree), "-i", str(PATCHES / f"{FIRST}.patch"))
-    subprocess.run(command, check=True)
+    for path, name in (("fs/proc/cmdline.c", FIRST), ("drivers/net/dummy.c", OF_MODULE)):
+        file = tree / path
+        text = file.read_bytes()
+        file.unlink()
+        file.write_bytes(text)
+        command = ("patch", "-s", "-p1", "-d", str(tree), "-i", str(PATCHES / f"{name}.patch"))
+        subprocess.run(command, check=True)
     port = qmp.free_port()
     with Guest.boot(
         kernel.image / "vmlinuz", kernel.image / "modules",
@@ -102,4 +117,61 @@ def test_an_update_of_the_newest_code_goes_on_top_and_both_come_off_in_order(
     alone = patched.run("apply", tarball)
     assert alone.status == 3
     assert f"live patch ksplice_{FIRST}" in alone.output
+    assert complaints(guest.records()[start:]) == ()
+
+
+def test_updates_of_a_modules_function_stack_too(
+    kernel: KernelSetup, patched: Patched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one also replaces a function that the first one left alone, as the module's file has it."""
+    guest, start = patched.guest, len(patched.guest.records())
+    file = contents(module_files(kernel.image / "modules")["dummy"])
+    (guest.share / "dummy.ko").write_bytes(file)
+    save(make(kernel, PATCHES / f"{OF_MODULE}.patch"), guest.share)
+    assert guest.run(f"insmod {SHARE}/dummy.ko numdummies=0", timeout=60).held
+    applied = patched.apply(OF_MODULE)
+    assert applied.held, applied.output
+    assert patched.device() == ["1234", "1000"]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(Refused) as caught:
+        make(kernel, PATCHES / "kernel_and_module.patch", memory=patched.memory)
+    assert {each.key for each in caught.value.refusals} == {"runpre.content"}
+    assert any("in place of dummy_setup" in each.reason for each in caught.value.refusals)
+    again = PATCHES / f"{OF_MODULE_AGAIN}.patch"
+    save(make(kernel, again, source=patched.tree, memory=patched.memory), guest.share)
+    applied = patched.apply(OF_MODULE_AGAIN, "-v")
+    assert applied.held, applied.output
+    assert "2 functions verified" in applied.output
+    assert patched.device() == ["1234", "77"]
+
+    early = patched.run("undo", OF_MODULE)
+    assert early.status == 3
+    assert "target.stacked: dummy:dummy_setup" in early.output
+    assert OF_MODULE_AGAIN in early.output
+    assert patched.run("undo", OF_MODULE_AGAIN).held
+    assert patched.device() == ["1234", "1000"]
+    assert patched.apply(OF_MODULE_AGAIN).held
+    assert guest.run("rmmod dummy").held
+    load = f"insmod {SHARE}/dummy.ko numdummies=0"
+    anew = guest.run(load, timeout=60).held
+    if anew:
+        assert patched.device() == ["1234", "77"]
+    else:  # x86 before 6.3, kernel commit 0c05e7bd2d01: relocations are not cleared
+        assert "existing value is nonzero" in guest.log()
+    assert patched.run("undo", OF_MODULE_AGAIN).held
+    assert patched.run("undo", OF_MODULE).held
+    assert anew or guest.run(load, timeout=60).held
+    assert patched.device() == ["1500", "1000"]
+    alone = patched.apply(OF_MODULE_AGAIN)
+    assert alone.status == 3
+    assert "target.not_below: dummy:dummy_setup" in alone.output
+    assert f"live patch ksplice_{OF_MODULE}, which is not there" in alone.output
+
+    assert guest.run("rmmod dummy").held
+    assert patched.apply(OF_MODULE, "--partial").held
+    unseen = patched.apply(OF_MODULE_AGAIN, "--partial")
+    assert unseen.status == 3
+    assert "target.stacked_module" in unseen.output
+    assert patched.run("undo", OF_MODULE).held
     assert complaints(guest.records()[start:]) == ()
