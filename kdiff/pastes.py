@@ -188,6 +188,10 @@ class Pastes:
         """What may stand in a slot: its argument's last token if it is the first piece, else the first."""
         if use.arguments is None:
             return [(UNKNOWN,)], _NONE
+        if slot.position >= len(use.arguments):  # an argument that is there may become several
+            doubts: set[bytes] = set()
+            values = [each for one in use.arguments for each in self._alone(one, use, doubts)]
+            return [(UNKNOWN,)] if (UNKNOWN,) in values else [(b"",)], frozenset(doubts)
         given = (
             use.arguments[slot.position :] if slot.rest else use.arguments[slot.position : slot.position + 1]
         )
@@ -197,7 +201,7 @@ class Pastes:
             environment = {name: [(own,)] for name, own in use.within.slots.items()}
         cut = groups(tokens)
         if not slot.raw and (len(tokens) < 2 or (tokens[-1] == b")" and tokens[1] == b"(")):
-            doubts: set[bytes] = set()
+            doubts = set()
             return self._value(tokens, environment, doubts), frozenset(doubts)
         if not tokens:
             return [(b"",)], _NONE
@@ -212,6 +216,12 @@ class Pastes:
             return [(UNKNOWN,)], _NONE
         doubts = set()
         return self._value(group, environment, doubts), frozenset(doubts)
+
+    def _alone(self, argument: tuple[bytes, ...], use: Use, doubts: set[bytes]) -> list[Chain]:
+        """What an argument becomes that is one word; anything, if it is a parameter of the macro around."""
+        if use.within is not None and set(argument) & set(use.within.parameters):
+            return [(UNKNOWN,)]
+        return self._word(argument[0], {}, doubts) if len(argument) == 1 else []
 
     def _value(
         self, tokens: Sequence[bytes], environment: Environment, doubts: set[bytes], depth: int = 0

@@ -97,6 +97,16 @@ MADE = {
     "a pasted name that is called later": (
         b"#define GET_x(a) get_##a\n#define FN(k) GET_##k\n", b"FN(x)(thing)",
     ),
+    "one argument that becomes two": (
+        b"#define GET(k, x) get_##x\n#define BOTH 1, thing\n#define ALL(a) GET(a)\n", b"ALL(BOTH)",
+    ),
+    "one further argument that becomes two": (
+        b"#define GET(k, x, ...) get_##x\n#define BOTH 1, thing\n#define ALL(a...) GET(a)\n", b"ALL(BOTH, 3)",
+    ),
+    "a macro that another one chooses": (
+        b"#define GET(x) get_##x\n#define PICK(a, b, ...) b\n#define ALL(a...) PICK(1, GET, 2)(a)\n",
+        b"ALL(thing)",
+    ),
     "what the command line defines": (CAT, b"CAT(GIVEN, _thing)"),
     "lines that go on": (b"#define CAT(a, \\\n b) a ## \\\n b\n", b"CAT(get_,\n\tthing)"),
     "no blank and no capital": (b"#define page(uname) Page##uname get##uname\n", b"page(_thing)"),
