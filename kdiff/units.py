@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -149,8 +150,12 @@ def ask(place: Workplace, folders: Iterable[str]) -> Mapping[str, Mapping[str, s
         answer.unlink(missing_ok=True)
     goals = [f"{folder}/{_GOAL}" for folder in folders]
     outcome = place.make("-k", *goals, environment={"MAKEFILES": str(query)})
-    if outcome.status and "No rule to make target" not in outcome.output:
-        raise failure("build.pre", "asking Kbuild what it compiles", outcome, place=", ".join(folders[:9]))
+    if outcome.status:
+        left_out = set(re.findall(rf"No rule to make target '(\S+)/{re.escape(_GOAL)}'", outcome.output))
+        silent = sorted({each for each, answer in answers.items() if not answer.exists()} - left_out)
+        if silent or not left_out:
+            place_of = ", ".join(silent[:9] or folders[:9])
+            raise failure("build.pre", "asking Kbuild what it compiles", outcome, place=place_of)
     return {folder: _read(answer) for folder, answer in answers.items()}
 
 
