@@ -108,6 +108,7 @@ def main() -> int:
     return 1 if any(each["wrong"] for each in results) else 0
 
 
+CONFIRMED_BY_REFUSED = "refused, since what it refers to is confirmed by refused functions only"
 Verdict = tuple[str, str, str]
 """(verdict, function, reason)"""
 
@@ -181,6 +182,12 @@ def compiled_otherwise(own: Path, other: Path, graph: SectionGraph, ours: Image)
             yield "matched, and the same", name, ""
         else:
             left = {node.id: run.open[node.id] for node in nodes if node.id in run.open}
+            if not left and any(found is not None and run.unconfirmed(found) for found in matches):
+                yield CONFIRMED_BY_REFUSED, name, ""
+                continue
+            if left and all(goes_on(node, ours, graph) for node in nodes if node.id in left):
+                yield "refused, since code without a name lies behind it", name, ""
+                continue
             why = "; ".join(f"{refusal.key} {refusal.reason}" for refusal in left.values())
             ambiguous = [graph.nodes[i] for i, refusal in left.items() if refusal.key == "solve.ambiguous"]
             if (
@@ -193,21 +200,31 @@ def compiled_otherwise(own: Path, other: Path, graph: SectionGraph, ours: Image)
                 yield "WRONG: refused, and the same", name, f": {why}"
 
 
+def goes_on(node: Node, ours: Image, graph: SectionGraph) -> bool:
+    """Whether something else than padding lies behind the only function of this name, up to the next one.
+
+    Who compiles its neighbours otherwise cannot tell that what lies there is one of them.
+    """
+    places = {entry.address for name in node.names for entry in ours.book.named(name)}
+    return len(places) == 1 and not ours.ends(places.pop() + node.size, graph.arch)
+
+
 def equal_copies(run: RunMatch, node: Node, ours: Image) -> int:
-    """How many functions of the kernel have this name and read alike; 0 if something tells which it is.
+    """How many functions of this name read alike, at most; 0 if something tells which it is.
 
     What tells equal code apart is who refers to it, and what lies on both sides of it. (One side says
     nothing: there another unit's copy may begin.)
     """
     places = sorted({entry.address for name in node.names for entry in ours.book.named(name)})
-    texts = [ours.words(at, node.size) for at in places]
+    words = [ours.words(at, node.size) for at in places]
+    texts = max(([each for each in words if same(one, each)] for one in words), key=len, default=[])
     found = [each for each in run.matches.values() if run.graph.nodes[each.node].kind is Kind.FUNCTION]
     told = any(fact.node == node.id for each in found for fact in each.facts) or any(
         any(0 <= at - each.address - each.size < FARTHEST for each in found)
         and any(0 <= each.address - at - node.size < FARTHEST for each in found)
         for at in places
     )
-    return 0 if told or not all(same(texts[0], each) for each in texts) else len(texts)
+    return 0 if told else len(texts)
 
 
 def judged(graph: SectionGraph, ours: Image, theirs: Image) -> Iterator[Verdict]:
@@ -255,11 +272,12 @@ def judged(graph: SectionGraph, ours: Image, theirs: Image) -> Iterator[Verdict]
                     "",
                 )
             elif there.refusals and not open_:
-                yield (
-                    "refused, since what it refers to is confirmed by refused functions only",
-                    node.label,
-                    "",
-                )
+                yield CONFIRMED_BY_REFUSED, node.label, ""
+            elif found is not None and all(
+                fact.node in here.matches and fact.node not in there.matches
+                for fact in there.unconfirmed(found)
+            ):
+                yield "refused, since a constant that it refers to is another one there", node.label, ""
             else:
                 yield "WRONG: refused, and the same", node.label, why
 
