@@ -108,7 +108,7 @@ def _users(
     wanted: Commands,
 ) -> frozenset[str] | None:
     """Those of the `wanted` units that mention one of `names`; None if names do not tell."""
-    sight = Sight(place, includes, wanted)
+    sight = Sight(place, includes, wanted, forced(place))
 
     def texts(path: str) -> Iterator[bytes]:
         tree = place.source if (place.source / path).exists() or path in files else place.build

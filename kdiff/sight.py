@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from kdiff.includes import TEXTS, Includes, folders, run_grep
@@ -21,21 +21,25 @@ _AT_ONCE = 10_000
 class Sight:
     """What a set of units may see of a kernel's source and of the headers that its build has made."""
 
-    def __init__(self, place: Workplace, includes: Includes, units: Iterable[str]) -> None:
+    def __init__(
+        self, place: Workplace, includes: Includes, units: Iterable[str], forced: Collection[str] = ()
+    ) -> None:
+        """`forced`: last names of headers that the command line makes every unit include."""
         self._units = sorted(units)
         self.every = (1 << len(self._units)) - 1
         self._trees = {tree: sorted(_texts(tree, below)) for tree, below in folders(place)}
         self._seen = {name: 0 for names in self._trees.values() for name in names}
         self._seen |= {unit: 1 << bit for bit, unit in enumerate(self._units)}
-        self._spread(includes)
+        always = [name for name in self._seen if os.path.basename(name) in forced]
+        self._seen |= dict.fromkeys(always, self.every)
+        self._spread(includes, {*self._units, *always})
 
-    def _spread(self, includes: Includes) -> None:
-        """Let each file be seen by all that see a file which may include it."""
+    def _spread(self, includes: Includes, waiting: set[str]) -> None:
+        """Let each file be seen by all that see a file which may include it; some are `waiting` to tell."""
         included: dict[str, list[str]] = defaultdict(list)
         for name in self._seen:
             for file in includes.naming(name):
                 included[file].append(name)
-        waiting = set(self._units)
         while waiting:
             reached = set()
             for file in waiting:
