@@ -152,20 +152,17 @@ class Pastes:
         """What chains become where their macros are used, while that may spell a name; and who sees it."""
         while True:
             doubts: set[bytes] = set()
-            steps = [
-                (
-                    Step(
-                        b"" if use.within is None else use.within.name, chain, step.open and use.then == b""
-                    ),
-                    use,
-                    units & use.units,
-                )
-                for step, units in waiting.items()
-                for use in self._uses[step.macro]
-                if units & use.units and (not step.open or use.then in (b"", b"("))
-                for chain, doubtful in self._filled(step.chain, use)
-                if _spelled(chain, wanted) and (not doubtful or _add(doubts, doubtful))
-            ]
+            steps: list[tuple[Step, Use, int]] = []
+            for step, units in waiting.items():
+                for use in self._uses[step.macro]:
+                    if not units & use.units or (step.open and use.then not in (b"", b"(")):
+                        continue
+                    around = b"" if use.within is None else use.within.name
+                    for chain, doubtful in self._filled(step.chain, use):
+                        if _spelled(chain, wanted):
+                            doubts |= doubtful
+                            made = Step(around, chain, step.open and use.then == b"")
+                            steps.append((made, use, units & use.units))
             if not doubts:
                 return steps
             self._evaluate(doubts)
@@ -316,11 +313,6 @@ class Pastes:
         for word, values in found.items():
             self._values.setdefault(word, frozenset(values))
         self._called |= called
-
-
-def _add(known: set[bytes], more: Iterable[bytes]) -> bool:
-    known.update(more)
-    return True
 
 
 def _spelled(chain: Chain, names: frozenset[bytes]) -> list[bytes]:
