@@ -44,6 +44,7 @@ from kdiff.running import find_memory
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.split import Kind
+from kdiff.verdict import Match
 
 OTHERS = ("6.1.0-47-amd64", "6.1.0-50-amd64", "6.1.0-53-amd64", "6.1.0-54-amd64", "6.1.0-55-amd64")
 ALWAYS = "drivers/pci/probe.c"
@@ -274,12 +275,27 @@ def judged(graph: SectionGraph, ours: Image, theirs: Image) -> Iterator[Verdict]
             elif there.refusals and not open_:
                 yield CONFIRMED_BY_REFUSED, node.label, ""
             elif found is not None and all(
-                fact.node in here.matches and fact.node not in there.matches
+                fact.node is not None
+                and fact.node in here.matches
+                and texts_differ(
+                    graph.nodes[fact.node].size, ours, here.matches[fact.node], theirs, fact.address
+                )
                 for fact in there.unconfirmed(found)
             ):
                 yield "refused, since a constant that it refers to is another one there", node.label, ""
             else:
                 yield "WRONG: refused, and the same", node.label, why
+
+
+def texts_differ(size: int, ours: Image, mine: Match, theirs: Image, place: int) -> bool:
+    """Whether two tables of pointers lead to texts one of which differs."""
+    tables = ours.memory.read(mine.address, size), theirs.memory.read(place, size)
+    pairs = zip(*(memoryview(each or b"")[: size // 8 * 8].cast("Q") for each in tables), strict=True)
+    texts = ((ours.memory.read(one, 64), theirs.memory.read(other, 64)) for one, other in pairs)
+    return any(
+        one is not None and other is not None and one.partition(b"\0")[0] != other.partition(b"\0")[0]
+        for one, other in texts
+    )
 
 
 @cache
