@@ -23,6 +23,8 @@ from kdiff.workplace import Workplace
 SUFFIXES = (".c", ".S")
 """What Kbuild makes objects from."""
 _GOAL = ".kdiff.lst"
+_END = "."
+"""The last line of an answer; without it make was stopped while it wrote."""
 _QUERY = """\
 kdiff_here := $(patsubst ./%,%,$(obj))
 ifneq ($(filter $(kdiff_here),{directories}),)
@@ -31,7 +33,7 @@ $(kdiff_here)/{goal}:
 $(foreach *,$(patsubst $(obj)/%.o,%,$@),\
 $(if $(wildcard $(srctree)/$(@:.o=.c)),$(file >>$(kdiff_here)/{goal},$@ .c $(CC) $(c_flags)),\
 $(if $(wildcard $(srctree)/$(@:.o=.S)),$(file >>$(kdiff_here)/{goal},\
-$@ .S $(CC) $(a_flags) $(modname_flags))))))
+$@ .S $(CC) $(a_flags) $(modname_flags))))))$(file >>$(kdiff_here)/{goal},{end})
 endif
 """
 """The loops give `$@` and `$*` the values that the rule for each object would see."""
@@ -143,7 +145,7 @@ def ask(place: Workplace, folders: Iterable[str]) -> Mapping[str, Mapping[str, s
     """Ask Kbuild now: directory -> source -> command."""
     folders = sorted(folders)
     query = place.root / "query.mk"
-    write_file(query, _QUERY.format(directories=" ".join(folders), goal=_GOAL).encode())
+    write_file(query, _QUERY.format(directories=" ".join(folders), goal=_GOAL, end=_END).encode())
     answers = {folder: place.build / folder / _GOAL for folder in folders}
     for answer in answers.values():
         answer.parent.mkdir(parents=True, exist_ok=True)
@@ -152,16 +154,22 @@ def ask(place: Workplace, folders: Iterable[str]) -> Mapping[str, Mapping[str, s
     outcome = place.make("-k", *goals, environment={"MAKEFILES": str(query)})
     if outcome.status:
         left_out = set(re.findall(rf"No rule to make target '(\S+)/{re.escape(_GOAL)}'", outcome.output))
-        silent = sorted({each for each, answer in answers.items() if not answer.exists()} - left_out)
+        silent = sorted({each for each, answer in answers.items() if not _is_whole(answer)} - left_out)
         if silent or not left_out:
             place_of = ", ".join(silent[:9] or folders[:9])
             raise failure("build.pre", "asking Kbuild what it compiles", outcome, place=place_of)
     return {folder: _read(answer) for folder, answer in answers.items()}
 
 
+def _is_whole(answer: Path) -> bool:
+    return answer.exists() and answer.read_text().endswith(f"{_END}\n")
+
+
 def _read(answer: Path) -> dict[str, str]:
     sources: dict[str, str] = {}
     for line in answer.read_text().splitlines() if answer.exists() else []:
+        if line == _END:
+            break
         made, suffix, command = line.split(" ", 2)
         if made.endswith(".o"):
             sources[posixpath.normpath(made)[:-2] + suffix] = command

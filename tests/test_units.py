@@ -37,13 +37,13 @@ def without(folder: str) -> str:
 
 
 def test_a_folder_that_kbuild_has_no_rule_for_compiles_nothing(tmp_path: Path) -> None:
-    asked = place(tmp_path, {"net": "net/core.o .c gcc -O2\n"}, without("mm"))
+    asked = place(tmp_path, {"net": "net/core.o .c gcc -O2\n.\n"}, without("mm"))
     assert ask(asked, ["net", "mm"]) == {"mm": {}, "net": {"net/core.c": "gcc -O2"}}
 
 
 @pytest.mark.parametrize("output", ["Killed\n", without("fs"), ""])
 def test_a_folder_without_answer_and_reason_is_an_error_and_not_kept(tmp_path: Path, output: str) -> None:
-    asked = place(tmp_path, {"net": "net/core.o .c gcc -O2\n"}, output)
+    asked = place(tmp_path, {"net": "net/core.o .c gcc -O2\n.\n"}, output)
     with pytest.raises(KdiffError) as caught:
         commands(asked, ["net/core.c", "mm/slub.c"])
     assert (caught.value.key, caught.value.place) == ("build.pre", "mm")
@@ -51,6 +51,13 @@ def test_a_folder_without_answer_and_reason_is_an_error_and_not_kept(tmp_path: P
 
 
 def test_a_make_that_fails_behind_its_answers_is_an_error(tmp_path: Path) -> None:
-    asked = place(tmp_path, {"net": "", "mm": ""}, "No space left on device\n")
+    asked = place(tmp_path, {"net": ".\n", "mm": ".\n"}, "No space left on device\n")
     with pytest.raises(KdiffError):
         ask(asked, ["net", "mm"])
+
+
+def test_an_answer_that_was_cut_off_is_an_error(tmp_path: Path) -> None:
+    asked = place(tmp_path, {"net": "net/core.o .c gcc -O2\n"}, without("mm"))
+    with pytest.raises(KdiffError) as caught:
+        ask(asked, ["net", "mm"])
+    assert caught.value.place == "net"
