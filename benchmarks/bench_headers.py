@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether the units that kdiff finds for a changed header are those that a build of all its users shows.
 
-    python benchmarks/bench_headers.py [--header PATH]... [--seed N]
+    python benchmarks/bench_headers.py [--kernel ABI] [--header PATH]... [--seed N]
 
 In each header one inline function that returns something is edited: it returns one more. `kdiff.kbuild.build`
 then says which units' objects change, once as always, once with every unit compiled that the compiler
@@ -29,6 +29,7 @@ from kdiff.distribution import KernelSetup
 from kdiff.errors import KdiffError
 from kdiff.headers import Reached, reached
 from kdiff.kbuild import Build, build
+from kdiff.mentions import Change
 from kdiff.patch import read_patch
 
 HEADERS = (
@@ -58,7 +59,7 @@ def edited(source: Path, header: str, seed: int) -> str | None:
 def every_user() -> Iterator[None]:
     """Let nothing but the compiler's list of files keep a unit from being compiled."""
     with (
-        patch("kdiff.headers.changed_names", return_value=None),
+        patch("kdiff.headers.change", return_value=Change(None)),
         patch("kdiff.headers.Judge.affected", return_value=True),
     ):
         yield
@@ -87,9 +88,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--header", action="append", help="a header; the list in this file if not given")
     parser.add_argument("--seed", type=int, default=1, help="which function is edited")
+    parser.add_argument("--kernel", help="kernel ABI (default: the newest)")
     args = parser.parse_args()
     plugins = registry.load()
-    wanted = setup.choose(plugins, setup.distribution(plugins).newest(), None)
+    wanted = setup.choose(plugins, args.kernel or setup.distribution(plugins).newest(), None)
     kernel = setup.make(plugins, wanted, lambda line: print(line, file=sys.stderr))
     wrong = 0
     for header in args.header or HEADERS:

@@ -19,12 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
 
+from kdiff.certain import Certain
 from kdiff.distribution import Say
 from kdiff.edits import Files
 from kdiff.errors import Refusal
 from kdiff.includes import Includes, forced, read_by_makefiles
-from kdiff.macros import GLUE, Part, definition
-from kdiff.mentions import changed_names, chunks, directives, mentioning
+from kdiff.macros import GLUE, Macro, Part
+from kdiff.mentions import Change, change, mentioning
+from kdiff.parts import chunks, definitions, directives
 from kdiff.pastes import Pastes
 from kdiff.preprocess import Judge, Text, preprocess
 from kdiff.shadow import replaced
@@ -59,8 +61,8 @@ def reached(place: Workplace, paths: Iterable[str], files: Files, known: Iterabl
     paths = sorted(paths)
     if not paths:
         return Reached((), ())
-    names = _changed(place, paths, files)
-    if names is not None and not names:
+    changes = {path: change(_pristine(place, path), files[path] or b"") for path in paths}
+    if not any(changes.values()):
         return Reached((), ())
     includes = Includes(place)
     may = {path: includes.reaching(path) for path in paths}
@@ -68,8 +70,8 @@ def reached(place: Workplace, paths: Iterable[str], files: Files, known: Iterabl
     wanted = {path: found for path, found in candidates.items() if path not in set(known)}
     say(f"{len(candidates)} units may include {', '.join(paths)}")
     users = None
-    if names is not None and len(wanted) > _MANY:
-        users = _users(place, includes, names, files, wanted)
+    if len(wanted) > _MANY and all(each.names is not None for each in changes.values()):
+        users = _users(place, includes, changes, files, wanted)
     if users is not None:
         say(f"{len(users)} of them mention what changes")
         wanted = {path: wanted[path] for path in users}
@@ -88,12 +90,6 @@ def _candidates(place: Workplace, files: frozenset[str]) -> Commands:
     return commands(place, files)
 
 
-def _changed(place: Workplace, paths: list[str], files: Files) -> frozenset[bytes] | None:
-    """The names of all that changes in the headers; None if names do not tell."""
-    found = [changed_names(_pristine(place, path), files[path] or b"") for path in paths]
-    return None if None in found else frozenset(name for names in found for name in names or ())
-
-
 def _pristine(place: Workplace, path: str) -> bytes:
     """A header's contents, none for one that the patch adds."""
     file = place.source / path
@@ -103,14 +99,21 @@ def _pristine(place: Workplace, path: str) -> bytes:
 def _users(
     place: Workplace,
     includes: Includes,
-    names: frozenset[bytes],
+    changes: Mapping[str, Change],
     files: Files,
     wanted: Commands,
 ) -> frozenset[str] | None:
-    """Those of the `wanted` units that mention one of `names`; None if names do not tell."""
+    """Those of the `wanted` units that mention what changes; None if names do not tell."""
     sight = Sight(place, includes, wanted, forced(place))
+    around = frozenset().union(*map(includes.reaching, changes))
+    for version in ({}, files):
+        certain = Certain(place, wanted, version, around, sight.find)
+        for path, each in changes.items():
+            if not certain.repeats(path, each.after if version else each.before):
+                return None
+    names = frozenset(name for each in changes.values() for name in each.names or ())
 
-    def texts(path: str) -> Iterator[bytes]:
+    def versions(path: str) -> Iterator[bytes]:
         tree = place.source if (place.source / path).exists() or path in files else place.build
         yield _pristine(place, path) if tree is place.source else (tree / path).read_bytes()
         if path in files:
@@ -118,17 +121,16 @@ def _users(
 
     @cache
     def parts(path: str) -> list[Part]:
-        return [part for text in texts(path) for part in (directives if path in wanted else chunks)(text)]
+        return [part for text in versions(path) for part in (directives if path in wanted else chunks)(text)]
+
+    @cache
+    def macros(path: str) -> list[Macro]:
+        return [macro for text in versions(path) for macro in definitions(text)]
 
     glued = dict.fromkeys((*sight.containing(GLUE), *(path for path in files if sight.units(path))))
-    macros = (
-        (path, macro)
-        for path in glued
-        for part in parts(path)
-        if GLUE in part.text and (macro := definition(part.text)) is not None
-    )
+    pasting = ((path, macro) for path in glued for macro in macros(path) if GLUE in macro.body)
     given = frozenset(name.encode() for command in wanted.values() for name in _GIVEN.findall(command))
-    pastes = Pastes(macros, sight.find, parts, sight.units, given)
+    pastes = Pastes(pasting, sight.find, parts, macros, sight.units, given)
     users = mentioning(names, sight.every, sight, parts, pastes.of)
     if users is None:
         return None

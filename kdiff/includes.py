@@ -9,12 +9,14 @@ includes itself again. `kdiff.preprocess` then judges each unit.
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 from kdiff.shadow import write_file
@@ -22,7 +24,8 @@ from kdiff.workplace import NOT_COMPILED, Workplace
 
 _PATTERN = r'^[[:space:]]*#[[:space:]]*include(_next)?[[:space:]]*[<"][^<>"]+[">]'
 _LINE = re.compile(r'^([^:\n]+):.*?([<"])([^<>"\n]+)[">]$', re.MULTILINE)
-_FORCED = re.compile(r"-include\s+\S*?([^/\s]+\.h)\b")
+_FORCED = re.compile(r"(?<!-)-include\s+\S*?([^/\s]+\.h)\b")
+_FILE = re.compile(r"^.*(?:-include\s|\$[({](?:src|srctree)[)}]/).*$", re.MULTILINE)
 MAKEFILE = re.compile(r"Makefile(\..*)?|Kbuild(\..*)?")
 
 TEXTS = (".c", ".h", ".S", ".inc", ".inl", ".def")
@@ -30,17 +33,23 @@ TEXTS = (".c", ".h", ".S", ".inc", ".inl", ".def")
 
 
 class Includes:
-    """All `#include` lines of what can be compiled for this kernel's architecture."""
+    """All `#include` lines of what can be compiled for this kernel's architecture.
+
+    Which file may include which is worked out once per kernel and kept; headers that the build has made
+    since, and those of a patch, are looked up in the lines.
+    """
 
     def __init__(self, place: Workplace) -> None:
-        self._trees = (place.source, place.build)
+        self._place = place
         self._own = architectures(place)
-        self._by_name: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
-        for file, quote, text in _read(place):
-            if not self._is_foreign(file):
-                self._by_name[posixpath.basename(text)].append((file, text, quote == '"'))
-        self._resolved: dict[str, list[tuple[str, str, str | None]]] = {}
-        self._known: dict[str, bool] = {}
+        kept = place.root / "edges"
+        if not kept.exists():
+            write_file(kept, json.dumps(self._resolve()).encode("ascii"))
+        self.sources: list[str]
+        """The files of the source tree that a compiler might read."""
+        self._names: list[str]
+        self.sources, self._names, self._including = json.loads(kept.read_text("ascii"))
+        self._index = {name: at for at, name in enumerate(self._names)}
 
     def reaching(self, path: str) -> frozenset[str]:
         """The file at `path` and all that may include it, directly or through others."""
@@ -52,10 +61,48 @@ class Includes:
             waiting += new
         return frozenset(found)
 
-    def naming(self, path: str) -> Iterator[str]:
+    def naming(self, path: str) -> Iterable[str]:
         """The files that may include the one at `path` themselves."""
+        at = self._index.get(path)
+        if at is None:
+            return self._lines.naming(path)
+        return (self._names[each] for each in self._including[at])
+
+    @cached_property
+    def _lines(self) -> _Lines:
+        return _Lines(self._place, self._own)
+
+    def _resolve(self) -> tuple[list[str], list[str], list[list[int]]]:
+        """The source's files; all files, and for each those that may include it."""
+        lines = self._lines
+        source, build = (sorted(texts(tree, below)) for tree, below in folders(self._place))
+        names = sorted({*source, *build, *lines.files})
+        index = {name: at for at, name in enumerate(names)}
+        return source, names, [sorted({index[each] for each in lines.naming(name)}) for name in names]
+
+
+class _Lines:
+    """The lines themselves."""
+
+    def __init__(self, place: Workplace, own: frozenset[str]) -> None:
+        self._trees = (place.source, place.build)
+        self._own = own
+        self._by_name: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
+        for file, quote, text in _read(place):
+            if not self._is_foreign(file):
+                self._by_name[posixpath.basename(text)].append((file, text, quote == '"'))
+        self._resolved: dict[str, list[tuple[str, str, str | None]]] = {}
+        self._known: dict[str, bool] = {}
+
+    @property
+    def files(self) -> set[str]:
+        """Those that have such lines."""
+        return {file for lines in self._by_name.values() for file, _, _ in lines}
+
+    def naming(self, path: str) -> Iterator[str]:
+        """The files with a line that may mean the one at `path`."""
         below = f"/{path}"
-        for file, beside, tail in self._lines(posixpath.basename(path)):
+        for file, beside, tail in self._ends(posixpath.basename(path)):
             if beside == path or (tail is not None and below.endswith(tail)):
                 yield file
 
@@ -63,7 +110,7 @@ class Includes:
         parts = file.split("/", 2)
         return bool(self._own) and parts[0] == "arch" and parts[1] not in self._own
 
-    def _lines(self, name: str) -> list[tuple[str, str, str | None]]:
+    def _ends(self, name: str) -> list[tuple[str, str, str | None]]:
         """The lines with this last name: file, the path beside it, and how paths end that a search may find.
 
         What lies beside a file is found first, if the name stands between quotation marks.
@@ -84,7 +131,7 @@ class Includes:
 
 def forced(place: Workplace) -> frozenset[str]:
     """The basenames of headers that a makefile makes the compiler include (`-include`)."""
-    return frozenset(name for text in _makefiles(place) for name in _FORCED.findall(text))
+    return frozenset(_FORCED.findall(_makefiles(place)))
 
 
 def read_by_makefiles(place: Workplace, path: str) -> bool:
@@ -93,14 +140,24 @@ def read_by_makefiles(place: Workplace, path: str) -> bool:
     named = re.compile(
         rf"^(?![^#\n]*-include)[^#\n]*\$[({{](?:src|srctree)[)}}]/\S*\b{name}(?!\S)", re.MULTILINE
     )
-    return any(named.search(text) for text in _makefiles(place))
+    return named.search(_makefiles(place)) is not None
 
 
-def _makefiles(place: Workplace) -> Iterable[str]:
-    for folder in ("", *_folders(place)):
+def _makefiles(place: Workplace) -> str:
+    """The lines of this kernel's makefiles that may say one of both, kept once they have been read."""
+    kept = place.root / "makefiles"
+    if not kept.exists():
+        found = "".join(f"{line}\n" for text in _all_makefiles(place) for line in _FILE.findall(text))
+        write_file(kept, found.encode("utf-8", "surrogateescape"))
+    return kept.read_text("utf-8", "surrogateescape")
+
+
+def _all_makefiles(place: Workplace) -> Iterator[str]:
+    (_, below), _ = folders(place)
+    for folder in ("", "arch", *below):
         top = place.source / folder
         for here, inner, files in os.walk(top):
-            if not folder:
+            if folder in ("", "arch"):
                 inner.clear()
             for name in files:
                 if MAKEFILE.fullmatch(name):
@@ -121,6 +178,14 @@ def folders(place: Workplace) -> list[tuple[Path, list[str]]]:
 def architectures(place: Workplace) -> frozenset[str]:
     """The folders below arch/ of which the build has generated headers."""
     return frozenset(each.parent.parent.name for each in place.build.glob("arch/*/include/generated"))
+
+
+def texts(tree: Path, below: Iterable[str]) -> Iterator[str]:
+    """The files in some folders of a tree that a compiler might read."""
+    for folder in below:
+        for here, _, files in os.walk(tree / folder):
+            where = os.path.relpath(here, tree)
+            yield from (f"{where}/{name}" for name in files if name.endswith(TEXTS))
 
 
 def run_grep(arguments: list[str], below: os.PathLike[str], patterns: bytes = b"") -> bytes:

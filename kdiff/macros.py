@@ -13,6 +13,8 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 GLUE = b"##"
+MARK = b"\v"
+"""Stands in code where a condition or an `#include` was."""
 TOKEN = re.compile(rb'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|##|\w+|[^\s\\]')
 WORD = re.compile(rb"\w+")
 _DEFINE = re.compile(rb"[ \t]*#[ \t]*define[ \t]+(\w+)(?:\(([^()]*)\))?")
@@ -144,7 +146,8 @@ def uses(file: str, part: Part, words: frozenset[bytes], units: int) -> Iterator
     for found in re.finditer(rb"\b(?:%b)\b" % b"|".join(map(re.escape, sorted(words))), text):
         arguments, end = _call(text, found.end())
         then = TOKEN.search(text, end)
-        yield found[0], Use(file, part, within, arguments, b"" if then is None else then[0], units)
+        token = b"" if then is None else b"(" if MARK in text[end : then.start()] else then[0]
+        yield found[0], Use(file, part, within, arguments, token, units)
 
 
 def arguments_of(tokens: Sequence[bytes]) -> tuple[tuple[bytes, ...], ...] | None:
@@ -155,9 +158,12 @@ def arguments_of(tokens: Sequence[bytes]) -> tuple[tuple[bytes, ...], ...] | Non
 
 
 def _call(text: bytes, at: int) -> tuple[tuple[tuple[bytes, ...], ...] | None, int]:
-    """The tokens of each argument of a call whose parenthesis comes next, None if none does; and its end."""
+    """The tokens of each argument of a call whose parenthesis comes next, and its end.
+
+    None if none does, or if a condition decides what belongs to the call.
+    """
     opening = _OPENING.match(text, at)
-    if opening is None:
+    if opening is None or MARK in opening[0]:
         return None, at
     done: list[tuple[bytes, ...]] = []
     tokens: list[bytes] = []
@@ -167,7 +173,7 @@ def _call(text: bytes, at: int) -> tuple[tuple[tuple[bytes, ...], ...] | None, i
         if depth == 0 and token in (b",", b")"):
             done.append(tuple(tokens))
             if token == b")":
-                return tuple(done), found.end()
+                return None if MARK in text[at : found.end()] else tuple(done), found.end()
             tokens = []
             continue
         depth += (token == b"(") - (token == b")")

@@ -1,30 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which names a header's change is about, going by text, so that units that mention none need no compiler.
 
-A header is cut into chunks: macros and external declarations, without comments. If only static inline
-functions, macros, structures and the like change, a unit is affected only if it mentions one of their
-names, or a name whose own chunk mentions one; where a chunk may do more than declare, all that include its
-file are. Names that macros paste together are mentioned where they are pasted (`kdiff.pastes`).
+Headers are compared part by part (`kdiff.parts`), in their order. If only static inline functions, macros,
+structures and the like change, come, go or move, a unit is affected only if it mentions one of their names,
+or a name whose own part mentions one; where a part may do more than declare, all that include its file are.
+Of two parts that change places either one tells: what one has to do with the other, its text says. Names that
+macros paste together are mentioned where they are pasted (`kdiff.pastes`); what is included, or not any more,
+is told apart (`kdiff.certain`).
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from difflib import SequenceMatcher
 from functools import reduce
-from itertools import pairwise
 from operator import or_
 from typing import Protocol
 
 from kdiff.macros import Part
+from kdiff.parts import placed
 from kdiff.pastes import Paste
-from kdiff.preprocess import bounds, declared
+from kdiff.values import dataclass
 
-_COMMENT = re.compile(rb"""/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""", re.DOTALL)
-_DIRECTIVE = re.compile(rb"^[ \t]*#(?:[^\n\\]|\\[ \t]*\n|\\)*\n?", re.MULTILINE)
-_MACRO = re.compile(rb"[ \t]*#[ \t]*(?:define|undef)[ \t]+(\w+)")
-_NUMBER = re.compile(rb"[ \t]*#[ \t]*line\b")
 _WORD = re.compile(rb"\w+")
 _MOST_NAMES = 200
 """When so many names are affected, looking for them saves nothing."""
@@ -33,40 +31,33 @@ _FEW = 100
 Names = frozenset[bytes] | None
 
 
-def chunks(text: bytes) -> list[Part]:
-    """The parts of a header with the names each declares, None if it may do more; `#line` is no part."""
-    *parts, (whole, _) = directives(text)
-    for left, right in pairwise(bounds(whole)):
-        part = whole[left:right].strip()
-        if part:
-            parts.append(Part(part, declared(part, expanded=False)))
-    return parts
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What differs between two versions of a header.
+
+    `names`: all that the parts declare which come, go or move; None if these are not all. `before` and
+    `after`: what the `#include` lines among them include.
+    """
+
+    names: Names
+    before: frozenset[bytes] = frozenset()
+    after: frozenset[bytes] = frozenset()
+
+    def __bool__(self) -> bool:
+        """Whether anything differs at all."""
+        return self.names is None or bool(self.names or self.before or self.after)
 
 
-def directives(text: bytes) -> list[Part]:
-    """The same with all code in one last part."""
-    bare = _COMMENT.sub(lambda found: b" " if found[0].startswith(b"/") else found[0], text)
-    parts: list[Part] = []
-    code: list[bytes] = []
-    end = 0
-    for found in _DIRECTIVE.finditer(bare):
-        macro = _MACRO.match(found[0])
-        if not _NUMBER.match(found[0]):
-            parts.append(Part(found[0].strip(), frozenset({macro[1]}) if macro else None))
-        code.append(bare[end : found.start()])
-        end = found.end()
-    return [*parts, Part(b"".join([*code, bare[end:]]), None)]
-
-
-def changed_names(pre: bytes, post: bytes) -> frozenset[bytes] | None:
-    """The names of all chunks that differ between two versions of a header; None if these are not all."""
-    old, new = (Counter(chunks(text)) for text in (pre, post))
-    names: set[bytes] = set()
-    for _, declares in (*(old - new), *(new - old)):
-        if declares is None:
-            return None
-        names |= declares
-    return frozenset(names)
+def change(pre: bytes, post: bytes) -> Change:
+    """Compare two versions of a header, part by part, each with the conditions around it and inside."""
+    old, new = placed(pre), placed(post)
+    edits = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    gone = [each for what, a, b, _, _ in edits if what != "equal" for each in old[a:b]]
+    come = [each for what, _, _, a, b in edits if what != "equal" for each in new[a:b]]
+    declares = [each.part.declares for each in gone + come]
+    before, after = (frozenset(filter(None, (each.include for each in side))) for side in (gone, come))
+    names = None if None in declares else frozenset(name for names in declares for name in names or ())
+    return Change(names, before, after)
 
 
 class Seen(Protocol):

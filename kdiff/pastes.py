@@ -77,8 +77,9 @@ class Pastes:
     """The search for pastes of names.
 
     `macros`: all definitions that hold `##`, and their files. `find` says which files have which of some
-    words, of the files that count; `read` gives the parts of a file; `seen` says which units may see a file,
-    a bit each: what no unit sees together is no paste. `command` are names that a command line defines.
+    words, of the files that count; `read` gives the parts of a file, `define` the macros it defines; `seen`
+    says which units may see a file, a bit each: what no unit sees together is no paste. `command` are names
+    that a command line defines.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Pastes:
         macros: Iterable[tuple[str, Macro]],
         find: Callable[[Iterable[bytes]], Mapping[str, frozenset[bytes]]],
         read: Callable[[str], Iterable[Part]],
+        define: Callable[[str], Iterable[Macro]],
         seen: Callable[[str], int],
         command: frozenset[bytes] = frozenset(),
     ) -> None:
@@ -93,7 +95,7 @@ class Pastes:
         for file, macro in macros:
             for chain, then in chains(macro):
                 self._chains[macro.name, chain, then] |= seen(file)
-        self._find, self._read, self._seen = find, read, seen
+        self._find, self._read, self._define, self._seen = find, read, define, seen
         self._uses: dict[bytes, list[Use]] = {}
         self._values: dict[bytes, frozenset[bytes | Unknown]] = {
             name: frozenset({UNKNOWN}) for name in command
@@ -300,9 +302,8 @@ class Pastes:
         found: dict[bytes, set[bytes | Unknown]] = {word: set() for word in words}
         called: dict[bytes, list[Macro]] = {word: [] for word in found}
         for file, here in self._find(found).items():
-            for part in self._read(file):
-                macro = definition(part.text)
-                if macro is None or macro.name not in here:
+            for macro in self._define(file):
+                if macro.name not in here:
                     continue
                 if macro.called:
                     called[macro.name].append(macro)

@@ -44,6 +44,10 @@ _FUNCTION = re.compile(rb"[\w\s*]*?[\s*](\w+)\s*\((?!\s*\*)(?:[^()]|\((?:[^()]|\
 _VARIABLE = re.compile(rb"\s*extern\b[\w\s*]*?[\s*](\w+)\s*(?:\[[^\[\]]*\]\s*)*;\s*")
 _NO_DECLARATION = frozenset({b"asm", b"__asm__", b"typeof", b"__typeof__", b"_Static_assert", b"typedef"})
 _INLINE = frozenset({b"inline", b"__inline", b"__inline__", b"__always_inline"})
+_STORAGE = _INLINE | {b"static", b"extern", b"const", b"volatile", b"register", b"noinline", b"asmlinkage"}
+_SCALAR = re.compile(
+    rb"\s*(?:void|bool|_Bool|char|short|int|long|signed|unsigned|float|double|[us](?:8|16|32|64)|\w+_t)\s*"
+)
 _WORD = re.compile(rb"\w+")
 _CONTEXT = 300
 """Bytes of text by which the place of an edit is found again."""
@@ -191,7 +195,8 @@ def _follows_parameters(text: bytes, brace: int) -> bool:
 def declared(declaration: bytes, *, expanded: bool = True) -> frozenset[bytes] | None:
     """What a declaration declares, if it leaves nothing in an object unless it is used; else None.
 
-    Where macros are not `expanded` yet, any name may be one: a function needs its keywords, or a body.
+    Where macros are not `expanded` yet, any name may be one: a function needs a type and parameters that can
+    be nothing else.
     """
     if not declaration.strip(b" \t\n;"):
         return frozenset()
@@ -217,9 +222,23 @@ def declared(declaration: bytes, *, expanded: bool = True) -> frozenset[bytes] |
         return frozenset({variable[1]}) if variable is not None and not brace else None
     if brace and not (b"static" in words and words & _INLINE):
         return None
-    if not expanded and len(_WORD.findall(bare.partition(b"(")[0])) < 2:
+    if not expanded and not _is_plain(bare):
         return None
     return frozenset({function[1]})
+
+
+def _is_plain(head: bytes) -> bool:
+    """Whether text that looks like a function's head is no call of a macro that declares something else."""
+    before, _, parameters = head.partition(b"(")
+    inside = re.sub(rb"\([^()]*\)", b" * ", parameters.rpartition(b")")[0])
+    return len(set(_WORD.findall(before)) - _STORAGE) > 1 and all(
+        not each.strip()
+        or b"*" in each
+        or b"..." in each
+        or len(_WORD.findall(each)) > 1
+        or _SCALAR.fullmatch(each)
+        for each in inside.split(b",")
+    )
 
 
 def _folded(text: bytes) -> bytes:

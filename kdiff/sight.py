@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
 
-from kdiff.includes import TEXTS, Includes, folders, run_grep
+from kdiff.includes import Includes, folders, run_grep, texts
 from kdiff.workplace import Workplace
 
 _AT_ONCE = 10_000
@@ -27,7 +26,8 @@ class Sight:
         """`forced`: last names of headers that the command line makes every unit include."""
         self._units = sorted(units)
         self.every = (1 << len(self._units)) - 1
-        self._trees = {tree: sorted(_texts(tree, below)) for tree, below in folders(place)}
+        _, (build, below) = folders(place)
+        self._trees = {place.source: includes.sources, build: sorted(texts(build, below))}
         self._seen = {name: 0 for names in self._trees.values() for name in names}
         self._seen |= {unit: 1 << bit for bit, unit in enumerate(self._units)}
         always = [name for name in self._seen if os.path.basename(name) in forced]
@@ -77,11 +77,3 @@ class Sight:
             for start in range(0, len(seen), _AT_ONCE):
                 part = seen[start : start + _AT_ONCE]
                 yield from set(run_grep([flags, "-f", "-", "--", *part], tree, patterns).splitlines())
-
-
-def _texts(tree: Path, below: Iterable[str]) -> Iterator[str]:
-    """The files that a compiler might read."""
-    for folder in below:
-        for here, _, files in os.walk(tree / folder):
-            where = os.path.relpath(here, tree)
-            yield from (f"{where}/{name}" for name in files if name.endswith(TEXTS))

@@ -177,7 +177,8 @@ def _prepare(place: Workplace, config: Config, say: Say) -> Workplace:
 def _prepare_anew(place: Workplace, config: Config, say: Say) -> list[str]:
     began = time.monotonic()
     (place.root / "prepared").unlink(missing_ok=True)
-    (place.root / "includes").unlink(missing_ok=True)
+    for name in ("includes", "edges", "makefiles"):
+        (place.root / name).unlink(missing_ok=True)
     for name in ("source", "build", "commands", "objects"):
         remove_tree(place.root / name)
     say(f"preparing to build for {config.release} (once per kernel) in {place.root}")

@@ -17,7 +17,8 @@ from updates import PATCHES, make
 from kdiff.distribution import KernelSetup
 from kdiff.elf.same import same_code
 from kdiff.macros import Part
-from kdiff.mentions import changed_names, chunks, directives, mentioning
+from kdiff.mentions import Change, change, mentioning
+from kdiff.parts import chunks, directives
 from kdiff.pastes import Paste
 from kdiff.preprocess import Judge, bounds, declared, preprocess
 
@@ -156,16 +157,87 @@ def test_declarations_end_behind_semicolons_and_bodies() -> None:
 # Names -----------------------------------------------------------------------------------------------
 
 
+def changed_names(pre: bytes, post: bytes) -> frozenset[bytes] | None:
+    return change(pre, post).names
+
+
 def test_names_of_what_differs_are_told_and_comments_are_not_differences() -> None:
     old = b"#define ONE 1 /* one */\nstatic inline int f(void)\n{\n\treturn ONE;\n}\n"
-    assert changed_names(old, old.replace(b"/* one */", b"// two")) == frozenset()
+    assert not change(old, old.replace(b"/* one */", b"// two"))
     assert changed_names(old, old.replace(b"ONE 1", b"ONE \\\n 2")) == {b"ONE"}
     assert changed_names(old, old.replace(b"return ONE", b"return 2")) == {b"f"}
     assert changed_names(old, old + b"#define NEW\n") == {b"NEW"}
-    assert changed_names(old, old.replace(b"\treturn", b"#line 9\n\treturn")) == frozenset()
+    assert not change(old, old.replace(b"\treturn", b"#line 9\n\treturn"))
     assert changed_names(b'#define A "a b"\n', b'#define A "a  b"\n') == {b"A"}
-    assert changed_names(old, old + b"#ifdef NEW\n#endif\n") is None
+    assert not change(old, old + b"#ifdef NEW\n#endif\n")
+    assert changed_names(old, old + b"#ifdef NEW\n#error no\n#endif\n") is None
     assert changed_names(old, old + b"DEFINE(x);\n") is None
+
+
+TWO = b"#ifdef A\n#define X 1\n#else\n#define X 2\n#endif\nextern int y;\n#define Z 1\n"
+
+
+@pytest.mark.parametrize(
+    "old, new, names",
+    [
+        (b"ifdef A", b"ifdef B", {b"X"}),
+        (b"ifdef A", b"ifndef A", {b"X"}),
+        (b"X 1\n#else\n#define X 2", b"X 2\n#else\n#define X 1", {b"X"}),
+        (b"#endif\nextern int y;\n", b"extern int y;\n#endif\n", {b"y"}),
+        (b"#else\n", b"#elif B\n", {b"X"}),
+        (b"extern int y;\n#define Z 1\n", b"#define Z 1\nextern int y;\n", {b"Z"}),
+        (b"#ifdef A\n", b"#define A\n#ifdef A\n", {b"A"}),
+        (TWO, b"#ifndef G\n" + TWO + b"#endif", {b"X", b"y", b"Z"}),
+    ],
+)
+def test_what_moves_and_what_conditions_hold_has_changed(old: bytes, new: bytes, names: set[bytes]) -> None:
+    found = changed_names(TWO, TWO.replace(old, new))
+    assert found is not None
+    assert found == names or (found, names) == ({b"y"}, {b"Z"})
+
+
+THING = b"struct thing {\n\tint a;\n#ifdef A\n\tint b;\n#endif\n\tint c;\n};\n"
+CUT = b"#ifdef A\nint f(void) {\n#else\nint f(int x) {\n#endif\n\treturn 1; }\nextern int y;\n"
+
+
+@pytest.mark.parametrize(
+    "text, old, new, names",
+    [
+        (THING, b"ifdef", b"ifndef", {b"thing"}),
+        (THING, b"#endif\n\tint c;\n", b"\tint c;\n#endif\n", {b"thing"}),
+        (THING, b"int b", b"long b", {b"thing"}),
+        (CUT, b"int y", b"long y", None),
+        (b"#ifdef A\nextern\n#endif\nint y;\n", b"ifdef", b"ifndef", None),
+        (b"int f(void)\n#ifdef A\n{ return 1; }\n#else\n;\n#endif\n", b"1", b"2", None),
+    ],
+)
+def test_conditions_inside_a_declaration_are_a_part_of_it(
+    text: bytes, old: bytes, new: bytes, names: set[bytes] | None
+) -> None:
+    assert changed_names(text, text.replace(old, new)) == names
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        (b"extern DECLARE_BITMAP(seen, 9);", None),
+        (b"static DEFINE_LIMIT(seen, 5 * HZ);", None),
+        (b"static int DEFINE_LIMIT(seen);", None),
+        (b"extern int f(struct a *, size_t, u8 x, void (*g)(int), ...);", {b"f"}),
+        (b"extern int f(void);", {b"f"}),
+    ],
+)
+def test_what_a_macro_declares_is_not_known(text: bytes, names: set[bytes] | None) -> None:
+    assert changed_names(b"", text) == names
+
+
+def test_what_is_included_is_told_apart_from_names() -> None:
+    old = b'#include <a.h>\n#include "b.h"\nextern int y;\n'
+    assert change(old, old.replace(b"<a.h>", b"<c.h>")) == Change(
+        frozenset(), frozenset({b"<a.h>"}), frozenset({b"<c.h>"})
+    )
+    assert changed_names(old, old.replace(b"<a.h>", b"MACRO(a)")) is None
+    assert change(old, old.replace(b"<a.h>", b"<a.h>\n#define Y")).names == {b"Y"}
 
 
 def test_a_string_is_no_comment() -> None:

@@ -16,8 +16,8 @@ from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
 from kdiff.headers import _GIVEN
 from kdiff.includes import Includes
-from kdiff.macros import GLUE, Part, definition
-from kdiff.mentions import chunks, directives
+from kdiff.macros import GLUE, Macro, Part
+from kdiff.parts import chunks, definitions, directives
 from kdiff.pastes import Paste, Pastes
 from kdiff.preprocess import preprocess
 from kdiff.sight import Sight
@@ -41,13 +41,13 @@ class Tree(dict[str, bytes]):
         return (directives if path.endswith(".c") else chunks)(self[path])
 
     def pastes(self, *names: bytes) -> set[Paste]:
-        macros = [
-            (path, macro)
-            for path in self
-            for part in self.parts(path)
-            if GLUE in part.text and (macro := definition(part.text)) is not None
-        ]
-        return Pastes(macros, self.find, self.parts, lambda path: 1, frozenset({b"GIVEN"})).of(names)
+        macros = [(path, macro) for path in self for macro in self.macros(path) if GLUE in macro.body]
+        return Pastes(macros, self.find, self.parts, self.macros, lambda path: 1, frozenset({b"GIVEN"})).of(
+            names
+        )
+
+    def macros(self, path: str) -> list[Macro]:
+        return definitions(self[path])
 
     def preprocessed(self, folder: Path) -> set[bytes]:
         """The words of the unit as the compiler sees them."""
@@ -143,10 +143,9 @@ def test_what_cannot_make_the_name_is_not_found(header: bytes, use: bytes, tmp_p
 
 def test_files_that_no_unit_sees_together_paste_nothing() -> None:
     tree = Tree({"a.h": b"#define CAT(a, b) a##b\n", "b.c": b"CAT(get_, thing)"})
-    macro = definition(tree.parts("a.h")[0].text)
-    assert macro is not None
+    (macro,) = tree.macros("a.h")
     for sees, names in ((lambda path: 1 if path == "a.h" else 2, []), (lambda path: 3, [NAME])):
-        search = Pastes([("a.h", macro)], tree.find, tree.parts, sees)
+        search = Pastes([("a.h", macro)], tree.find, tree.parts, tree.macros, sees)
         assert [paste.name for paste in search.of([NAME])] == names
 
 
@@ -168,14 +167,14 @@ def test_names_that_units_of_the_kernel_paste_are_found(kernel: KernelSetup) -> 
         def parts(path: str) -> list[Part]:
             return (directives if path in units else chunks)(text(path))
 
-        macros = [
-            (path, macro)
-            for path in sight.containing(GLUE)
-            for part in parts(path)
-            if GLUE in part.text and (macro := definition(part.text)) is not None
+        def macros(path: str) -> list[Macro]:
+            return definitions(text(path))
+
+        pasting = [
+            (path, macro) for path in sight.containing(GLUE) for macro in macros(path) if GLUE in macro.body
         ]
         given = frozenset(name.encode() for command in units.values() for name in _GIVEN.findall(command))
-        pastes = Pastes(macros, sight.find, parts, sight.units, given)
+        pastes = Pastes(pasting, sight.find, parts, macros, sight.units, given)
         for unit, command in units.items():
             found = preprocess(command, place.shadow / unit, place.build)
             assert found is not None
