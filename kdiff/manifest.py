@@ -70,7 +70,14 @@ def manifest(
             for each in update.replacements
         ],
         "modules": [
-            {"name": each.name, "build_id": each.build_id, "source_version": each.source_version}
+            {
+                "name": each.name,
+                "build_id": each.build_id,
+                "source_version": each.source_version,
+                "new_layouts": [
+                    of for fresh in update.fresh if fresh.module == each.name for of in fresh.types
+                ],
+            }
             for each in update.modules
         ],
         "borrowed": borrowed_summary(update.borrowed),

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from kdiff import kbuild
-from kdiff.addressbook import AddressBook
+from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.arch import Architecture
 from kdiff.bind import Bound, bind
 from kdiff.callers import by_callers
@@ -50,7 +50,7 @@ from kdiff.running import check_same_kernel, find_memory
 from kdiff.sites import sites
 from kdiff.solve import RunMatch, solve
 from kdiff.targets import Targets, review_stacking
-from kdiff.update import Update
+from kdiff.update import Fresh, Update
 from kdiff.values import dataclass
 
 ANCHOR = "_text"
@@ -150,7 +150,7 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
         jobs=request.jobs,
         allow_compiler_mismatch=request.allow_compiler_mismatch,
         say=say,
-        look=partial(_check_types, request.accept_layouts, read),
+        look=partial(_check_types, request.accept_layouts, _loaded(memory), read),
     )
     for line in (*(f"left out of the patch: {name}" for name in patch.ignored), *built.warnings):
         say(line)
@@ -170,7 +170,7 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
             *emitter.review(each, facts),
         )
     ]
-    types = _retyped(plans, request.accept_layouts, say)
+    types = _retyped(plans, request.accept_layouts, _loaded(memory), say)
     refusals += review_types(types, request.accept_layouts)
     refusals += review_units(plans)
     if refusals:
@@ -202,7 +202,21 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
         units,
         lambda obj: graph_to_match(obj, _architecture(plugins, obj), special, habits),
     )
-    proof = prove(units, update.replacements, update.borrowed, book, facts, ANCHOR)
+    update = replace(update, fresh=_fresh(types, request.accept_layouts, update))
+    for fresh in update.fresh:
+        say(
+            f"module {fresh.module} must be loaded after the update is applied, and unloaded before it is"
+            f" undone, for new layouts: {', '.join(fresh.types)}"
+        )
+    proof = prove(
+        units,
+        update.replacements,
+        update.borrowed,
+        book,
+        facts,
+        ANCHOR,
+        {each.module for each in update.fresh},
+    )
     emitter.check(update, facts, config.headers)
     return Checked(request, config, patch, built, memory, facts, plans, runs, types, units, update, proof)
 
@@ -282,14 +296,26 @@ def _in_time(
     return built, tuple(leave_out(plan, left) for plan, left in zip(plans, spared, strict=True))
 
 
-def _types(plans: tuple[Plan, ...]) -> Retyped:
+def _loaded(memory: MemorySource) -> frozenset[str]:
+    """The modules that are loaded where this memory is from; none for a kernel that has not run."""
+    if memory.pristine:
+        return frozenset()
+    return frozenset(owner for _, _, _, owner in memory.address_book().lines()) - {KERNEL}
+
+
+def _types(plans: tuple[Plan, ...], loaded: frozenset[str]) -> Retyped:
     """Compare the types of units, if anything is done; if not, nothing reads old data anew."""
-    return retyped(plans if any(each.replaced or each.in_place for each in plans) else ())
+    return retyped(plans if any(each.replaced or each.in_place for each in plans) else (), loaded)
 
 
-def _retyped(plans: tuple[Plan, ...], accepted: tuple[str, ...], say: Say) -> Retyped:
+def _fresh(types: Retyped, accepted: tuple[str, ...], update: Update) -> tuple[Fresh, ...]:
+    """The modules that must be loaded after an update; code that does not change cares for no layout."""
+    return tuple(each for each in types.fresh(accepted) if each.module in update.targets)
+
+
+def _retyped(plans: tuple[Plan, ...], accepted: tuple[str, ...], loaded: frozenset[str], say: Say) -> Retyped:
     """Compare the types of all units, and say what could not be compared."""
-    found = _types(plans)
+    found = _types(plans, loaded)
     for line in found.notes:
         say(line)
     for name in found.unknown(accepted):
@@ -297,9 +323,14 @@ def _retyped(plans: tuple[Plan, ...], accepted: tuple[str, ...], say: Say) -> Re
     return found
 
 
-def _check_types(accepted: tuple[str, ...], read: Callable[[Unit], Plan], units: tuple[Unit, ...]) -> None:
+def _check_types(
+    accepted: tuple[str, ...],
+    loaded: frozenset[str],
+    read: Callable[[Unit], Plan],
+    units: tuple[Unit, ...],
+) -> None:
     """Refuse at once what the units that a patch names have to say against its changes of types."""
-    found = _types(tuple(map(read, units)))
+    found = _types(tuple(map(read, units)), loaded)
     refusals = review_types(found, accepted)
     if refusals:
         raise Refused(*refusals)

@@ -10,7 +10,7 @@ how kallsyms must list it. `docs/package.md` describes the format.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from kdiff.addressbook import KERNEL, AddressBook, BookEntry
@@ -40,7 +40,7 @@ from kdiff.update import Borrowed, Replacement
 from kdiff.values import dataclass
 from kdiff.verdict import Allowed, Fact
 
-FORMAT = 4
+FORMAT = 5
 Json = dict[str, Any]
 
 
@@ -51,8 +51,12 @@ def prove(
     book: AddressBook,
     facts: KernelFacts,
     anchor: str,
+    fresh: Container[str] = (),
 ) -> Json:
-    """Write down the proof. `anchor`: a symbol that moves with the kernel's text, listed once."""
+    """Write down the proof. `anchor`: a symbol that moves with the kernel's text, listed once.
+
+    `fresh`: modules that must be loaded after the update.
+    """
     work = _Writer(units, book, facts)
     base = book.address(anchor)
     if base is None:
@@ -74,7 +78,12 @@ def prove(
         "nops": [nop.hex() for nop in sorted(arch.nops, key=len, reverse=True)],
         "howtos": work.howtos,
         "modules": [
-            {"name": each.name, "build_id": each.build_id, "source_version": each.source_version}
+            {
+                "name": each.name,
+                "build_id": each.build_id,
+                "source_version": each.source_version,
+                "fresh": each.name in fresh,
+            }
             for _, each in sorted(modules.items())
         ],
         "symbols": work.symbols,

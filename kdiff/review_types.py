@@ -3,23 +3,27 @@
 
 In: the plans of all units. Out: what changed in their types, and refusals for what the author has not
 accepted. Whether the running kernel has an instance of a type cannot be told from an object: any function
-may have got one from an allocator, or copied one out of memory. So each type that the pre object has counts.
+may have got one from an allocator, or copied one out of memory. So each type that the pre object has counts,
+unless all code that changes with it is in modules that are not loaded yet. When such a module is loaded after
+the update, none of its code that knows the old layout ever runs, as in a module built of the changed source.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
+from kdiff.addressbook import KERNEL
 from kdiff.elf.debug import has_types
 from kdiff.errors import KdiffError, Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.insn import texts
 from kdiff.plan import Plan
-from kdiff.values import dataclass
+from kdiff.update import Fresh
 
 if TYPE_CHECKING:
     from kdiff.layoutdiff import LayoutChange
@@ -29,28 +33,58 @@ _ADDRESSING = re.compile(r"\[[^\]]*\]|[\w-]*\([^)]*\)")
 _NUMBER = re.compile(r"(?<![\w.-])(?:0x[0-9a-f]+|[1-9][0-9]*|0)(?!\w)")
 
 
-@dataclass(frozen=True, slots=True)
-class Retyped:
-    """What became of the types of some units. `changes`: (object, change), in the order of the units."""
+class Seen(NamedTuple):
+    """A change of a type as an object shows it that is part of `target`; what that is may be unknown ("")."""
 
-    changes: tuple[tuple[str, LayoutChange], ...]
+    object: str
+    target: str
+    change: LayoutChange
+
+
+@dataclass(frozen=True)
+class Retyped:
+    """What became of the types of some units, in their order. `loaded`: modules that are known to be."""
+
+    changes: tuple[Seen, ...]
     notes: tuple[str, ...]
     """A line for each object whose types could not be compared."""
+    loaded: Container[str] = ()
 
     def accepted(self, names: Iterable[str]) -> tuple[LayoutChange, ...]:
         """The changes that are accepted by these names, each once."""
         wanted = frozenset(names)
-        return tuple(dict.fromkeys(change for _, change in self.changes if wanted & _names(change)))
+        return tuple(dict.fromkeys(each.change for each in self.changes if wanted & _names(each.change)))
 
     def unknown(self, names: Iterable[str]) -> tuple[str, ...]:
         """The names that accept nothing."""
-        known = frozenset(name for _, change in self.changes for name in _names(change))
+        known = frozenset(name for each in self.changes for name in _names(each.change))
         return tuple(sorted(set(names) - known))
 
+    def fresh(self, accepted: Iterable[str]) -> tuple[Fresh, ...]:
+        """The modules that must be loaded after the update, by name."""
+        fine, found = frozenset(accepted), dict[str, list[str]]()
+        for each in self.changes:
+            if self.is_fresh(each.change) and not fine & _names(each.change):
+                found.setdefault(each.target, []).append(each.change.title)
+        return tuple(Fresh(name, tuple(dict.fromkeys(found[name]))) for name in sorted(found))
 
-def retyped(plans: Iterable[Plan]) -> Retyped:
-    """Compare the types of units before and after."""
-    changes: list[tuple[str, LayoutChange]] = []
+    def is_fresh(self, change: LayoutChange) -> bool:
+        """Whether only modules that may still be loaded have to do with a type."""
+        targets = self._targets[change.title]
+        return targets.isdisjoint(("", KERNEL)) and not any(each in self.loaded for each in targets)
+
+    @cached_property
+    def _targets(self) -> Mapping[str, frozenset[str]]:
+        """Who has a type that changes, by the type's title, whatever each takes it for."""
+        found: dict[str, set[str]] = {}
+        for each in self.changes:
+            found.setdefault(each.change.title, set()).add(each.target)
+        return {title: frozenset(targets) for title, targets in found.items()}
+
+
+def retyped(plans: Iterable[Plan], loaded: Container[str] = ()) -> Retyped:
+    """Compare the types of units before and after. `loaded`: modules that are known to be."""
+    changes: list[Seen] = []
     notes = []
     for plan in plans:
         if not plan.pre.nodes or not plan.post.nodes:
@@ -58,14 +92,14 @@ def retyped(plans: Iterable[Plan]) -> Retyped:
         name = plan.post.obj.path
         try:
             if has_types(plan.pre.obj) and has_types(plan.post.obj):
-                changes += ((name, _with_allocators(plan, each)) for each in _changes(plan))
+                changes += (Seen(name, plan.target, _with_allocators(plan, each)) for each in _changes(plan))
             else:
                 notes.append(f"{name}: no debugging information, so layouts of structures were not compared")
         except KdiffError as error:
             if error.key != "dwarf.unsupported":
                 raise
             notes.append(f"layouts of structures were not compared: {error}")
-    return Retyped(tuple(changes), tuple(notes))
+    return Retyped(tuple(changes), tuple(notes), loaded)
 
 
 def _changes(plan: Plan) -> tuple[LayoutChange, ...]:
@@ -100,13 +134,13 @@ def _immediates(graph: SectionGraph, node: Node) -> Counter[int]:
 
 
 def review_types(found: Retyped, accepted: Iterable[str]) -> tuple[Refusal, ...]:
-    """Refuse each change that is not accepted by name, once for all units that show it."""
-    places: dict[tuple[str, tuple[str, ...]], list[tuple[str, LayoutChange]]] = {}
+    """Refuse each change that is not accepted by name and reaches data that exists, once for all units."""
+    places: dict[tuple[str, tuple[str, ...]], list[Seen]] = {}
     fine = frozenset(accepted)
-    for name, change in found.changes:
-        if not fine & _names(change):
-            places.setdefault((change.title, change.what), []).append((name, change))
-    return tuple(_refusal(each) for each in places.values())
+    for each in found.changes:
+        if not found.is_fresh(each.change) and not fine & _names(each.change):
+            places.setdefault((each.change.title, each.change.what), []).append(each)
+    return tuple(map(_refusal, places.values()))
 
 
 def _names(change: LayoutChange) -> frozenset[str]:
@@ -114,10 +148,14 @@ def _names(change: LayoutChange) -> frozenset[str]:
     return frozenset((change.name, change.title, f"{change.kind} {change.name}"))
 
 
-def _refusal(places: list[tuple[str, LayoutChange]]) -> Refusal:
-    name, change = places[0]
+def _refusal(places: list[Seen]) -> Refusal:
+    name, _, change = places[0]
     place = name if len(places) == 1 else f"{name} and {len(places) - 1} more"
-    details = tuple(f"{each.title} in {where}: {_listed(each.users)}" for where, each in places if each.users)
+    details = tuple(
+        f"{each.change.title} in {each.object}: {_listed(each.change.users)}"
+        for each in places
+        if each.change.users
+    )
     what = "; ".join(change.what)
     accept = f"accept it with --accept-layout {change.name}"
     if change.kind == "enum":

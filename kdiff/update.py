@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import NamedTuple
 
 from kdiff.addressbook import KERNEL
 from kdiff.elf.write import Relocatable
@@ -62,6 +63,16 @@ class Replacement:
     """The live patch, by its module's name, whose code was matched in place of the kernel's own."""
 
 
+class Fresh(NamedTuple):
+    """A module that must be loaded after the update and unloaded before it goes.
+
+    `types`: those of its data that the update lays out in another way, as `struct foo`.
+    """
+
+    module: str
+    types: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """An update, ready for an emitter.
@@ -78,6 +89,7 @@ class Update:
     replacements: tuple[Replacement, ...]
     borrowed: tuple[Borrowed, ...]
     modules: tuple[ModuleIdentity, ...] = ()
+    fresh: tuple[Fresh, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:

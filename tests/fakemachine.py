@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ SYMBOLS = (("_text", 0), ("tcp_v4_rcv", 0x1000), ("helper", 0x2000))
 def proof() -> dict[str, Any]:
     """A proof of one replaced function, 20 bytes that call `helper`."""
     return {
-        "format": 4,
+        "format": 5,
         "release": RELEASE,
         "version": VERSION,
         "build_id": BUILD_ID,
@@ -134,6 +135,8 @@ class FakeMachine:
         self.steps_back: int | None = 2
         self.insert_status = 0
         self.insert_says = ""
+        self.fresh = ""
+        """What the update's module says of modules that must be loaded after it."""
         self.remove_status: list[int] = []
         """What the next removals answer."""
         self.on_sleep: Callable[[int], None] = lambda count: None
@@ -241,6 +244,9 @@ class FakeMachine:
             return self.insert_status
         self.inserted += 1
         (self.root / "sys/module" / MODULE).mkdir()
+        if self.fresh:
+            self.put(f"sys/module/{MODULE}/parameters/fresh", f"{self.fresh}\n")
+            self.put(f"sys/module/{MODULE}/parameters/open", "0")
         self.foreign_patch(MODULE, "tcp_v4_rcv,1")
         self._head(MODULE, "1")
         return 0
@@ -292,5 +298,5 @@ class FakeMachine:
             return self.remove_status.pop(0)
         if self._patch(name).exists():
             return errno.EWOULDBLOCK
-        (self.root / "sys/module" / name).rmdir()
+        shutil.rmtree(self.root / "sys/module" / name)
         return 0

@@ -38,7 +38,9 @@ def listed(fake: FakeMachine, *symbols: tuple[str, int]) -> None:
 
 def promised() -> dict[str, Any]:
     value = proof()
-    value["modules"] = [{"name": "dummy", "build_id": BUILD_ID, "source_version": SOURCE_VERSION}]
+    value["modules"] = [
+        {"name": "dummy", "build_id": BUILD_ID, "source_version": SOURCE_VERSION, "fresh": False}
+    ]
     for symbol, offset in zip(value["symbols"][1:], (0x1000, 0x2000), strict=True):
         del symbol["slides"]
         symbol.update(owner="dummy", section=".text", address=offset)

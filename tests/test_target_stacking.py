@@ -125,7 +125,7 @@ def test_what_lies_below_is_followed_through_all_manifests(fake: FakeMachine) ->
 def of_module(fake: FakeMachine) -> str:
     """The tarball of such an update of a module's function, with the first update in the kernel."""
     value = proof()
-    value["modules"] = [{"name": "dummy", "build_id": "", "source_version": ""}]
+    value["modules"] = [{"name": "dummy", "build_id": "", "source_version": "", "fresh": False}]
     for symbol, offset in zip(value["symbols"][1:], (0x1000, 0x2000), strict=True):
         del symbol["slides"]
         symbol.update(owner="dummy", section=".text", address=offset)

@@ -141,6 +141,9 @@ def _applies(verdict: Verdict, found: Checked) -> Iterator[str]:
         yield f"  carries   {kind} {name}, {size} bytes"
     for change in found.types.accepted(found.request.accept_layouts):
         yield f"  accepted  {change.title}: {'; '.join(change.what)}"
+    for fresh in found.update.fresh:
+        types = ", ".join(fresh.types)
+        yield f"  demands   module {fresh.module} to be loaded later, for new layouts: {types}"
     for note in found.types.notes:
         yield f"  note      {note}"
     for borrowed in found.update.borrowed:
@@ -225,6 +228,7 @@ def as_json(verdict: Verdict) -> dict[str, object]:
             {"name": each.title, "changes": list(each.what)}
             for each in found.types.accepted(found.request.accept_layouts)
         ],
+        "fresh": [each._asdict() for each in found.update.fresh],
         "notes": list(found.types.notes),
         "units": list(proved(found)),
     }

@@ -51,12 +51,17 @@ def apply(
     preconditions.check(machine, update)
     with store.locked(machine):
         if livepatch.stage(machine, update.id) == livepatch.APPLIED:
+            livepatch.let_in(machine, update.id, livepatch.fresh(machine, update.id), True)
             return Applied(update.id, already=True, functions=functions)
         stacked = {livepatch.label(*key): owner for key, owner in promise.stacked.items()}
         _nothing_in_the_way(machine, update.id, {each: stacked.get(each, "") for each in functions})
+        fresh = frozenset(each.name for each in promise.modules if each.fresh)
+        loaded = modules.present(machine, fresh)
+        if loaded:
+            raise Refused(*map(_there_already, loaded))
         awaited = modules.awaited(machine, promise)
-        if awaited and not partial:
-            raise Refused(*map(_not_there, sorted(awaited)))
+        if awaited - fresh and not partial:
+            raise Refused(*map(_not_there, sorted(awaited - fresh)))
         _newest_code_is_there(promise, awaited)
         _verify(promise, machine, detail)
         stop()
@@ -78,6 +83,15 @@ def _not_there(module: str) -> Refusal:
         "the update changes its code, and it is not loaded",
         "load it, or use --partial: then its code changes when it is loaded, if it is the build that"
         " the update was made for",
+    )
+
+
+def _there_already(module: str) -> Refusal:
+    return Refusal(
+        "target.loaded_already",
+        f"module {module}",
+        "the update changes how its data is laid out, and it is loaded, with data of the old layout",
+        f"unload it (rmmod {module}), apply the update, and load it again",
     )
 
 
@@ -193,6 +207,7 @@ def _finish(machine: Machine, id: str, timeout: float, say: Say, stop: Stop) -> 
         if isinstance(error, KdiffError):
             raise livepatch.continued(error, "the update was taken back") from error
         raise
+    livepatch.let_in(machine, id, livepatch.fresh(machine, id), True)
 
 
 def _busy(machine: Machine, id: str, timeout: float) -> KdiffError:
@@ -227,6 +242,11 @@ def _take_back(machine: Machine, id: str, timeout: float, say: Say, why: BaseExc
 
 
 MEANINGS = {
+    errno.ETXTBSY: (
+        "apply.loaded_already",
+        "a module has just been loaded whose data the update lays out in another way",
+        "unload it, apply the update, and load it again",
+    ),
     errno.ENOMEM: ("apply.memory", "the kernel has no memory left", "free some"),
     errno.EBUSY: ("apply.kernel_busy", "another live patch is in transition", "wait until it is finished"),
     errno.EPERM: (

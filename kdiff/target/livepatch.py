@@ -249,6 +249,31 @@ def loaded(machine: Machine, id: str) -> bool:
     return os.path.isdir(f"{machine.sys}/module/{layout.module_name(id)}")
 
 
+def fresh(machine: Machine, id: str) -> tuple[str, ...]:
+    """The modules that may be loaded only while an update is applied, as its own module tells."""
+    return tuple(filter(None, (text(f"{_parameters(machine, id)}/fresh") or "").split(",")))
+
+
+def let_in(machine: Machine, id: str, fresh: tuple[str, ...], whether: bool) -> None:
+    """Let `fresh` modules be loaded from now on, or no more; KdiffError `update.closed` if that fails."""
+    if not fresh:
+        return
+    try:
+        with open(f"{_parameters(machine, id)}/open", "wb", buffering=0) as file:
+            file.write(b"1" if whether else b"0")
+    except OSError as error:
+        raise KdiffError(
+            "update.closed",
+            f"cannot say whether {', '.join(fresh)} may be loaded: {error.strerror}",
+            place=id,
+            remedy="run ksplice-apply again",
+        ) from error
+
+
+def _parameters(machine: Machine, id: str) -> str:
+    return f"{machine.sys}/module/{layout.module_name(id)}/parameters"
+
+
 def unload(machine: Machine, id: str, patience: float = 10.0) -> None:
     """Remove an update's module, whose last use the kernel drops a moment after the transition.
 

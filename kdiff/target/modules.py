@@ -7,7 +7,9 @@ for what is no part of the kernel, `sections/` with an address a file, and `note
 
 from __future__ import annotations
 
-from kdiff.errors import Refusal
+from collections.abc import Collection
+
+from kdiff.errors import KdiffError, Refusal
 from kdiff.target.identity import build_id_of
 from kdiff.target.machine import Machine, names, text
 from kdiff.target.proof import Module, Proof
@@ -23,6 +25,26 @@ def is_loaded(machine: Machine, name: str) -> bool:
 def awaited(machine: Machine, proof: Proof) -> frozenset[str]:
     """The modules of a proof that are not loaded: their code changes when they are."""
     return frozenset(each.name for each in proof.modules if not is_loaded(machine, each.name))
+
+
+def present(machine: Machine, wanted: Collection[str]) -> tuple[str, ...]:
+    """Those of `wanted` that are in the kernel, also while they are being loaded or unloaded.
+
+    /proc/modules lists a module before livepatch hears of it (complete_formation in kernel/module/main.c).
+    KdiffError `target.modules` if it cannot be read.
+    """
+    if not wanted:
+        return ()
+    lines = text(f"{machine.proc}/modules")
+    if lines is None:
+        raise KdiffError(
+            "target.modules",
+            "cannot be read, so it is not known what is loaded",
+            place=f"{machine.proc}/modules",
+            remedy="mount -t proc proc /proc",
+        )
+    listed = {line.partition(" ")[0] for line in lines.splitlines()}
+    return tuple(sorted(listed.intersection(wanted)))
 
 
 def other_builds(machine: Machine, proof: Proof) -> tuple[Refusal, ...]:

@@ -154,11 +154,16 @@ class Node(NamedTuple):
 
 
 class Module(NamedTuple):
-    """Which build of a module is meant; what is empty is not known."""
+    """Which build of a module is meant; what is empty is not known.
+
+    `fresh`: it must be loaded after the update and unloaded before that is undone, since with the update its
+    data is laid out in another way.
+    """
 
     name: str
     build_id: str
     source_version: str
+    fresh: bool = False
 
 
 class Proof(NamedTuple):

@@ -36,7 +36,7 @@ from kdiff.target.proof import (
     size,
 )
 
-FORMAT = 4
+FORMAT = 5
 OVERFLOWS = ("signed", "unsigned", "wrap")
 WORDS = 1 << 64
 
@@ -154,8 +154,14 @@ def _symbol(place: str, value: Any) -> Symbol:
 
 def _module(place: str, value: Any) -> Module:
     row = _object(place, value)
+    fresh = row.get("fresh")
+    if not isinstance(fresh, bool):
+        raise _malformed(place, "fresh is neither true nor false")
     return Module(
-        _target("name", row, place), _string("build_id", row, place), _string("source_version", row, place)
+        _target("name", row, place),
+        _string("build_id", row, place),
+        _string("source_version", row, place),
+        fresh,
     )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kdiff.errors import KdiffError, Refusal, Refused
-from kdiff.target import layout, livepatch, stacking, store
+from kdiff.target import layout, livepatch, modules, stacking, store
 from kdiff.target.livepatch import Say, Stop
 from kdiff.target.machine import Machine, require_root
 
@@ -24,7 +26,7 @@ def undo(id: str, timeout: float, machine: Machine, say: Say, stop: Stop) -> str
     require_root(machine)
     if livepatch.stage(machine, id) == livepatch.ABSENT and not livepatch.loaded(machine, id):
         raise livepatch.absent(id)
-    with store.locked(machine):
+    with store.locked(machine), _nothing_laid_out_anew(machine, id):
         _nothing_on_top(machine, id)
         if livepatch.stage(machine, id) in (livepatch.APPLIED, livepatch.APPLYING):
             _switch_off(machine, id)
@@ -39,6 +41,31 @@ def undo(id: str, timeout: float, machine: Machine, say: Say, stop: Stop) -> str
         store.remove(machine, id)
         livepatch.unload(machine, id)
     return id
+
+
+@contextmanager
+def _nothing_laid_out_anew(machine: Machine, id: str) -> Iterator[None]:
+    """Let no module be there, or come meanwhile, whose data the update has laid out in another way."""
+    fresh = livepatch.fresh(machine, id)
+    livepatch.let_in(machine, id, fresh, False)
+    try:
+        loaded = modules.present(machine, fresh)
+        if loaded:
+            raise Refused(*map(_still_there, loaded))
+        yield
+    except BaseException:
+        if livepatch.stage(machine, id) == livepatch.APPLIED:
+            livepatch.let_in(machine, id, fresh, True)
+        raise
+
+
+def _still_there(module: str) -> Refusal:
+    return Refusal(
+        "target.loaded_since",
+        f"module {module}",
+        "the update has changed how its data is laid out, and it is loaded, with data of the new layout",
+        f"unload it (rmmod {module}), undo the update, and load it again",
+    )
 
 
 def _nothing_on_top(machine: Machine, id: str) -> None:

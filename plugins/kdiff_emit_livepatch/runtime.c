@@ -33,6 +33,21 @@ static struct klp_func functions[] = {
 
 static bool applied;
 
+#ifdef FRESH
+/*
+ * Modules whose data the update lays out in another way than their own code
+ * does. They may be loaded only while all tasks run the new code, and will go
+ * on to: ksplice-apply opens that time, and ksplice-undo closes it before it
+ * looks whether one of them is loaded.
+ */
+static char *fresh = FRESH;
+module_param(fresh, charp, 0444);
+static bool open;
+module_param(open, bool, 0600);
+#else
+static const bool open;
+#endif
+
 /* Runs when every task uses the new functions, also after an undo that was itself cancelled. */
 static void post_patch(struct klp_object *object)
 {
@@ -65,10 +80,16 @@ struct expectation {
  * loaded later is then. The kernel has found the functions by name only: a
  * module of another build must stay out, or it would run code that is not its own.
  */
-static int __maybe_unused look_at(struct klp_object *object, const struct expectation *expected)
+static int __maybe_unused look_at(struct klp_object *object, const struct expectation *expected, bool is_fresh)
 {
 	struct klp_func *function;
 
+	/* klp_init_transition() says so of all functions before modules that are loaded get here. */
+	if (is_fresh && (object->funcs->transition || !READ_ONCE(open))) {
+		pr_err("ksplice: Update " UPDATE_ID " lays out data of module %s in another way: load it when the update is applied, and unload it before that is undone\n",
+		       object->name);
+		return -ETXTBSY;
+	}
 	klp_for_each_func_static(object, function) {
 		const u8 *code = function->old_func;
 		size_t at;
@@ -90,7 +111,7 @@ differs:
 #define EXPECT(number, name, position, symbol) \
 	{ code_##number, known_##number, sizeof(code_##number) },
 
-#define DEFINE(index, module)							\
+#define DEFINE(index, module, is_fresh)						\
 	REPLACEMENTS_##index(DECLARE)						\
 	static struct klp_func functions_##index[] = {				\
 		REPLACEMENTS_##index(ROW)					\
@@ -101,10 +122,10 @@ differs:
 	};									\
 	static int pre_patch_##index(struct klp_object *object)			\
 	{									\
-		return look_at(object, expectations_##index);			\
+		return look_at(object, expectations_##index, is_fresh);		\
 	}
 
-#define OBJECT(index, module)							\
+#define OBJECT(index, module, is_fresh)						\
 	{									\
 		.name = module,							\
 		.funcs = functions_##index,					\

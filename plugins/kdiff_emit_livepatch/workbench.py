@@ -90,7 +90,7 @@ def header(update: Update) -> str:
     """The text of update.h: the update's id, its modules, and a row for each function to redirect.
 
     Of a function in a module also its code as it must be in memory, and which bytes of it are known: a module
-    may be loaded long after the update was applied.
+    may be loaded long after the update was applied. FRESH: those that must be loaded later, if there are any.
     """
     lines = [f"#define UPDATE_ID {_quoted(update.id)}"]
     ordered = sorted(update.replacements, key=lambda each: (each.name, each.position, each.target))
@@ -103,8 +103,13 @@ def header(update: Update) -> str:
     lines.append("#define REPLACEMENTS(ROW)" + _rows(numbered, KERNEL))
     for index, name in enumerate(names):
         lines.append(f"#define REPLACEMENTS_{index}(ROW)" + _rows(numbered, name))
-    modules = "".join(f" MODULE({index}, {_quoted(name)})" for index, name in enumerate(names))
+    fresh = [each.module for each in update.fresh]
+    modules = "".join(
+        f" MODULE({index}, {_quoted(name)}, {int(name in fresh)})" for index, name in enumerate(names)
+    )
     lines.append("#define MODULES(MODULE)" + modules)
+    if fresh:
+        lines.append(f"#define FRESH {_quoted(','.join(fresh))}")
     return "".join(f"{line}\n" for line in lines)
 
 

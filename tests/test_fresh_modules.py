@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Updates that lay out a module's data in another way: it is loaded after them, and unloaded before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compiled import graph, planned
+from fakemachine import MODULE, FakeMachine, proof
+from updates import PATCHES, make
+
+from kdiff.distribution import KernelSetup
+from kdiff.errors import KdiffError, Refused
+from kdiff.guest import Guest, Result
+from kdiff.kernel_log import complaints
+from kdiff.module_files import contents, module_files
+from kdiff.package import Package, save
+from kdiff.plan import Plan
+from kdiff.rehearse import program
+from kdiff.review import review
+from kdiff.review_types import retyped, review_types
+from kdiff.target import livepatch
+from kdiff.target.apply import apply
+from kdiff.target.undo import undo
+from kdiff.update import Fresh
+
+ID = MODULE.removeprefix("ksplice_")
+TEXT = "struct item { int id; }; int use(struct item *i) { return i->id; }"
+GROWN = "struct item { int id, more; }; int use(struct item *i) { return i->id + i->more; }"
+STANDS = "static struct item items[2]; struct item *all(int n) { items[n].id++; return items; }"
+
+
+# What is refused -------------------------------------------------------------------------------------
+
+
+def plan_of(*targets: str, before: str = TEXT, after: str = GROWN) -> tuple[Plan, ...]:
+    """The plan of one unit for each of these targets."""
+    plan = planned(graph(before, "-g"), graph(after, "-g"))
+    return tuple(replace(plan, target=target) for target in targets)
+
+
+def test_a_layout_that_only_modules_know_asks_for_modules_that_are_loaded_later() -> None:
+    found = retyped(plan_of("one", "two"))
+    assert review_types(found, ()) == ()
+    assert found.fresh(()) == (Fresh("one", ("struct item",)), Fresh("two", ("struct item",)))
+
+
+def test_a_layout_that_the_kernel_knows_too_is_refused() -> None:
+    found = retyped(plan_of("one", "vmlinux"))
+    assert {each.key for each in review_types(found, ())} == {"review.layout_changed"}
+    assert found.fresh(()) == ()
+
+
+def test_a_layout_of_a_module_that_is_known_to_be_loaded_is_refused() -> None:
+    found = retyped(plan_of("one", "two"), frozenset(("two",)))
+    assert {each.key for each in review_types(found, ())} == {"review.layout_changed"}
+    assert found.fresh(()) == ()
+
+
+def test_a_layout_of_nobody_knows_what_is_refused() -> None:
+    assert {each.key for each in review_types(retyped(plan_of("")), ())} == {"review.layout_changed"}
+
+
+def test_a_layout_that_the_author_accepts_asks_for_nothing() -> None:
+    assert retyped(plan_of("one")).fresh(("item",)) == ()
+
+
+def test_a_variable_of_the_module_that_grows_is_refused_all_the_same() -> None:
+    (plan,) = plan_of("one", before=TEXT + STANDS, after=GROWN + STANDS)
+    assert "review.data_resized" in {each.key for each in review(plan)}
+
+
+# Applying and undoing --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeMachine:
+    made = FakeMachine(tmp_path)
+    made.fresh = "item,other"
+    made.put("proc/modules", "ext4 1 0 - Live 0x0\n")
+    return made
+
+
+def tarball(fake: FakeMachine) -> str:
+    value = proof()
+    rows = [{"name": name, "build_id": "", "source_version": ""} for name in ("item", "other", "old")]
+    value["modules"] = [row | {"fresh": row["name"] != "old"} for row in rows]
+    return fake.tarball(proof=json.dumps(value).encode())
+
+
+def applied(fake: FakeMachine, **options: Any) -> Any:
+    return apply(tarball(fake), 5, fake.machine, print, print, lambda: None, **{"partial": True} | options)
+
+
+def undone(fake: FakeMachine) -> str:
+    return undo(ID, 5, fake.machine, print, lambda: None)
+
+
+def is_open(fake: FakeMachine) -> str:
+    return (fake.root / f"sys/module/{MODULE}/parameters/open").read_text()
+
+
+def load(fake: FakeMachine, state: str = "Live") -> None:
+    fake.put("proc/modules", f"ext4 1 0 - Live 0x0\nother 1 0 - {state} 0x0\n")
+
+
+def test_the_modules_may_be_loaded_once_the_update_is_applied(fake: FakeMachine) -> None:
+    seen = []
+    fake.on_sleep = lambda count: seen.append(is_open(fake))
+    assert applied(fake).awaited == ("item", "old", "other")
+    assert set(seen) == {"0"}
+    assert is_open(fake) == "1"
+
+
+def test_only_other_modules_need_be_loaded_for_lack_of_partial(fake: FakeMachine) -> None:
+    with pytest.raises(Refused) as caught:
+        applied(fake, partial=False)
+    assert [(each.key, each.place) for each in caught.value.refusals] == [("target.not_loaded", "module old")]
+
+
+@pytest.mark.parametrize("state", ["Live", "Loading", "Unloading"])
+def test_an_update_is_refused_while_such_a_module_is_there(fake: FakeMachine, state: str) -> None:
+    load(fake, state)
+    before = fake.snapshot()
+    with pytest.raises(Refused) as caught:
+        applied(fake)
+    assert [(each.key, each.place) for each in caught.value.refusals] == [
+        ("target.loaded_already", "module other")
+    ]
+    assert fake.snapshot() == before
+
+
+def test_a_list_of_modules_that_cannot_be_read_is_told(fake: FakeMachine) -> None:
+    (fake.root / "proc/modules").unlink()
+    with pytest.raises(KdiffError, match="not known what is loaded"):
+        applied(fake)
+    assert not fake.loaded()
+
+
+def test_a_module_that_comes_in_between_is_told(fake: FakeMachine) -> None:
+    fake.insert_status = 26  # ETXTBSY, as pre_patch in runtime.c has it
+    with pytest.raises(KdiffError) as caught:
+        applied(fake)
+    assert caught.value.key == "apply.loaded_already"
+
+
+def test_applying_again_opens_what_an_interrupt_left_closed(fake: FakeMachine) -> None:
+    applied(fake)
+    fake.put(f"sys/module/{MODULE}/parameters/open", "0")
+    assert applied(fake).already
+    assert is_open(fake) == "1"
+
+
+def test_undoing_is_refused_while_such_a_module_is_there(fake: FakeMachine) -> None:
+    applied(fake)
+    load(fake)
+    with pytest.raises(Refused) as caught:
+        undone(fake)
+    assert [(each.key, each.place) for each in caught.value.refusals] == [
+        ("target.loaded_since", "module other")
+    ]
+    assert (livepatch.stage(fake.machine, ID), is_open(fake)) == (livepatch.APPLIED, "1")
+
+
+def test_no_module_may_be_loaded_while_the_update_is_undone(fake: FakeMachine) -> None:
+    applied(fake)
+    seen = []
+    fake.on_sleep = lambda count: seen.append(is_open(fake))
+    assert undone(fake) == ID
+    assert set(seen) == {"0"}
+    assert not fake.loaded()
+
+
+def test_modules_may_be_loaded_again_if_the_update_stays(fake: FakeMachine) -> None:
+    applied(fake)
+    fake.steps_back = None
+    with pytest.raises(KdiffError, match="stays applied"):
+        undone(fake)
+    assert is_open(fake) == "1"
+
+
+def test_a_module_that_takes_no_parameter_keeps_the_update(fake: FakeMachine) -> None:
+    applied(fake)
+    (fake.root / f"sys/module/{MODULE}/parameters/open").unlink()
+    (fake.root / f"sys/module/{MODULE}/parameters/open").mkdir()
+    with pytest.raises(KdiffError) as caught:
+        undone(fake)
+    assert caught.value.key == "update.closed"
+    assert livepatch.stage(fake.machine, ID) == livepatch.APPLIED
+
+
+# A running kernel ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def update(kernel: KernelSetup) -> Package:
+    return make(kernel, PATCHES / "fresh_brd.patch")
+
+
+@pytest.fixture(scope="module")
+def folder(kernel: KernelSetup, update: Package, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("updates")
+    save(update, made)
+    (made / "update.ko").write_bytes(update.modules[0].data)
+    (made / "brd.ko").write_bytes(contents(module_files(kernel.image / "modules")["brd"]))
+    return made
+
+
+@pytest.fixture(scope="module")
+def guest(kernel: KernelSetup) -> Iterator[Guest]:
+    with Guest.boot(kernel.image / "vmlinuz", kernel.image / "modules") as running:
+        yield running
+
+
+def held(guest: Guest, folder: Path, line: str, status: int = 0) -> Result:
+    result = guest.run(line, timeout=120, directory=folder)
+    assert result.status == status, f"{line}: status {result.status}\n{result.output}\n{guest.log()[-3000:]}"
+    return result
+
+
+LOAD = "insmod brd.ko rd_nr=1 rd_size=1024"
+APPLY, UNDO = program("apply", "ksplice-fresh_brd.tar.gz"), program("undo", "fresh_brd")
+
+
+def sectors(guest: Guest, folder: Path) -> int:
+    """The size of a new disk of module brd."""
+    return int(held(guest, folder, "cat /sys/block/ram0/size").output)
+
+
+@pytest.mark.kernel
+def test_the_update_says_what_must_be_loaded_later(update: Package) -> None:
+    (module,) = update.manifest["modules"]  # type: ignore[misc]
+    assert (module["name"], module["new_layouts"]) == ("brd", ["struct brd_device"])
+    assert [each["fresh"] for each in json.loads(update.proof)["modules"]] == [True]
+
+
+@pytest.mark.kernel
+@pytest.mark.guest
+def test_a_module_gets_its_new_layout_when_it_is_loaded_after_the_update(guest: Guest, folder: Path) -> None:
+    start = len(guest.records())
+    held(guest, folder, LOAD)
+    assert sectors(guest, folder) == 2048
+    assert "target.loaded_already: module brd" in held(guest, folder, APPLY, status=3).output
+    held(guest, folder, "rmmod brd")
+    held(guest, folder, APPLY)
+    held(guest, folder, LOAD)
+    assert sectors(guest, folder) == 2056
+    held(
+        guest,
+        folder,
+        "busybox dd if=/dev/zero of=/dev/ram0 bs=4k count=100",
+    )
+    assert "target.loaded_since: module brd" in held(guest, folder, UNDO, status=3).output
+    assert "fresh_brd" in held(guest, folder, program("view")).output
+    held(guest, folder, "rmmod brd")
+    held(guest, folder, UNDO)
+    held(guest, folder, LOAD)
+    assert sectors(guest, folder) == 2048
+    held(guest, folder, "rmmod brd")
+    assert complaints(guest.records()[start:]) == ()
+
+
+@pytest.mark.kernel
+@pytest.mark.guest
+def test_the_kernel_itself_keeps_the_module_out_at_other_times(guest: Guest, folder: Path) -> None:
+    held(guest, folder, LOAD)
+    assert guest.run("insmod update.ko", timeout=60, directory=folder).status != 0
+    assert "lays out data of module brd in another way" in guest.log()
+    assert sectors(guest, folder) == 2048
+    held(guest, folder, "rmmod brd")
+    held(guest, folder, APPLY)
+    held(guest, folder, "echo 0 > /sys/module/ksplice_fresh_brd/parameters/open")
+    assert guest.run(LOAD, timeout=60, directory=folder).status != 0
+    assert guest.run("lsmod | grep -q ^brd", timeout=60).status != 0
+    held(guest, folder, UNDO)
+    held(guest, folder, f"{LOAD} && rmmod brd")
