@@ -96,6 +96,7 @@ def _made(asked: Request, plugins: Registry, folder: Path) -> Created:
         units=tuple(sorted(told["inputs"]["units"])),
         targets=tuple(sorted({each["target"] for each in told["replaced"]})),
         functions=tuple(sorted(f"{each['target']}:{each['name']}" for each in told["replaced"])),
+        fresh=tuple(each["name"] for each in told["modules"] if each["new_layouts"]),
     )
 
 

@@ -42,6 +42,8 @@ class Created:
     """What the update changes: `vmlinux` and modules."""
     functions: tuple[str, ...] = ()
     """The functions it replaces, or would had it not been refused, each `TARGET:NAME`; no boot code."""
+    fresh: tuple[str, ...] = ()
+    """Modules that must be loaded after the update and unloaded before it is undone."""
     wall: float = 0
     own: float = 0
     compilers: float = 0
