@@ -31,6 +31,10 @@ class FakeGuest:
         self.share = share
         share.mkdir()
         self.applied: list[str] = []
+        self.modules: dict[str, bool] = {}
+        """Those in memory, and whether an update was there before."""
+        self.late: list[bool] = []
+        """The same of those that have been unloaded."""
         self.log: list[LogRecord] = []
         self.closed = False
 
@@ -51,6 +55,12 @@ class FakeGuest:
                 status = 1
             else:
                 self.applied.remove(words[-1])
+        elif command == "rmmod":
+            status = int(words[-1] == "keeps" or words[-1] not in self.modules)
+            if not status:
+                self.late.append(self.modules.pop(words[-1]))
+        elif words[0] == "!":
+            status = int(words[-1].rpartition("/")[2] in self.modules)
         elif any("deadly" in name for name in self.applied):
             raise KdiffError("guest.died", "is gone")
         elif any("breaks" in name for name in self.applied):
@@ -76,18 +86,26 @@ def booted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Fak
         made.append(FakeGuest(tmp_path / f"share{len(made)}"))
         return Machine(cast(Guest, made[-1]), tmp_path)
 
+    def load(machine: Machine, name: str) -> bool:
+        guest = cast(FakeGuest, machine.guest)
+        guest.modules.setdefault(name, bool(guest.applied))
+        machine.known[name] = True
+        return True
+
     monkeypatch.setattr(guests, "_anew", anew)
+    monkeypatch.setattr(Machine, "load", load)
     yield made
     assert all(guest.closed for guest in made)
 
 
-def tried(tmp_path: Path, *names: str) -> dict[str, Tried]:
+def tried(tmp_path: Path, *names: str, fresh: tuple[str, ...] = ()) -> dict[str, Tried]:
     kernel = KernelSetup("6.1.0-1-amd64", "1", tmp_path, tmp_path, tmp_path)
     both = Trees("1", str(tmp_path / "store"), kernel, tmp_path, "")
     (both.store / "updates").mkdir(parents=True)
     for name in names:
         (both.store / "updates" / f"ksplice-{name}.tar.gz").touch()
-    try_all(both, [Created(name, "update", functions=(f"vmlinux:{name}",)) for name in names])
+    made = [Created(name, "update", (), (), fresh, (f"vmlinux:{name}",), fresh) for name in names]
+    try_all(both, made)
     return outcomes.tried(both.store / "tried")
 
 
@@ -130,3 +148,23 @@ def test_the_culprit_of_a_batch_is_named(
     }
     assert found[culprit].detail
     assert len(booted) >= 4
+
+
+def test_modules_that_must_be_loaded_later_are(tmp_path: Path, booted: list[FakeGuest]) -> None:
+    found = tried(tmp_path, "one", "two", fresh=("late",))
+    assert {(each.result, each.loaded) for each in found.values()} == {("held", ("late",))}
+    assert len(booted) == 1
+    assert (booted[0].modules, booted[0].late) == ({}, [True])
+
+
+def test_a_module_that_does_not_go_is_told(tmp_path: Path, booted: list[FakeGuest]) -> None:
+    found = tried(tmp_path, "one", fresh=("keeps",))
+    assert found["one"].result == "unload"
+
+
+def test_other_updates_are_no_company_for_those() -> None:
+    made = [Created(str(n), "update", fresh=("late",) if n % 2 else ()) for n in range(6)]
+    assert [[each.id for each in batch] for batch in guests.batches(made)] == [
+        ["0", "2", "4"],
+        ["1", "3", "5"],
+    ]

@@ -4,6 +4,9 @@
 A batch is applied one by one, then a workload runs, `ksplice-view` must list it, it is undone the other way
 round, and the workload runs again. The kernel's log is read before and after each workload. If anything of
 that is not as it must be, every update of the batch is tried alone on a fresh boot, which names the culprit.
+
+The modules that an update changes are loaded before it is applied. Those that must be loaded after it are
+loaded then, and unloaded before it is undone; such a batch has its own boot, so that nothing is there before.
 """
 
 from __future__ import annotations
@@ -95,15 +98,30 @@ class Machine:
             self.seen = len(self.guest.records())
         return self.known.get(name, False)
 
+    def load_all(self, wanted: Iterable[str]) -> dict[str, bool]:
+        """Load modules, and tell of each whether it is there."""
+        return {name: self.load(name) for name in wanted}
+
+    def unload(self, wanted: Iterable[str]) -> None:
+        """Unload modules, and before them as far as that goes what was loaded later and may use them."""
+        there = [name for name, loaded in self.known.items() if loaded]
+        for name in reversed(there[min(map(there.index, wanted), default=len(there)) :]):
+            if self.guest.run(f"rmmod {name}", PATIENCE).held:
+                del self.known[name]
+        for name in wanted:
+            self.line(f"! test -d /sys/module/{name}", "unload")
+
 
 def try_all(both: Trees, updates: Iterable[Created]) -> None:
     """Try every update, and save what became of it."""
     machine: Machine | None = None
     try:
         for batch in counted(batches(updates), "guest, batches"):
-            if machine is None or machine.updates >= PER_BOOT:
+            if machine is None or machine.updates >= PER_BOOT or (batch[0].fresh and machine.updates):
                 machine = _anew(machine, both)
             results, intact = _batch(machine, both, batch)
+            if batch[0].fresh:
+                machine.updates = PER_BOOT
             if not intact:
                 results = ()
                 for each in batch:
@@ -120,14 +138,15 @@ def try_all(both: Trees, updates: Iterable[Created]) -> None:
 
 
 def batches(updates: Iterable[Created]) -> Iterator[tuple[Created, ...]]:
-    """Updates by the ten, of which no two replace the same function."""
-    waiting = list(updates)
+    """Updates by the ten, of which no two replace the same function, and whose modules are loaded alike."""
+    waiting = sorted(updates, key=lambda each: bool(each.fresh))
     while waiting:
         batch: list[Created] = []
         taken: set[str] = set()
         later = []
         for each in waiting:
-            if len(batch) < BATCH and not taken.intersection(each.functions):
+            alike = not batch or bool(batch[0].fresh) == bool(each.fresh)
+            if alike and len(batch) < BATCH and not taken.intersection(each.functions):
                 batch.append(each)
                 taken.update(each.functions)
             else:
@@ -172,16 +191,23 @@ def _batch(machine: Machine, both: Trees, batch: Sequence[Created]) -> tuple[tup
     """What became of a batch, and whether nothing went wrong that may be another update's fault."""
     found: dict[str, Tried] = {}
     try:
-        modules_of = {each.id: {name: machine.load(name) for name in _modules(each)} for each in batch}
+        before = {each.id: {} if each.fresh else machine.load_all(_modules(each)) for each in batch}
         machine.updates += len(batch)
         for each in batch:
-            found[each.id] = _applied(machine, both, each, modules_of[each.id])
+            found[each.id] = _applied(machine, both, each, before[each.id])
         applied = [each for each in batch if found[each.id].result == "held"]
+        for each in applied:
+            if each.fresh:
+                loaded = machine.load_all(_modules(each))
+                found[each.id] = replace(
+                    found[each.id], loaded=_names(loaded, True), missing=_names(loaded, False)
+                )
         _smoke(machine)
         listed = machine.line(program("view"), "view").output
         for each in applied:
             if each.id not in listed:
                 raise Trouble("view", f"{each.id} is not in the list:\n{listed}")
+        machine.unload({name for each in applied for name in each.fresh if machine.known.get(name)})
         for each in reversed(applied):
             seconds = machine.line(program("undo", each.id), "undo").seconds
             found[each.id] = replace(found[each.id], undo=round(seconds, 2))

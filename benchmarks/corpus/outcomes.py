@@ -57,8 +57,8 @@ class Created:
 class Tried:
     """What happened to an update in a guest.
 
-    `result`: `held` (applied, seen, smoke, undone, log clean), or what did not: `apply`, `smoke`, `undo`,
-    `log`, `died`. `apply` and `undo` are seconds.
+    `result`: `held` (applied, seen, smoke, undone, log clean), or what did not: `apply`, `smoke`, `view`,
+    `unload`, `undo`, `log`, `died`. `apply` and `undo` are seconds.
     """
 
     id: str

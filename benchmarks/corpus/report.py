@@ -27,6 +27,7 @@ COUNTED = {
     "apply": "refused or taken back when applied",
     "smoke": "the workload failed",
     "view": "not listed once applied",
+    "unload": "a module that must go before the update is undone could not be unloaded",
     "undo": "could not be undone",
     "log": "bad news in the kernel's log",
     "died": "the guest died or hung",
