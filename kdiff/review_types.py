@@ -34,11 +34,15 @@ _NUMBER = re.compile(r"(?<![\w.-])(?:0x[0-9a-f]+|[1-9][0-9]*|0)(?!\w)")
 
 
 class Seen(NamedTuple):
-    """A change of a type as an object shows it that is part of `target`; what that is may be unknown ("")."""
+    """A change of a type as an object shows it that is part of `target`; what that is may be unknown ("").
+
+    `matters`: something in the object changes. If not, its code is right for both layouts.
+    """
 
     object: str
     target: str
     change: LayoutChange
+    matters: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,21 +68,22 @@ class Retyped:
         """The modules that must be loaded after the update, by name."""
         fine, found = frozenset(accepted), dict[str, list[str]]()
         for each in self.changes:
-            if self.is_fresh(each.change) and not fine & _names(each.change):
+            if each.matters and self.is_fresh(each.change) and not fine & _names(each.change):
                 found.setdefault(each.target, []).append(each.change.title)
         return tuple(Fresh(name, tuple(dict.fromkeys(found[name]))) for name in sorted(found))
 
     def is_fresh(self, change: LayoutChange) -> bool:
         """Whether only modules that may still be loaded have to do with a type."""
-        targets = self._targets[change.title]
+        targets = self._targets.get(change.title, frozenset())
         return targets.isdisjoint(("", KERNEL)) and not any(each in self.loaded for each in targets)
 
     @cached_property
     def _targets(self) -> Mapping[str, frozenset[str]]:
-        """Who has a type that changes, by the type's title, whatever each takes it for."""
+        """Whose code a type may matter to, by the type's title, whatever each takes it for."""
         found: dict[str, set[str]] = {}
         for each in self.changes:
-            found.setdefault(each.change.title, set()).add(each.target)
+            if each.matters:
+                found.setdefault(each.change.title, set()).add(each.target)
         return {title: frozenset(targets) for title, targets in found.items()}
 
 
@@ -92,7 +97,10 @@ def retyped(plans: Iterable[Plan], loaded: Container[str] = ()) -> Retyped:
         name = plan.post.obj.path
         try:
             if has_types(plan.pre.obj) and has_types(plan.post.obj):
-                changes += (Seen(name, plan.target, _with_allocators(plan, each)) for each in _changes(plan))
+                matters = bool(plan.delta.changed or plan.delta.added or plan.delta.removed)
+                changes += (
+                    Seen(name, plan.target, _with_allocators(plan, each), matters) for each in _changes(plan)
+                )
             else:
                 notes.append(f"{name}: no debugging information, so layouts of structures were not compared")
         except KdiffError as error:
@@ -149,7 +157,7 @@ def _names(change: LayoutChange) -> frozenset[str]:
 
 
 def _refusal(places: list[Seen]) -> Refusal:
-    name, _, change = places[0]
+    name, change = places[0].object, places[0].change
     place = name if len(places) == 1 else f"{name} and {len(places) - 1} more"
     details = tuple(
         f"{each.change.title} in {each.object}: {_listed(each.change.users)}"

@@ -62,6 +62,20 @@ def test_a_layout_of_a_module_that_is_known_to_be_loaded_is_refused() -> None:
     assert found.fresh(()) == ()
 
 
+def test_code_of_the_kernel_that_is_right_for_both_layouts_does_not_matter() -> None:
+    (module,) = plan_of("one")
+    unused = "struct item { int id; }; int use(struct item *i) { return i->id; }"
+    grown = unused.replace("int id;", "int id, more;")
+    (kernel,) = plan_of("vmlinux", before=unused, after=grown)
+    assert not kernel.delta.changed
+    found = retyped((module, kernel))
+    assert len(found.changes) == 2
+    assert review_types(found, ()) == ()
+    assert found.fresh(()) == (Fresh("one", ("struct item",)),)
+    (kernel,) = plan_of("vmlinux", before=unused, after=grown.replace("i->id", "i->id + 1"))
+    assert {each.key for each in review_types(retyped((module, kernel)), ())} == {"review.layout_changed"}
+
+
 def test_a_layout_of_nobody_knows_what_is_refused() -> None:
     assert {each.key for each in review_types(retyped(plan_of("")), ())} == {"review.layout_changed"}
 
