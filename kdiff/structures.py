@@ -70,9 +70,9 @@ class _Names:
     @staticmethod
     def of(obj: Object) -> _Names | None:
         """Of an object with one unit and RELA records; None for others."""
-        sections = obj.names_of_sections()
-        if ".debug_info" not in sections:
+        if b".debug_info" not in bytes(obj.contents(obj.section_names)):
             return None
+        sections = obj.names_of_sections()
         found: dict[str, list[int]] = {}
         for index in np.flatnonzero(obj.sections["flags"] & 2 == 0).tolist()[1:]:
             found.setdefault(sections[index], []).append(index)

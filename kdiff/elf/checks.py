@@ -28,44 +28,50 @@ MOST_AT_ONE_PLACE = 256
 def check_sections(sections: Column, size: int, path: str) -> None:
     """Check the headers of all sections of a file of `size` bytes."""
     kinds = sections["type"]
-    stored = np.flatnonzero((kinds != SHT_NULL) & (kinds != SHT_NOBITS))
+    empty = kinds == SHT_NOBITS
+    stored = ~empty & (kinds != SHT_NULL)
     offsets, sizes = sections["offset"][stored], sections["size"][stored]
-    if np.any(offsets > size) or np.any(sizes > size - offsets):
+    if (offsets > size).any() or (sizes > size - offsets).any():
         raise KdiffError("elf.truncated", "a section reaches beyond the end of the file", place=path)
-    _disjoint(offsets[sizes > 0], sizes[sizes > 0], path)
-    zeros = sections["size"][kinds == SHT_NOBITS]
-    if np.any(zeros > MOST_ZEROS) or zeros.sum() > MOST_ZEROS:
+    filled = sizes > 0
+    _disjoint(offsets[filled], sizes[filled], path)
+    zeros = sections["size"][empty]
+    if (zeros > MOST_ZEROS).any() or zeros.sum() > MOST_ZEROS:
         raise KdiffError("elf.zeros", f"sections without contents claim over {MOST_ZEROS} bytes", place=path)
     align = np.ascontiguousarray(sections["align"])
-    if np.any(align & (align - np.minimum(align, 1))):
+    if (align & (align - np.minimum(align, 1))).any():
         raise KdiffError("elf.alignment", "a section's alignment is no power of two", place=path)
-    if np.any(sections["flags"] & (SHF_COMPRESSED | SHF_ALLOC) == SHF_COMPRESSED | SHF_ALLOC):
+    if (sections["flags"] & (SHF_COMPRESSED | SHF_ALLOC) == SHF_COMPRESSED | SHF_ALLOC).any():
         raise KdiffError("elf.compressed", "a loaded section is compressed", place=path)
 
 
 def _disjoint(offsets: Column, sizes: Column, path: str) -> None:
-    if np.any(offsets[1:] < offsets[:-1]):
+    if (offsets[1:] < offsets[:-1]).any():
         order = np.argsort(offsets, kind="stable")
         offsets, sizes = offsets[order], sizes[order]
-    if np.any(offsets[:-1] + sizes[:-1] > offsets[1:]):
+    if (offsets[:-1] + sizes[:-1] > offsets[1:]).any():
         raise KdiffError("elf.overlap", "two sections share bytes of the file", place=path)
 
 
 def check_relocations(
-    changed: Column, offset: Column, symbol: Column, sections: Column, symbols: int, path: str
+    offset: Column, symbol: Column, bounds: Column, sections: Column, symbols: int, path: str
 ) -> None:
-    """Check all records, which are sorted by the section they change and by offset; `symbols`: how many."""
-    if not len(changed):
+    """Check all records, which are sorted by the section they change and by offset.
+
+    `bounds`: where those of each section begin; `symbols`: how many there are.
+    """
+    if not len(offset):
         return
-    last = np.flatnonzero(np.append(changed[1:] != changed[:-1], True))
-    packed = sections["flags"] & SHF_COMPRESSED != 0
-    most = np.where(packed, np.iinfo("u8").max, sections["size"])
-    if symbol.max() >= symbols or np.any(offset[last] >= most[changed[last]]):
+    changed = np.flatnonzero(bounds[1:] > bounds[:-1])
+    about, last = sections[changed], offset[bounds[changed + 1] - 1]
+    outside = (last >= about["size"]) & (about["flags"] & SHF_COMPRESSED == 0)
+    if symbol.max() >= symbols or outside.any():
         raise _wrong("a relocation points outside of the object", path)
-    if np.any((sections["type"] == SHT_NOBITS)[changed[last]]):
+    if (about["type"] == SHT_NOBITS).any():
         raise _wrong("a relocation changes a section without contents", path)
     again = np.flatnonzero(offset[:-MOST_AT_ONE_PLACE] == offset[MOST_AT_ONE_PLACE:])
-    if np.any(changed[again] == changed[again + MOST_AT_ONE_PLACE]):
+    home = np.searchsorted(bounds, again, "right")
+    if np.any(again + MOST_AT_ONE_PLACE < bounds[home]):
         raise _wrong(f"over {MOST_AT_ONE_PLACE} relocations change one place", path)
 
 

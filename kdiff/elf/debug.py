@@ -53,8 +53,10 @@ class DebugSections:
 
 def has_types(obj: Object) -> bool:
     """Whether there is type information to read."""
+    if b".debug_info" not in bytes(obj.contents(obj.section_names)):
+        return False
     names = obj.names_of_sections()
-    return ".debug_info" in names and any(names[index] == ".debug_info" for index in _unallocated(obj))
+    return any(names[index] == ".debug_info" for index in _unallocated(obj))
 
 
 def debug_sections(obj: Object, arch: Architecture) -> DebugSections:

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdiff.arch import ByteOrder
 from kdiff.elf.checks import check_sections
-from kdiff.elf.relocations import Relocations, bounds_of, read_relocations
+from kdiff.elf.relocations import Relocations, read_relocations
 from kdiff.errors import KdiffError
 from kdiff.values import dataclass
 
@@ -36,6 +37,9 @@ ET_REL = 1
 
 RESERVED = 1 << 31
 """Added to a reserved section index (SHN_ABS ...), which may otherwise equal a real one."""
+
+MAPPED = 1 << 20
+"""Bytes of a file from which on it is mapped and not copied."""
 
 LONGEST_NAME = 4096
 """Bytes: a kernel's symbols have 512 at most (KSYM_NAME_LEN), and sections are named after them."""
@@ -126,6 +130,25 @@ class Object:
             self._lists["symbols"] = found
         return found
 
+    def whole(self) -> bytes:
+        """The bytes of the file."""
+        return self.data.obj if isinstance(self.data.obj, bytes) else bytes(self.data)
+
+    def share_names(self, other: Object) -> None:
+        """Take the names over that another object has in equal tables: two builds of a unit have most."""
+        mine, yours = (
+            (("sections", each.section_names, each.sections), ("symbols", each.symbol_names, each.symbols))
+            for each in (self, other)
+        )
+        lists = other.names_of_sections(), other.names_of_symbols()
+        for (kind, table, rows), (_, theirs, others), names in zip(mine, yours, lists, strict=True):
+            if bytes(self.contents(table)) == bytes(other.contents(theirs)) and np.array_equal(
+                rows["name"], others["name"]
+            ):
+                self._lists[kind] = names
+        if self._lists.get("sections") is lists[0]:
+            self._section_names.update(enumerate(lists[0]))
+
     def section_name(self, index: int) -> str:
         found = self._section_names.get(index)
         if found is None:
@@ -135,6 +158,9 @@ class Object:
 
     def symbol_name(self, index: int) -> str:
         """The symbol's name; a section symbol has its section's."""
+        known = self._lists.get("symbols")
+        if known is not None and known[index]:
+            return known[index]
         name, _, _, kind, _, _, section = self.symbols[index].item()
         if kind == STT_SECTION and not name and section < len(self.sections):
             return self.section_name(section)
@@ -197,14 +223,20 @@ class Object:
 
 
 def read(path: Path) -> Object:
-    """Map and read a file; KdiffError if it cannot be opened or is not a sound ET_REL object."""
+    """Read a file; KdiffError if it cannot be opened or is not a sound ET_REL object."""
     try:
-        with path.open("rb") as file:
-            if file.seek(0, 2) == 0:
+        with open(path, "rb", buffering=0) as file:
+            size = file.seek(0, 2)
+            if size == 0:
                 raise KdiffError("elf.truncated", "the file is empty", place=str(path))
-            return read_bytes(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), str(path))
+            if size >= MAPPED:
+                data: bytes | mmap.mmap = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            else:
+                file.seek(0)
+                data = file.read()
     except OSError as error:
         raise KdiffError("elf.unreadable", error.strerror or str(error), place=str(path)) from error
+    return read_bytes(data, str(path))
 
 
 def read_bytes(data: bytes | mmap.mmap, path: str = "") -> Object:
@@ -223,8 +255,7 @@ def read_bytes(data: bytes | mmap.mmap, path: str = "") -> Object:
     sections, names = _sections(view, layout, endian, header, path)
     symtab = _only(sections, SHT_SYMTAB, path)
     symbols = _symbols(view, layout, endian, sections, symtab, path)
-    relocations = read_relocations(view, endian + layout.word, sections, symtab, len(symbols), path)
-    bounds = bounds_of(relocations["section"], len(sections))
+    relocations, bounds = read_relocations(view, endian + layout.word, sections, symtab, len(symbols), path)
     relocations.freeze()
     for column in (sections, symbols, bounds):
         column.flags.writeable = False
@@ -256,6 +287,19 @@ def _identify(view: memoryview, path: str) -> tuple[Literal[32, 64], ByteOrder]:
 
 
 def _header(view: memoryview, layout: _Layout, endian: str, path: str) -> Any:
+    return np.frombuffer(view, _raw(layout, endian).header, 1)[0]
+
+
+class _Raw(NamedTuple):
+    """The types of what a file holds: ELF header, section headers, symbols."""
+
+    header: np.dtype[Any]
+    section: np.dtype[Any]
+    symbol: np.dtype[Any]
+
+
+@cache
+def _raw(layout: _Layout, endian: str) -> _Raw:
     word = layout.word
     fields = [
         ("ident", "V16"), ("type", "u2"), ("machine", "u2"), ("version", "u4"), ("entry", word),
@@ -263,12 +307,18 @@ def _header(view: memoryview, layout: _Layout, endian: str, path: str) -> Any:
         ("shoff", word), ("flags", "u4"), ("ehsize", "u2"), ("phentsize", "u2"), ("phnum", "u2"),
         ("shentsize", "u2"), ("shnum", "u2"), ("shstrndx", "u2"),
     ]  # fmt: skip
-    dtype = np.dtype([(name, kind if kind == "V16" else endian + kind) for name, kind in fields])
-    return np.frombuffer(view, dtype, 1)[0]
+    return _Raw(
+        np.dtype([(name, kind if kind == "V16" else endian + kind) for name, kind in fields]),
+        np.dtype([(n, endian + k) for n, k in zip(SECTION_COLUMNS, layout.section, strict=True)]),
+        np.dtype([(name, endian + kind) for name, kind in layout.symbol]),
+    )
+
+
+SECTION = np.dtype([(n, "u4" if n in ("name", "type", "link", "info") else "u8") for n in SECTION_COLUMNS])
 
 
 def _sections(view: memoryview, layout: _Layout, endian: str, header: Any, path: str) -> tuple[Column, int]:
-    raw = np.dtype([(n, endian + k) for n, k in zip(SECTION_COLUMNS, layout.section, strict=True)])
+    raw = _raw(layout, endian).section
     start, count, names = int(header["shoff"]), int(header["shnum"]), int(header["shstrndx"])
     if start == 0 or header["shentsize"] != raw.itemsize or start + raw.itemsize > len(view):
         raise KdiffError("elf.truncated", "the section headers are missing or cut off", place=path)
@@ -280,9 +330,7 @@ def _sections(view: memoryview, layout: _Layout, endian: str, header: Any, path:
     if count > (len(view) - start) // raw.itemsize:
         raise KdiffError("elf.truncated", f"{count} section headers do not fit the file", place=path)
     table = np.frombuffer(view, raw, count, start)
-    sections = table.astype(
-        [(n, "u4" if n in ("name", "type", "link", "info") else "u8") for n in SECTION_COLUMNS]
-    )
+    sections = table.astype(SECTION)
     sections[:1] = 0
     check_sections(sections, len(view), path)
     if names >= count or (names and sections["type"][names] != SHT_STRTAB):
@@ -291,7 +339,7 @@ def _sections(view: memoryview, layout: _Layout, endian: str, header: Any, path:
 
 
 def _only(sections: Column, kind: int, path: str) -> int:
-    found = np.flatnonzero(sections["type"] == kind)
+    found = (sections["type"] == kind).nonzero()[0]
     if len(found) > 1:
         raise KdiffError("elf.symtab", f"{len(found)} symbol tables, expected one", place=path)
     return int(found[0]) if len(found) else 0
@@ -302,7 +350,7 @@ def _symbols(
 ) -> Column:
     if not symtab:
         return np.zeros(1, SYMBOL)
-    raw = np.dtype([(name, endian + kind) for name, kind in layout.symbol])
+    raw = _raw(layout, endian).symbol
     section = sections[symtab]
     strings = int(section["link"])
     if section["size"] % raw.itemsize or strings >= len(sections) or sections["type"][strings] != SHT_STRTAB:
@@ -331,7 +379,7 @@ def _section_indices(
             raise KdiffError("elf.xindex", "extended section indices without their table", place=path)
         wide = np.frombuffer(view, endian + "u4", len(shndx), int(sections["offset"][tables[0]]))
         indices[extended] = wide[extended]
-    if np.any(indices[~reserved] >= len(sections)):
+    if (indices[~reserved] >= len(sections)).any():
         raise KdiffError("elf.symtab", "a symbol names a section that does not exist", place=path)
     indices[reserved] += np.uint32(RESERVED)
     return indices

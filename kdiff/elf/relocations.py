@@ -8,7 +8,6 @@ offsets, checked; those of one place in the order of the file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,8 @@ AT_ONCE = 1 << 15
 """Relocations that are read in one step: their bytes stay in the processor's cache."""
 
 COLUMNS = {"section": "u4", "offset": "u8", "type": "u4", "symbol": "u4", "addend": "i8", "implicit": "?"}
+_MOST_STRETCHES = 8
+"""Pieces of a file that are read one by one: small tables lie apart if a tool has added sections."""
 Raw = tuple[int, int, int, int, int, bool]
 """One record: a value of each column."""
 
@@ -75,74 +76,93 @@ class Relocations:
 
 def read_relocations(
     view: memoryview, word: str, sections: Column, symtab: int, symbols: int, path: str
-) -> Relocations:
-    """All relocations, sorted. `word`: byte order and size of an address, `<u8`; `symbols`: how many."""
+) -> tuple[Relocations, Column]:
+    """All relocations, sorted, and where those of each section begin.
+
+    `word`: byte order and size of an address, `<u8`; `symbols`: how many.
+    """
+    kinds, counts = sections["type"], np.zeros(len(sections), "i8")
     parts = [
-        _records(view, word, sections, tables, kind, symtab, path)
+        _records(view, word, sections, tables, kind, symtab, path, counts)
         for kind in (SHT_RELA, SHT_REL)
-        if len(tables := np.flatnonzero(sections["type"] == kind))
+        if len(tables := np.flatnonzero(kinds == kind))
     ]
+    bounds = np.zeros(len(sections) + 1, "i8")
+    np.cumsum(counts, out=bounds[1:])
     if not parts:
-        return Relocations.of_columns(*[np.zeros(0, kind) for kind in COLUMNS.values()])
+        return Relocations.of_columns(*[np.zeros(0, kind) for kind in COLUMNS.values()]), bounds
     merged = Relocations.joined(parts) if len(parts) > 1 else parts[0]
-    ordered = merged if _in_order(merged) else merged.of(np.lexsort((merged["offset"], merged["section"])))
-    check_relocations(ordered["section"], ordered["offset"], ordered["symbol"], sections, symbols, path)
-    return ordered
+    ordered = merged if _in_order(merged) else merged.of(_order(merged))
+    check_relocations(ordered["offset"], ordered["symbol"], bounds, sections, symbols, path)
+    return ordered, bounds
 
 
 def _in_order(records: Relocations) -> bool:
     """Whether records are sorted by section and offset."""
     section, offset = records["section"], records["offset"]
-    back = np.flatnonzero(offset[1:] < offset[:-1])
-    return not np.any(section[1:] < section[:-1]) and bool(np.all(section[back] < section[back + 1]))
+    if (section[1:] < section[:-1]).any():
+        return False
+    back = (offset[1:] < offset[:-1]).nonzero()[0]
+    return bool((section[back] < section[back + 1]).all())
 
 
-def bounds_of(section: Column, count: int) -> Column:
-    """Where the records of each section begin, in a column that is in order; and where the last ones end."""
-    ends = np.flatnonzero(section[1:] != section[:-1]) + 1
-    ends = np.append(ends, len(section))[: len(section)]
-    stops = np.zeros(count + 1, "i8")
-    stops[section[ends - 1].astype("i8") + 1] = ends
-    return np.maximum.accumulate(stops)
+def _order(records: Relocations) -> Column:
+    """How to sort records by section and offset. Most are in order, which sorting by one key makes use of."""
+    section, offset = records["section"], records["offset"]
+    if int(section.max()) >> 23 or int(offset.max()) >> 40:
+        return np.lexsort((offset, section))
+    return np.argsort(section.astype("u8") << 40 | offset, kind="stable")
 
 
 def _records(
     view: memoryview, word: str, sections: Column, tables: Column, kind: int, symtab: int,
-    path: str,
+    path: str, per_section: Column,
 ) -> Relocations:  # fmt: skip
-    """All records of one kind, table after table. `tables`: section indices."""
-    size, narrow = int(word[2:]), word[1:] == "u4"
-    width = 3 if kind == SHT_RELA else 2
-    """Words of a record: offset, info, addend."""
-    targets, sizes, starts = (sections[column][tables] for column in ("info", "size", "offset"))
-    wrong = (sizes % (width * size) != 0) | (targets == 0) | (targets >= len(sections))
-    wrong |= sections["link"][tables] != symtab
-    if np.any(wrong):
+    """All records of one kind, table after table. `tables`: section indices.
+
+    How many there are is added to `per_section`.
+    """
+    size = int(word[2:])
+    step = size * (3 if kind == SHT_RELA else 2)
+    """Bytes of a record: offset, info, addend."""
+    targets, sizes, starts, links = (sections[each][tables] for each in ("info", "size", "offset", "link"))
+    wrong = (sizes % step != 0) | (targets == 0) | (targets >= len(sections)) | (links != symtab)
+    if wrong.any():
         table = int(tables[np.argmax(wrong)])
         raise KdiffError("elf.relocations", f"relocation section {table} is malformed", place=path)
     if int(sizes.sum()) > len(view):
         raise KdiffError("elf.relocations", "relocation sections overlap", place=path)
-    counts, stops = sizes.astype("i8") // (width * size), np.cumsum(sizes.astype("i8")) // (width * size)
-    if np.any(starts % size):
-        spans = zip(starts.tolist(), sizes.tolist(), strict=True)
-        view = memoryview(b"".join([view[start : start + length] for start, length in spans]))
-        starts = (stops - counts) * width * size
-    words = np.frombuffer(view, word, len(view) // size)
-    begins = starts.astype("i8") // size - width * (stops - counts)
-    total = int(counts.sum())
-    made = {name: np.empty(total, each) for name, each in COLUMNS.items() if name != "section"}
+    counts = (sizes // step).astype("i8")
+    np.add.at(per_section, targets, counts)
+    made = {name: np.empty(int(counts.sum()), each) for name, each in COLUMNS.items() if name != "section"}
     made["implicit"].fill(kind == SHT_REL)
-    if width == 2:
-        made["addend"].fill(0)
-    parts = [0, *(np.flatnonzero(np.diff(stops // AT_ONCE)) + 1).tolist(), len(counts)]
-    for first, last in pairwise(parts):
-        part = slice(int(stops[first] - counts[first]), int(stops[last - 1]))
-        at = np.repeat(begins[first:last], counts[first:last])
-        at += np.arange(width * part.start, width * part.stop, width)
-        made["offset"][part], info = words[at], words[at + 1]
-        made["type"][part], made["symbol"][part] = (info & 0xFF, info >> 8) if narrow else (
-            info & 0xFFFFFFFF, info >> 32
-        )  # fmt: skip
-        if width == 3:
-            made["addend"][part] = words[at + 2].astype(word[1:]).view(f"i{size}")
+    at = 0
+    for raw in _stretches(view, starts.tolist(), sizes.tolist()):
+        for begin in range(0, len(raw), step * AT_ONCE):
+            words = np.frombuffer(raw[begin : begin + step * AT_ONCE], word).reshape(-1, step // size)
+            _take(words, word[0], {name: column[at : at + len(words)] for name, column in made.items()})
+            at += len(words)
     return Relocations({"section": np.repeat(targets, counts), **made})
+
+
+def _stretches(view: memoryview, starts: list[int], sizes: list[int]) -> list[memoryview]:
+    """The bytes of all tables in a few pieces; they are joined where they do not lie side by side."""
+    edges = [n for n in range(1, len(starts)) if starts[n] != starts[n - 1] + sizes[n - 1]]
+    if len(edges) >= _MOST_STRETCHES:
+        return [memoryview(b"".join([view[at : at + size] for at, size in zip(starts, sizes, strict=True)]))]
+    spans = zip([0, *edges], [*edges, len(starts)], strict=True)
+    return [view[starts[first] : starts[last - 1] + sizes[last - 1]] for first, last in spans]
+
+
+def _take(words: Column, order: str, made: Mapping[str, Column]) -> None:
+    """Read some records into their columns."""
+    made["offset"][:] = words[:, 0]
+    if words.itemsize == 4:
+        made["type"][:], made["symbol"][:] = words[:, 1] & 0xFF, words[:, 1] >> 8
+    else:
+        halves, low = words.view(f"{order}u4"), 2 if order == "<" else 3
+        made["type"][:], made["symbol"][:] = halves[:, low], halves[:, 5 - low]
+    if words.shape[1] == 3:
+        made["addend"][:] = words[:, 2].view(f"{order}i{words.itemsize}")
+    else:
+        made["addend"].fill(0)
