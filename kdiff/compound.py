@@ -41,13 +41,14 @@ class Record(NamedTuple):
 
 def records(obj: Object, arch: Architecture, found: Sequence[Raw]) -> list[Record]:
     """Join what belongs together. KdiffError for unknown types and for parts that miss their counterpart."""
-    howtos = [arch.howtos.get(each[2]) for each in found]
-    if all(howto is not None and howto.alone for howto in howtos):
-        return [
-            Record(place, howto, symbol, addend, implicit)
-            for howto, (_, place, _, symbol, addend, implicit) in zip(howtos, found, strict=True)
-            if howto is not None
-        ]
+    known, plain = arch.howtos, list[Record]()
+    for _, place, kind, symbol, addend, implicit in found:
+        howto = known.get(kind)
+        if howto is None or not howto.alone:
+            break
+        plain.append(Record(place, howto, symbol, addend, implicit))
+    else:
+        return plain
     rows = [(each, _row(obj, arch, each)) for each in found]
     rows = [(each, howto) for each, howto in rows if howto.size or howto.stack]
     result: list[Record] = []

@@ -9,22 +9,20 @@ offset in that node, and what the instruction's encoding adds is kept apart (`in
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
-from typing import NamedTuple
 
 import numpy as np
 
 from kdiff.alike import Scope
-from kdiff.arch import Architecture, Howto
+from kdiff.arch import Architecture
 from kdiff.compound import Record, records
 from kdiff.elf.read import (
     RESERVED,
     SHF_EXECINSTR,
     STB_LOCAL,
     STB_WEAK,
-    STT_FUNC,
     STT_SECTION,
     Column,
     Object,
@@ -33,65 +31,15 @@ from kdiff.errors import KdiffError
 from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
 from kdiff.insn import Code, Instruction, decoded, insn_addend
 from kdiff.kernel import SpecialSection
-from kdiff.naming import is_fragment, stem
-from kdiff.owners import behind_padding, follows, owners_of, stands_alone, tails_of
-from kdiff.resolved import resolved
-from kdiff.split import Kind, Piece, is_mapping, pieces_in, split
+from kdiff.lookup import Lookup
+from kdiff.naming import stem
+from kdiff.nodes import Node as Node
+from kdiff.nodes import Reference as Reference
+from kdiff.owners import behind_padding, follows, owners_of, tails_of
+from kdiff.resolved import may_leave, resolved
+from kdiff.split import Kind, Piece, pieces_in, split
 from kdiff.tables import counts_nothing
 from kdiff.values import dataclass
-
-
-class Node(NamedTuple):
-    """A node. `names`: the symbols at its start, preferred first; `label` is unique within the graph.
-
-    `start` and `size` are bytes in section `section` (index; 0 for externs). `table` and `row` are set for
-    entries of special sections only. A tuple, as a reference is, because they are made quickly.
-    """
-
-    id: int
-    label: str
-    kind: Kind
-    section: int = 0
-    section_name: str = ""
-    start: int = 0
-    size: int = 0
-    align: int = 1
-    names: tuple[str, ...] = ()
-    local: bool = True
-    weak: bool = False
-    table: SpecialSection | None = None
-    row: int = -1
-    standing: Standing = Standing.ORDINARY
-    remade: RemadeData | None = None
-    """Set where macro or compiler makes this anew at each use."""
-
-    @property
-    def name(self) -> str:
-        """The preferred symbol name, empty where there is none."""
-        return self.names[0] if self.names else ""
-
-    @property
-    def is_fragment(self) -> bool:
-        """Whether the compiler split it off another function (`foo.cold`): it is never entered by itself."""
-        return self.kind is Kind.FUNCTION and is_fragment(self.name)
-
-
-class Reference(NamedTuple):
-    """A relocation seen from the graph: the field at `offset` of its node reaches `target` + `addend`.
-
-    The stored value is target + addend + insn_addend + entry (- the field's address, or - `minus`: a node and
-    an offset in it). `branch`: the field is the displacement of a jump or call. `entry`: where such a jump
-    enters a function that its own module calls, counted from its address.
-    """
-
-    offset: int
-    howto: Howto
-    target: int
-    addend: int
-    insn_addend: int
-    branch: bool
-    minus: tuple[int, int] | None = None
-    entry: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +128,7 @@ def build(
 ) -> SectionGraph:  # fmt: skip
     """Make the graph of an object, or of a part of it; KdiffError for relocations kdiff does not know."""
     nodes = _unique(_nodes(obj, habits, split(obj, arch, special, scope, habits.ahead)))
-    lookup = _Lookup(obj, arch, nodes, habits)
+    lookup = Lookup(obj, arch, nodes, habits)
     references = _references(obj, arch, nodes, lookup, None if scope is None else scope.references)
     nodes += lookup.externs
     references += [()] * len(lookup.externs)
@@ -206,7 +154,7 @@ def _nodes(obj: Object, habits: Habits, pieces: Iterable[Piece]) -> Iterator[Nod
         names, local, weak = tuple[str, ...](), True, False
         if piece.symbols:
             names = tuple(dict.fromkeys(text for each in piece.symbols if (text := obj.symbol_name(each))))
-            bindings = [obj.symbols["binding"][each] for each in piece.symbols]
+            bindings = obj.symbols["binding"][list(piece.symbols)].tolist()
             local, weak = all(each == STB_LOCAL for each in bindings), STB_WEAK in bindings
         label = names[0] if names else f"{name}+{piece.start:#x}" if piece.start or piece.row >= 0 else name
         kind = Kind.CONSTANT if constant and piece.kind is Kind.DATA else piece.kind
@@ -235,76 +183,8 @@ def _unique(nodes: Iterable[Node]) -> list[Node]:
     ]
 
 
-class _Lookup:
-    """Finds the node for (section, offset) and for symbols; collects externs while the graph is built."""
-
-    def __init__(self, obj: Object, arch: Architecture, nodes: list[Node], habits: Habits) -> None:
-        self.obj, self.arch, self.marks = obj, arch, habits.ahead
-        self.symbols = obj.symbols.tolist()
-        self.externs: list[Node] = []
-        self._first_extern = len(nodes)
-        self._by_name: dict[str, int] = {}
-        self._undefined: dict[int, int] = {}
-        self.nodes = nodes
-        self._others = {(row[6], row[1]): row[5] for row in self.symbols if row[3] == STT_FUNC and row[5]}
-        self._sections: dict[int, tuple[list[int], list[Node]]] = {}
-        for node in nodes:
-            starts, found = self._sections.setdefault(node.section, ([], []))
-            starts.append(node.start)
-            found.append(node)
-        self.inner = self._inner_symbols()
-
-    def at(self, section: int, offset: int) -> Node | None:
-        """The node that holds `offset`, or ends there, or begins behind it (in a section's padding)."""
-        starts, found = self._sections.get(section, ([], []))
-        index = bisect_right(starts, offset) - 1
-        return found[max(index, 0)] if found else None
-
-    def extern(self, name: str, weak: bool = False) -> int:
-        if name not in self._by_name:
-            number = self._by_name[name] = self._first_extern + len(self.externs)
-            self.externs.append(Node(number, name, Kind.EXTERN, names=(name,), local=False, weak=weak))
-        return self._by_name[name]
-
-    def undefined(self, symbol: int) -> int:
-        """The node of a symbol of another unit."""
-        if symbol not in self._undefined:
-            name, binding = self.obj.symbol_name(symbol), self.symbols[symbol][4]
-            self._undefined[symbol] = self.extern(name, binding == STB_WEAK)
-        return self._undefined[symbol]
-
-    def entered(self, entry: Callable[[int], int], symbol: int, target: int, addend: int) -> tuple[int, int]:
-        """Tell what a call adds to reach a function's local entry from its addend: (addend, entry).
-
-        Assemblers write either the function's symbol, or its section's with the entry in the addend.
-        """
-        _, _, _, kind, _, other, _ = self.symbols[symbol]
-        if kind != STT_SECTION or target >= len(self.nodes):
-            return addend, entry(other)
-        return self.way_in(entry, self.nodes[target], addend)
-
-    def way_in(self, entry: Callable[[int], int], node: Node, addend: int) -> tuple[int, int]:
-        """The same for a place in a node."""
-        way = entry(self._others.get((node.section, node.start), 0))
-        return (0, way) if way and addend == way else (addend, 0)
-
-    def is_shared(self, node: Node) -> bool:
-        """Whether a section has several nodes, other than what lies in front of its function."""
-        return not stands_alone(self.obj, self._sections[node.section][1], node, self.marks)
-
-    def _inner_symbols(self) -> dict[int, tuple[tuple[int, str], ...]]:
-        found: dict[int, list[tuple[int, str]]] = {}
-        for index, (_, value, _, kind, _, _, section) in enumerate(self.symbols):
-            if section not in self._sections or kind == STT_SECTION:
-                continue
-            node = self.at(section, value)
-            if node is not None and value > node.start and not is_mapping(self.obj, self.arch, index):
-                found.setdefault(node.id, []).append((value - node.start, self.obj.symbol_name(index)))
-        return {node: tuple(sorted(names)) for node, names in found.items()}
-
-
 def _references(
-    obj: Object, arch: Architecture, nodes: list[Node], lookup: _Lookup, speaking: Column | None
+    obj: Object, arch: Architecture, nodes: list[Node], lookup: Lookup, speaking: Column | None
 ) -> list[tuple[Reference, ...]]:
     """The references of each node; none of those in sections that are not `speaking`."""
     result: list[tuple[Reference, ...]] = []
@@ -319,7 +199,7 @@ def _references(
             result.append(())
             continue
         if section != node.section:
-            section, rows = node.section, obj.records(node.section).rows()
+            section, rows = node.section, lookup.rows(node.section)
             places = [row[1] for row in rows]
         first, last = 0, len(rows)
         if node.size != sizes[node.section]:
@@ -331,7 +211,7 @@ def _references(
         fields = None
         if code[node.section] and node.kind is Kind.FUNCTION:
             fields = Code(arch, bytes(obj.contents(node.section)[node.start : node.start + node.size]))
-        made = tuple([_reference(obj, arch, node, record, fields, lookup) for record in found])
+        made = tuple(_made(obj, arch, node, found, fields, lookup))
         if near and fields is not None:
             further = _resolved(obj, arch, node, fields, made, lookup)
             made = tuple(sorted((*made, *further), key=lambda each: each.offset))
@@ -340,11 +220,14 @@ def _references(
 
 
 def _resolved(
-    obj: Object, arch: Architecture, node: Node, fields: Code, made: tuple[Reference, ...], lookup: _Lookup
+    obj: Object, arch: Architecture, node: Node, fields: Code, made: tuple[Reference, ...], lookup: Lookup
 ) -> Iterator[Reference]:
     """The references that branches without relocations make to other nodes of their section."""
     around = -node.start, int(obj.sections["size"][node.section]) - node.start
-    for each in resolved(arch, fields.data, fields.decoded, {reference.offset for reference in made}, around):
+    relocated = {reference.offset for reference in made}
+    if not may_leave(arch, fields.data, relocated, around):
+        return
+    for each in resolved(arch, fields.data, fields.decoded, relocated, around):
         target = lookup.at(node.section, node.start + each.destination)
         if target is None or target.id == node.id:
             continue
@@ -354,8 +237,32 @@ def _resolved(
         yield Reference(each.offset, each.howto, target.id, inner, each.share, True, None, entry)
 
 
+def _made(
+    obj: Object, arch: Architecture, node: Node, found: list[Record], code: Code | None, lookup: Lookup
+) -> Iterator[Reference]:
+    """A node's references. What most records say is told here, and by `_reference` what the others do."""
+    table, start, size = node.table, node.start, node.size
+    odd = table is not None and (table.from_start or table.ahead or table.counts)
+    for record in found:
+        place, howto, symbol, addend, implicit, minus, origin = record
+        offset = place - start
+        more = implicit or minus is not None or origin is not None or howto.base or howto.entry is not None
+        if odd or more or offset + howto.size > size:
+            yield _reference(obj, arch, node, record, code, lookup)
+        elif code is None:
+            target, inner = _target(obj, symbol, addend, lookup)
+            yield Reference(offset, howto, target, inner, 0, False)
+        else:
+            share, branch = howto.bias, False
+            if howto.end_relative or howto.pc_relative:
+                end, branch = code.around(howto, offset)
+                share = offset - end if howto.end_relative else howto.bias
+            target, inner = _target(obj, symbol, addend - share, lookup)
+            yield Reference(offset, howto, target, inner, share, branch)
+
+
 def _reference(
-    obj: Object, arch: Architecture, node: Node, record: Record, code: Code | None, lookup: _Lookup
+    obj: Object, arch: Architecture, node: Node, record: Record, code: Code | None, lookup: Lookup
 ) -> Reference:
     place, howto, symbol, addend, implicit, minus, origin = record
     offset = place - node.start
@@ -390,7 +297,7 @@ def _reference(
     return Reference(offset, howto, target, inner, share, branch, less, entry)
 
 
-def _target(obj: Object, index: int, addend: int, lookup: _Lookup) -> tuple[int, int]:
+def _target(obj: Object, index: int, addend: int, lookup: Lookup) -> tuple[int, int]:
     _, value, _, kind, _, _, section = lookup.symbols[index]
     if section == 0 or section >= RESERVED:
         return lookup.undefined(index), addend

@@ -61,8 +61,10 @@ def moved_lines(
 def _differences(pre: SectionGraph, post: SectionGraph, one: Node, other: Node) -> tuple[LineMove, ...]:
     """The constants that differ; empty if anything else does."""
     ours, theirs = pre.contents(one), post.contents(other)
+    if len(ours) != len(theirs) or not _may_be_loads(pre, post, one, other):
+        return ()
     before, after = pre.code(one), post.code(other)
-    if len(ours) != len(theirs) or [each[:2] for each in before] != [each[:2] for each in after]:
+    if [each[:2] for each in before] != [each[:2] for each in after]:
         return ()
     known: tuple[dict[int, int], dict[int, int]] = ({}, {})
     found = []
@@ -78,6 +80,30 @@ def _differences(pre: SectionGraph, post: SectionGraph, one: Node, other: Node) 
             return ()
         found.append(LineMove(offset, old[0], old[1], new[1]))
     return tuple(found)
+
+
+def _may_be_loads(pre: SectionGraph, post: SectionGraph, one: Node, other: Node) -> bool:
+    """Whether each byte that differs may lie in an instruction that loads a constant; if not, why decode."""
+    ours, theirs, rows = pre.contents(one), post.contents(other), pre.arch.constants
+    sizes = {row.size for row in rows}
+    plain, others = bytearray(ours), bytearray(theirs)
+    for reference in (*pre.references[one.id], *post.references[other.id]):
+        field = slice(reference.offset, reference.offset + reference.howto.size)
+        plain[field] = others[field] = bytes(len(plain[field]))
+
+    def loads(code: bytes, at: int, size: int) -> bool:
+        word = int.from_bytes(code[at : at + size], pre.arch.byte_order)
+        return any(row.size == size and word & row.mask == row.match for row in rows)
+
+    return all(
+        any(
+            loads(ours, start, size) and loads(theirs, start, size)
+            for size in sizes
+            for start in range(max(at - size + 1, 0), min(at, len(ours) - size) + 1)
+        )
+        for at, (mine, yours) in enumerate(zip(plain, others, strict=True))
+        if mine != yours
+    )
 
 
 def _masked(graph: SectionGraph, node: Node, start: int, code: bytes) -> bytes:

@@ -11,7 +11,7 @@ from kdiff.split import Kind
 
 if TYPE_CHECKING:
     from kdiff.elf.read import Object
-    from kdiff.graph import Node, Reference
+    from kdiff.nodes import Node, Reference
 
 
 def follows(entry: Node) -> bool:

@@ -25,24 +25,31 @@ def starts_of(places: Iterable[tuple[int, int]]) -> Column:
     return np.array(sorted(keys), "i8")
 
 
-def bounds_of_runs(obj: Object, table: int, row: SpecialSection, starts: Column) -> Column:
-    """Whether a run begins at each entry of a table."""
-    count = -(-int(obj.sections["size"][table]) // (row.entry_size or 1))
-    if row.owner is None or not row.entry_size:
-        return np.ones(count, bool)
+def bounds_of_runs(
+    obj: Object, table: int, row: SpecialSection, starts: Column, chosen: Column | None = None
+) -> Column:
+    """Whether a run begins at each entry of a table, if it is among those that are `chosen`."""
+    step = row.entry_size or 1
+    count = -(-int(obj.sections["size"][table]) // step)
+    begins = np.ones(count, bool)
+    numbers = np.arange(count) if chosen is None else np.flatnonzero(chosen)
+    if row.owner is None or not row.entry_size or not len(numbers):
+        return begins
+    first, last = int(numbers[0]), int(numbers[-1]) + 1
     records = obj.records(table)
-    records = records.of(records["offset"] % row.entry_size == row.owner)
+    within = np.searchsorted(records["offset"], (first * step, last * step))
+    records = records.of(slice(*within.tolist()))
+    records = records.of(records["offset"] % step == row.owner)
     symbols = obj.symbols[records["symbol"]]
     homes = symbols["section"].astype("i8")
     addend = np.where(symbols["type"] == STT_SECTION, records["addend"], 0)
     at = symbols["value"].astype("i8") + addend
     sound = (homes > 0) & (homes < RESERVED) & (at >= 0) & (at >> _SECTION == 0) & ~records["implicit"]
     found = np.searchsorted(starts, homes << _SECTION | at, side="right")
-    owner = np.full(count, -1, "i8")
+    owner = np.full(last - first, -1, "i8")
     # of several records of one place the first adds
-    owner[(records["offset"] // row.entry_size)[::-1]] = np.where(sound, found, -1)[::-1]
-    begins = np.ones(count, bool)
-    begins[1:] = (owner[1:] != owner[:-1]) | (owner[1:] < 0)
+    owner[(records["offset"] // step).astype("i8")[::-1] - first] = np.where(sound, found, -1)[::-1]
+    begins[first + 1 : last] = (owner[1:] != owner[:-1]) | (owner[1:] < 0)
     return begins
 
 

@@ -82,11 +82,11 @@ def split(
     `ahead`: how names begin of what lies in front of a function (`CodeAhead`).
     """
     tables = tables_of(obj, arch, special, declared_sizes(obj, arch)) if scope is None else scope.tables
-    companions = _cuts(obj, arch, pieces_in(obj, special, scope), tables)
-    payloads = _payloads(obj, arch, tables)
     wanted = obj.sections["flags"] & SHF_ALLOC > 0
     if scope is not None:
         wanted &= scope.nodes
+    companions = _cuts(obj, arch, pieces_in(obj, special, scope), tables, wanted)
+    payloads = _payloads(obj, arch, tables, wanted)
     by_section = _symbols_by_section(obj, arch, wanted)
     found: dict[int, list[Piece]] = {}
     in_runs: dict[int, SpecialSection] = {}
@@ -158,18 +158,21 @@ def _entries(
     chosen = None if scope is None else scope.entries.get(table)
     count = -(-size // step)
     if begins is None or len(begins) != count:
-        begins = np.ones(count, bool)
+        numbers = range(count) if chosen is None else np.flatnonzero(chosen).tolist()
+        spans = [(each, each + 1) for each in numbers]
+    else:
+        spans = runs(begins, chosen)
     return [
         Piece(
             table,
             first * step,
             min(last * step, size) - first * step,
             Kind.ENTRY,
-            _ranked(obj, names.get(first * step, [])),
+            _ranked(obj, names[first * step]) if first * step in names else (),
             row,
             first,
         )
-        for first, last in runs(begins, chosen)
+        for first, last in spans
     ]
 
 
@@ -183,12 +186,22 @@ def _in_runs(
     for index, row in in_runs.items():
         groups.setdefault(leaders.get(row.parallel, index), []).append(index)
     for leader, members in groups.items():
-        begins = bounds_of_runs(obj, leader, tables[leader], places)
+        chosen = None if scope is None else _any_of([scope.entries.get(each) for each in members])
+        begins = bounds_of_runs(obj, leader, tables[leader], places, chosen)
         for index in members:
             for start in _by_start(obj, by_section.get(index, [])):
                 alone(begins, start // in_runs[index].entry_size)
         for index in members:
             yield index, _entries(obj, index, in_runs[index], begins, scope, by_section.get(index, []))
+
+
+def _any_of(columns: list[Column | None]) -> Column | None:
+    """The entries that are chosen in any of some parallel tables; None for all."""
+    known = [each for each in columns if each is not None]
+    if len(known) < len(columns) or len({len(each) for each in known}) != 1:
+        return None
+    found: Column = np.any(known, axis=0)
+    return found
 
 
 def pieces_in(obj: Object, special: Mapping[str, SpecialSection], scope: Scope | None) -> frozenset[int]:
@@ -229,11 +242,13 @@ def is_mapping(obj: Object, arch: Architecture, symbol: int) -> bool:
 
 def _symbols_by_section(obj: Object, arch: Architecture, sections: Column) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
-    kinds = (STT_FUNC, STT_OBJECT, STT_NOTYPE)
-    named = np.isin(obj.symbols["type"], kinds) & (obj.symbols["section"] < len(obj.sections))
-    for index in np.flatnonzero(named & sections[np.where(named, obj.symbols["section"], 0)]):
-        if not is_mapping(obj, arch, int(index)):
-            found.setdefault(int(obj.symbols["section"][index]), []).append(int(index))
+    kinds, homes = obj.symbols["type"], obj.symbols["section"]
+    named = (kinds == STT_FUNC) | (kinds == STT_OBJECT) | (kinds == STT_NOTYPE)
+    chosen = np.flatnonzero(named & (homes < len(obj.sections)))
+    chosen = chosen[sections[homes[chosen]]]
+    for index, home in zip(chosen.tolist(), homes[chosen].tolist(), strict=True):
+        if not is_mapping(obj, arch, index):
+            found.setdefault(home, []).append(index)
     return found
 
 
@@ -315,33 +330,37 @@ def only_nops(arch: Architecture, code: bytes) -> bool:
     return True
 
 
-def _payloads(obj: Object, arch: Architecture, tables: Mapping[int, SpecialSection]) -> dict[int, set[int]]:
-    """For sections of code: where code begins that only table entries need (`SpecialSection.payload`)."""
+def _payloads(
+    obj: Object, arch: Architecture, tables: Mapping[int, SpecialSection], wanted: Column
+) -> dict[int, set[int]]:
+    """For wanted sections of code: where code begins that only table entries need."""
     found: dict[int, set[int]] = {}
+    code = wanted & (obj.sections["flags"] & SHF_EXECINSTR > 0)
     for index, row in tables.items():
         if row.payload is None or not row.entry_size:
             continue
-        for record in obj.records(index).rows():
-            _, place, kind, number, *_ = record
+        records = obj.records(index)
+        homes = obj.symbols["section"][records["symbol"]]
+        chosen = np.flatnonzero((records["offset"] % row.entry_size == row.payload) & (homes < len(code)))
+        chosen = chosen[code[homes[chosen]]]
+        for record in records.of(chosen).rows() if len(chosen) else ():
+            _, _, kind, number, *_ = record
             symbol = obj.symbols[number]
-            target = int(symbol["section"])
-            if place % row.entry_size != row.payload or not 0 < target < len(obj.sections):
-                continue
-            if obj.sections["flags"][target] & SHF_EXECINSTR:
-                at = int(symbol["value"]) + _addend(obj, arch, arch.howtos.get(kind), record)
-                found.setdefault(target, set()).add(at)
+            at = int(symbol["value"]) + _addend(obj, arch, arch.howtos.get(kind), record)
+            found.setdefault(int(symbol["section"]), set()).add(at)
     return found
 
 
 def _cuts(
-    obj: Object, arch: Architecture, sections: frozenset[int], tables: Mapping[int, SpecialSection]
-) -> dict[int, set[int]]:
-    """For sections that table rows point into (`SpecialSection.pieces`): where pieces begin."""
-    cuts: dict[int, set[int]] = {index: set() for index in sections}
-    if not sections:
+    obj: Object, arch: Architecture, sections: frozenset[int], tables: Mapping[int, SpecialSection],
+    wanted: Column,
+) -> dict[int, set[int]]:  # fmt: skip
+    """For wanted sections that table rows point into (`SpecialSection.pieces`): where pieces begin."""
+    cuts: dict[int, set[int]] = {index: set() for index in sections if wanted[index]}
+    if not cuts:
         return cuts
     targets = obj.symbols["section"][obj.relocations["symbol"]]
-    for record in obj.relocations.of(np.isin(targets, list(sections))).rows():
+    for record in obj.relocations.of(np.isin(targets, list(cuts))).rows():
         source, place, kind, number, *_ = record
         symbol, howto = obj.symbols[number], arch.howtos.get(kind)
         target = int(symbol["section"])

@@ -100,6 +100,12 @@ def test_the_line_table_of_both_objects_is_needed() -> None:
     assert not changes(graph(unit(), "-g"), graph(unit(7), "-g"))
 
 
+def test_code_that_differs_in_more_than_constants_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pre, post = graph(unit()), graph(unit().replace("return a +", "return a -"))
+    monkeypatch.setattr("kdiff.graph.decoded", None)
+    assert set(changes(pre, post)) == {"f"}
+
+
 def test_why_names_the_lines_that_moved() -> None:
     (answer,) = why(planned(graph(unit()), graph(unit(7))), "f", NONE, NONE)
     assert answer.fate == "same"
