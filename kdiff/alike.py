@@ -26,6 +26,7 @@ from kdiff.elf.read import SHT_NOBITS, STT_SECTION, Column, Object
 from kdiff.habits import Habits
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.rows import Grouped
+from kdiff.sectionrows import Rows
 from kdiff.sides import Names, Side, Table, paired
 from kdiff.starts import Starts
 from kdiff.values import dataclass
@@ -56,12 +57,11 @@ class Alike:
     sections: Mapping[int, int]
 
 
-def alike(
-    pre: Object, post: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits
-) -> Alike:
+def alike(pre: Object, post: Object, arch: Architecture, rows: Rows, habits: Habits) -> Alike:
     """Compare two objects by columns."""
-    names = Names(habits)
-    return _Comparison(*(Side(obj, arch, special, habits, names) for obj in (pre, post))).result()
+    names = Names(pre, post, rows, habits)
+    before, after = (Side(obj, arch, names, habits, number) for number, obj in enumerate((pre, post)))
+    return _Comparison(before, after).result()
 
 
 _NONE = -1
@@ -114,7 +114,7 @@ class _Comparison:
             ours.sections["size"][chosen].tolist(),
             strict=True,
         )
-        one, other = bytes(ours.data), bytes(theirs.data)
+        one, other = ours.whole(), theirs.whole()
         same[chosen] = [one[at : at + size] == other[to : to + size] for at, to, size in spans]
         return same
 
@@ -233,7 +233,7 @@ class _Comparison:
         offsets = self.pre.records.offset[before.records], self.post.records.offset[after.records]
         said = zip(*self.meaning, strict=True)
         return (
-            ours == theirs
+            bytes(ours) == bytes(theirs)
             and bool((before.owners == self.to_pre[after.owners]).all())
             and bool((offsets[0] == offsets[1]).all())
             and all((mine[before.records] == yours[after.records]).all() for mine, yours in said)

@@ -15,7 +15,7 @@ from kdiff.habits import Habits
 from kdiff.matched import Matched
 from kdiff.naming import is_fragment
 from kdiff.reach import Reach
-from kdiff.starts import is_branch
+from kdiff.starts import howtos_of, is_branch
 
 WIDTH = 2
 """Bytes in front of a branch's displacement that tell it."""
@@ -34,7 +34,7 @@ class Calls:
         firm = self._told(number, part)
         found: Column = (to.low >= 0) & firm[to.low]
         rows = np.flatnonzero(found)
-        howtos, into = _Howtos(side), to.into[rows]
+        howtos, into = howtos_of(side.arch), to.into[rows]
         kind = np.minimum(to.kind[rows], len(howtos.share) - 1)
         code = side.code[into]
         place = side.position[to.symbol[rows]] + to.addend[rows] - np.where(code, howtos.share[kind], 0)
@@ -58,20 +58,6 @@ class Calls:
                 known[atom] = self._firm[1 - number][other] = told
         result: Column = (known > 0) & part
         return result
-
-
-class _Howtos:
-    """Relocation types as columns; the last one stands for all others."""
-
-    def __init__(self, side: Atoms) -> None:
-        rows = side.arch.howtos
-        self.size, self.share = (np.zeros(max(rows, default=0) + 2, "i8") for _ in range(2))
-        self.plain, self.from_end = (np.zeros(len(self.size), bool) for _ in range(2))
-        for kind, howto in rows.items():
-            self.size[kind], self.plain[kind], self.from_end[kind] = (
-                howto.size, howto.invertible, howto.end_relative
-            )  # fmt: skip
-            self.share[kind] = -howto.size if howto.end_relative else howto.bias
 
 
 def _odd(side: Atoms) -> Column:

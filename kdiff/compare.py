@@ -8,7 +8,7 @@ objects are cut down first (`kdiff.narrow`), and of others graphs are made only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,11 +21,12 @@ from kdiff.elf.read import Object
 from kdiff.errors import KdiffError
 from kdiff.graph import build
 from kdiff.habits import Habits
-from kdiff.kernel import KernelFacts, SpecialSection
+from kdiff.kernel import KernelFacts
 from kdiff.narrow import narrow
 from kdiff.pairs import PairsFile, object_unit, wishes
 from kdiff.plan import Plan, plan
 from kdiff.registry import Registry
+from kdiff.sectionrows import Rows
 
 NO_FACTS = KernelFacts()
 Compare = Callable[[Object, Object, bool, PairsFile | None], Plan]
@@ -36,9 +37,9 @@ def comparer(plugins: Registry, facts: KernelFacts = NO_FACTS) -> Compare:
     """Return the comparison; what plugins know is asked once for each architecture."""
 
     @cache
-    def rules(arch: Architecture) -> tuple[Mapping[str, SpecialSection], Habits]:
+    def rules(arch: Architecture) -> tuple[Rows, Habits]:
         known = replace(facts, machine=arch.name)
-        return plugins.special_sections(known), plugins.habits(known)
+        return Rows(plugins.special_sections(known)), plugins.habits(known)
 
     def compare(pre: Object, post: Object, whole: bool, pairs: PairsFile | None) -> Plan:
         arch = plugins.architecture(pre.machine, pre.byte_order, pre.path)
@@ -57,17 +58,18 @@ def planned(
     pre: Object,
     post: Object,
     arch: Architecture,
-    special: Mapping[str, SpecialSection],
+    rows: Rows,
     habits: Habits,
     whole: bool = False,
     pairs: PairsFile | None = None,
 ) -> Plan:
     """Plan the update that turns one object into the other."""
+    special = rows.special
     small = None if whole or pairs is not None else narrow(pre, post, arch, special, habits)
     if small is not None:
         pre, post = small.pre, small.post
     whole = whole or pairs is not None or small is not None
-    common = None if whole else alike(pre, post, arch, special, habits)
+    common = None if whole else alike(pre, post, arch, rows, habits)
     before = build(pre, arch, special, habits, None if common is None else common.pre)
     after = build(post, arch, special, habits, None if common is None else common.post)
     wished = None

@@ -138,6 +138,8 @@ class _Work:
         self.by_pre: dict[int, Pair] = {}
         self.by_post: dict[int, Pair] = {}
         self._fresh: deque[Pair] = deque()
+        self._settled: set[int] = set()
+        """Pre nodes all of whose references lead to nodes that are paired; pairs are never taken back."""
         self._named = tuple(
             [node for node in graph.nodes if node.table is None or node.names] for graph in (pre, post)
         )
@@ -240,11 +242,12 @@ class _Work:
         the order of first use among nodes of one stem.
         """
         for exact in (True, False):
-            self._fresh = deque(self.by_pre.values())
+            self._fresh = deque([pair for pair in self.by_pre.values() if pair.pre not in self._settled])
             while self._fresh:
                 pair = self._fresh.popleft()
                 ours, theirs = self._all_references(pair)
-                if all(each.target in self.by_pre for each in ours):
+                if {each.target for each in ours} <= self.by_pre.keys():
+                    self._settled.add(pair.pre)
                     continue
                 if _alike(ours, theirs) and self._tell(pair, ours):
                     for one, other in zip(ours, theirs, strict=True):
@@ -321,13 +324,11 @@ class _Work:
 
     def pair_entries(self) -> None:
         """Pair the table entries that paired owners hold, by table and order."""
-        for pair in list(self.by_pre.values()):
-            ours = _group(
-                (self.pre.nodes[e] for e in self.pre.entries.get(pair.pre, ())), _table_key, self.by_pre
-            )
-            theirs = _group(
-                (self.post.nodes[e] for e in self.post.entries.get(pair.post, ())), _table_key, self.by_post
-            )
+        entries, others = self.pre.entries, self.post.entries
+        owning = [p for p in self.by_pre.values() if p.pre in entries and p.post in others]
+        for pair in owning:
+            ours = _group((self.pre.nodes[e] for e in entries[pair.pre]), _table_key, self.by_pre)
+            theirs = _group((self.post.nodes[e] for e in others[pair.post]), _table_key, self.by_post)
             for table, nodes in ours.items():
                 for one, other in zip(nodes, theirs.get(table, []), strict=False):
                     self.add(one.id, other.id, "owner")
@@ -344,7 +345,11 @@ def _called(graph: SectionGraph, pairs: Mapping[int, Pair], is_pre: bool, refere
 def _through_pool(graph: SectionGraph, index: int) -> tuple[Reference, ...]:
     """A node's references; one to an address kept in a pool (.toc) reaches what that address is of."""
     found = graph.references[index]
-    if not graph.arch.pools or not any(graph.is_pool_word(graph.nodes[each.target]) for each in found):
+    if (
+        not found
+        or not graph.arch.pools
+        or not any(graph.is_pool_word(graph.nodes[each.target]) for each in found)
+    ):
         return found
     return tuple(
         each._replace(target=words[0].target, addend=words[0].addend)

@@ -103,6 +103,9 @@ class _Comparison:
     def differences(self, pair: Pair) -> Iterator[Cause]:
         """Every way in which a pair differs by itself."""
         one, other = self.pre.nodes[pair.pre], self.post.nodes[pair.post]
+        if one.kind is Kind.EXTERN and other.kind is Kind.EXTERN:
+            yield from self._entries(one, other)
+            return
         if one.kind is not other.kind:
             yield Cause("kind", f"was {one.kind.value}, is {other.kind.value}")
             return
@@ -172,6 +175,8 @@ class _Comparison:
         return Kind.EXTERN in (one.kind, other.kind) and one.name == other.name != ""
 
     def _entries(self, one: Node, other: Node) -> Iterator[Cause]:
+        if one.id not in self.pre.entries and other.id not in self.post.entries:
+            return
         ours, theirs = (
             [graph.nodes[e] for e in graph.entries.get(node.id, ()) if _compared(graph.nodes[e])]
             for graph, node in ((self.pre, one), (self.post, other))
@@ -262,7 +267,7 @@ def _plain(graph: SectionGraph, node: Node) -> bytes:
     references = graph.references[node.id]
     for offset, size in _unimportant(node):
         data = data[:offset] + bytes(len(data[offset : offset + size])) + data[offset + size :]
-    if not any(data[r.offset : r.offset + r.howto.size].strip(b"\0") for r in references):
+    if not b"".join([data[r.offset : r.offset + r.howto.size] for r in references]).strip(b"\0"):
         return data
     plain = bytearray(data)
     order = graph.arch.byte_order

@@ -127,10 +127,12 @@ class Habits:
         self._names = tuple(row.name for row in self._classes)
         self._constants = frozenset(row.name for row in rows if isinstance(row, ConstantSection))
         self._constant_families = tuple(f"{name}." for name in self._constants)
+        self.constant_families = (*self._constants, *self._constant_families)
         remade = [row for row in rows if isinstance(row, RemadeData)]
         self._remade = {row.name: row for row in remade if not row.section}
         self._remade_sections = [row for row in remade if row.section]
-        self._remade_heads = tuple(row.name for row in self._remade_sections)
+        self.remade_names = frozenset(self._remade)
+        self.remade_families = self._remade_heads = tuple(row.name for row in self._remade_sections)
 
     def standing(self, section: str) -> Standing:
         """The class of a section: that of the longest name which its own begins with."""

@@ -16,6 +16,12 @@ _NUMBERS = re.compile(r"(\.\d+)+$")
 _UNIQUE = re.compile(r"\d+(\.\d+)*$")
 
 
+FRAGMENT = ".cold"
+"""In the name of a function that is only a part."""
+LABEL, UNIQUE = ".L", "__UNIQUE_ID_"
+"""How names begin of labels that mean nothing, and of what macros declare."""
+
+
 def stem(name: str) -> str:
     """A name without the numbers compilers add."""
     if is_made_unique(name):
@@ -31,7 +37,7 @@ def origin(name: str) -> str:
 
 def is_made_unique(name: str) -> bool:
     """Whether a macro declared it under a name that it counts up."""
-    return name.startswith("__UNIQUE_ID_")
+    return name.startswith(UNIQUE)
 
 
 def is_numbered(name: str) -> bool:
@@ -46,4 +52,4 @@ def is_part(name: str) -> bool:
 
 def is_fragment(name: str) -> bool:
     """Whether a function is the unlikely part of another one, which is never entered by itself."""
-    return ".cold" in name
+    return FRAGMENT in name

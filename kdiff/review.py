@@ -19,8 +19,8 @@ from kdiff.plan import Plan
 from kdiff.review_data import review_data
 from kdiff.review_scope import review_scope
 from kdiff.review_sections import review_sections
+from kdiff.sectionrows import row_of
 from kdiff.split import Kind
-from kdiff.tables import row_of
 
 
 def review(plan: Plan) -> tuple[Refusal, ...]:

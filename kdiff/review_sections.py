@@ -7,33 +7,33 @@ sections for a person to read. What depends on nothing unknown is not held up by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+
+import numpy as np
 
 from kdiff.elf.read import SHF_ALLOC, SHT_GROUP, SHT_NOTE
 from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.plan import Plan
+from kdiff.sectionrows import Rows
 from kdiff.split import Kind
 from kdiff.structures import declared_sizes
-from kdiff.tables import row_of, tables_of
+from kdiff.tables import tables_of
 
 _FACTS = "name the size of its entries with --facts, or compare objects that have debugging information"
 
 
-def unknown_sections(graph: SectionGraph) -> tuple[str, ...]:
-    """The names of loaded sections with contents that no plugin's row names, sorted."""
-    found = set()
-    for index, section in enumerate(graph.obj.sections):
-        name = graph.obj.section_name(index) if index else ""
-        if (
-            not section["flags"] & SHF_ALLOC
-            or not section["size"]
-            or section["type"] in (SHT_GROUP, SHT_NOTE)
-        ):
-            continue
-        if not graph.habits.known(name) and name not in graph.special and not row_of(name, graph.special):
-            found.add(name)
-    return tuple(sorted(found - set(graph.arch.pools)))
+def unknown_sections(graph: SectionGraph, among: Collection[str] | None = None) -> tuple[str, ...]:
+    """The names of loaded sections with contents that no plugin's row names, sorted; all, or some of them."""
+    sections, names = graph.obj.sections, graph.obj.names_of_sections()
+    chosen = (sections["flags"] & SHF_ALLOC > 0) & (sections["size"] > 0)
+    chosen &= (sections["type"] != SHT_GROUP) & (sections["type"] != SHT_NOTE)
+    named = {names[index] for index in np.flatnonzero(chosen).tolist()}.difference(graph.arch.pools)
+    if among is not None:
+        named &= set(among)
+    strange = [name for name in named if not graph.habits.known(name) and name not in graph.special]
+    rows = Rows(graph.special)
+    return tuple(sorted(name for name in strange if rows.row(name) is None))
 
 
 def opaque_tables(graph: SectionGraph) -> tuple[tuple[str, str], ...]:
@@ -49,7 +49,8 @@ def review_sections(plan: Plan) -> Iterator[Refusal]:
     yield from _unfinished(plan)
     carried = set(plan.carried)
     changed = {change.post for change in plan.delta.changed} | set(plan.delta.added)
-    unknown = set(unknown_sections(plan.post)) if changed else set()
+    named = {node.section_name for node in plan.post.nodes if node.kind is not Kind.FUNCTION}
+    unknown = set(unknown_sections(plan.post, named)) if changed else set()
     for node in plan.post.nodes:
         if _is_about(plan, node, carried, changed, unknown):
             yield Refusal(
@@ -83,8 +84,8 @@ def _opaque_tables(plan: Plan) -> Iterator[Refusal]:
 
 def _mistyped_tables(plan: Plan) -> Iterator[Refusal]:
     """Tables cut by their relocations of which entries travel, and whose C type has another size."""
-    carried = (plan.post.nodes[index] for index in plan.carried)
-    found = {node.section_name: node for node in carried if _is_cut_by_looks(plan.post, node)}
+    rows, carried = Rows(plan.post.special), (plan.post.nodes[index] for index in plan.carried)
+    found = {node.section_name: node for node in carried if _is_cut_by_looks(rows, node)}
     sizes = declared_sizes(plan.post.obj, plan.post.arch)
     for name, node in sorted(found.items()):
         table = node.table
@@ -114,8 +115,8 @@ def _unfinished(plan: Plan) -> Iterator[Refusal]:
                 )  # fmt: skip
 
 
-def _is_cut_by_looks(graph: SectionGraph, node: Node) -> bool:
-    row = row_of(node.section_name, graph.special) if node.table is not None else None
+def _is_cut_by_looks(rows: Rows, node: Node) -> bool:
+    row = rows.row(node.section_name) if node.table is not None else None
     return row is not None and bool(row.structure) and not row.entry_size
 
 

@@ -8,7 +8,8 @@ classes of sections by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +31,10 @@ from kdiff.elf.read import (
 )
 from kdiff.habits import Habits
 from kdiff.kernel import Keep, SpecialSection
-from kdiff.naming import is_fragment, is_made_unique, is_numbered, stem
+from kdiff.naming import FRAGMENT, LABEL, UNIQUE, is_made_unique, is_numbered, stem
+from kdiff.sectionrows import Rows
 from kdiff.structures import declared_sizes
-from kdiff.tables import piece_sections, rows_in, tables_of
+from kdiff.tables import rows_in, tables_among
 from kdiff.values import dataclass
 
 
@@ -67,95 +69,140 @@ class Records(NamedTuple):
 
 
 class Names:
-    """The names of two objects as numbers, and what the names of sections and data mean."""
+    """The names of two objects as numbers, and what the names of sections and data mean.
 
-    def __init__(self, habits: Habits) -> None:
-        self._habits = habits
-        self._known: dict[str, int] = {}
-        self._sections: dict[str, tuple[bool, bool, bool]] = {}
-        self._data: dict[str, tuple[bool, bool]] = {}
+    Most of them are in both, so what a name means is asked once.
+    """
 
-    def numbers(self, names: list[str]) -> Column:
-        known = self._known
-        return np.array([known.setdefault(name, len(known)) for name in names], "i8")
+    def __init__(self, pre: Object, post: Object, rows: Rows, habits: Habits) -> None:
+        post.share_names(pre)
+        self.rows, self._habits = rows, habits
+        self._sections, self._data = _Told(self._section), _Told(self._datum)
+        objects = pre, post
+        self.section_ids = _numbers(*(each.names_of_sections() for each in objects))
+        self.symbol_ids = _numbers(*(each.names_of_symbols() for each in objects))
 
-    def section(self, name: str) -> tuple[bool, bool, bool]:
-        """Whether what lies in such a section is made anew, is a static with a number, is constant."""
-        found = self._sections.get(name)
-        if found is None:
-            remade = self._habits.remade("", name) is not None
-            found = self._sections[name] = remade, is_numbered(name), self._habits.is_constant(name)
+    def sections(self, names: list[str], chosen: Column) -> Column:
+        """By name of a section, of those that are chosen: what its data are, in bits."""
+        heads = (UNIQUE, LABEL, *self._habits.remade_families, *self._habits.constant_families)
+        return self._sections.of(
+            names,
+            chosen,
+            lambda numbers: [n for n in numbers if not names[n][-1:].isalpha() or names[n].startswith(heads)],
+        )
+
+    def data(self, names: list[str], chosen: Column) -> Column:
+        """The same by name of a local datum."""
+        remade = self._habits.remade_names
+        return self._data.of(
+            names,
+            chosen,
+            lambda numbers: [
+                n for n in numbers if "." in names[n] or names[n] in remade or names[n].startswith(UNIQUE)
+            ],
+        )
+
+    def _section(self, name: str) -> int:
+        remade = self._habits.remade("", name) is not None
+        return REMADE * remade | NUMBERED * is_numbered(name) | CONSTANT * self._habits.is_constant(name)
+
+    def _datum(self, name: str) -> int:
+        plain = "." not in name and not is_made_unique(name)
+        remade = self._habits.remade(name if plain else stem(name), "") is not None
+        return REMADE * remade | NUMBERED * (not plain and is_numbered(name))
+
+
+REMADE, NUMBERED, CONSTANT = 1, 2, 4
+"""Made anew, a static with a number, constant."""
+
+
+class _Told(dict[str, int]):
+    """What is told of each name that was asked for, in bits."""
+
+    def __init__(self, tell: Callable[[str], int]) -> None:
+        self._tell = tell
+        self._last: tuple[list[str], Column, Column] = [], np.zeros(0), np.zeros(0)
+
+    def __missing__(self, name: str) -> int:
+        found = self[name] = self._tell(name)
         return found
 
-    def datum(self, name: str) -> tuple[bool, bool]:
-        """Whether such a local datum is a static with a number, and whether it is made anew."""
-        found = self._data.get(name)
-        if found is None:
-            plain = "." not in name and not is_made_unique(name)
-            remade = self._habits.remade(name if plain else stem(name), "") is not None
-            found = self._data[name] = not plain and is_numbered(name), remade
-        return found
+    def of(self, names: list[str], chosen: Column, some: Callable[[list[int]], list[int]]) -> Column:
+        """By name: the bits of those that are chosen; `some` of them alone may have any."""
+        if names is not self._last[0] or not np.array_equal(chosen, self._last[1]):
+            found, special = np.zeros(len(names), "u1"), some(chosen.tolist())
+            found[special] = [self[names[each]] for each in special]
+            self._last = names, chosen, found
+        return self._last[2].copy()
 
 
-_PLAIN = (False, False, False)
+def _numbers(ours: list[str], theirs: list[str]) -> tuple[Column, Column]:
+    """A number for each name, the same for the same name."""
+    known = dict(zip(ours, range(len(ours)), strict=True))
+    found = np.fromiter(map(known.__getitem__, ours), "i8", len(ours))
+    if theirs is ours:
+        return found, found
+    known.update(zip([name for name in theirs if name not in known], count(len(ours))))
+    return found, np.fromiter(map(known.__getitem__, theirs), "i8", len(theirs))
 
 
 class Side:
     """One object's columns."""
 
-    def __init__(
-        self, obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits,
-        names: Names,
-    ) -> None:  # fmt: skip
+    def __init__(self, obj: Object, arch: Architecture, names: Names, habits: Habits, number: int) -> None:
         self.obj, self.arch, self.habits = obj, arch, habits
         count = len(obj.sections)
         flags, kinds = obj.sections["flags"], obj.sections["type"]
-        self.loaded = (flags & SHF_ALLOC > 0) & (kinds != SHT_GROUP) & (kinds != SHT_NOTE)
+        allocated = flags & SHF_ALLOC > 0
+        self.loaded = allocated & (kinds != SHT_GROUP) & (kinds != SHT_NOTE)
         self.loaded[0] = False
         self.code = flags & SHF_EXECINSTR > 0
         self.strings = self.loaded & (flags & (SHF_MERGE | SHF_STRINGS) == SHF_MERGE | SHF_STRINGS)
         self.strings &= obj.sections["entsize"] == 1
         self.names, self.symbol_names = obj.names_of_sections(), obj.names_of_symbols()
-        self.section_ids, self.symbol_ids = names.numbers(self.names), names.numbers(self.symbol_names)
-        self.label = np.array([name[:2] == ".L" for name in self.symbol_names], bool)
+        self.section_ids, self.symbol_ids = names.section_ids[number], names.symbol_ids[number]
+        self.label = _labels(obj)
         kinds, homes = obj.symbols["type"], obj.symbols["section"].astype("i8")
         self.named = (kinds != STT_SECTION) & (kinds != STT_FILE)
         self.home = np.where(homes < count, homes, 0)
         self.defined = self.loaded[self.home]
-        self.records = _records(obj, self.loaded)
+        self.records, self.bounds = _records(obj, self.loaded)
         self.target = self.home[self.records.symbol]
-        self.rows = tables_of(obj, arch, special, declared_sizes(obj, arch))
+        special = names.rows.among(self.names, np.flatnonzero(allocated).tolist())
+        self.piece_sections = frozenset(
+            [index for index in special if index and names.rows.is_piece(self.names[index])]
+        )
+        self.pieces = np.zeros(count, bool)
+        self.pieces[list(self.piece_sections)] = True
+        self.rows = self._rows(special, names.rows)
         self.source = self.records.section.copy()
         """Who says what a record says: its section, or that of the owner of its entry."""
         self.tables = self._tables()
         self.is_table = np.zeros(count, bool)
         self.is_table[list(self.tables)] = True
-        self.piece_sections = piece_sections(obj, special)
-        self.pieces = np.zeros(count, bool)
-        self.pieces[list(self.piece_sections)] = True
         self.fragment = np.zeros(count, bool)
         self.remade, self.numbered, along = self._by_name(names)
         self.follows = self._followers() | self.remade | along
 
+    def _rows(self, chosen: list[int], rows: Rows) -> dict[int, SpecialSection]:
+        found = ((index, rows.row(self.names[index])) for index in chosen)
+        known = {index: row for index, row in found if row is not None}
+        return tables_among(known, self.obj, self.arch, rows, declared_sizes(self.obj, self.arch))
+
     def _by_name(self, names: Names) -> tuple[Column, Column, Column]:
         """Sections of data made anew, of statics with numbers, and of constants and parts of functions."""
-        remade, numbered, constant = (np.zeros(len(self.obj.sections), bool) for _ in range(3))
-        for index in np.flatnonzero(self.loaded & ~self.code & ~self.is_table).tolist():
-            found = names.section(self.names[index])
-            if found != _PLAIN:
-                remade[index], numbered[index], constant[index] = found
-        local = self.named & self.defined & ~self.label & (self.obj.symbols["binding"] == STB_LOCAL)
-        code, texts = self.code[self.home], self.symbol_names
-        for index in np.flatnonzero(self.named & self.defined & code).tolist():
-            if is_fragment(texts[index]):
-                self.fragment[self.home[index]] = True
-        for index in np.flatnonzero(local & ~code & ~self.is_table[self.home]).tolist():
-            of_number, anew = names.datum(texts[index])
-            if of_number or anew:
-                home = self.home[index]
-                numbered[home] |= of_number
-                remade[home] |= anew
-        return remade, (numbered | remade) & ~self.strings, constant | self.fragment
+        data = ~self.code & ~self.is_table
+        told = names.sections(self.names, np.flatnonzero(self.loaded & data))
+        inside, texts = self.named & self.defined, self.symbol_names
+        functions = np.flatnonzero(inside & self.code[self.home]).tolist()
+        self.fragment[self.home[[index for index in functions if FRAGMENT in texts[index]]]] = True
+        local = inside & ~self.label & (self.obj.symbols["binding"] == STB_LOCAL)
+        statics = names.data(texts, np.flatnonzero(local & data[self.home]))
+        for index in np.flatnonzero(statics).tolist():
+            told[self.home[index]] |= statics[index]
+        remade = told & REMADE > 0
+        numbered = (told & (NUMBERED | REMADE) > 0) & ~self.strings
+        return remade, numbered, (told & CONSTANT > 0) | self.fragment
 
     def _followers(self) -> Column:
         """Sections that go where the code goes that refers to them: constants, payload of entries, pools."""
@@ -168,28 +215,48 @@ class Side:
         return follows
 
     def _tables(self) -> dict[int, Table]:
-        found: dict[int, Table] = {}
-        by_name: dict[str, Column] = {}
-        bounds = np.searchsorted(self.records.section, np.arange(len(self.obj.sections) + 1)).tolist()
-        sizes = self.obj.sections["size"].tolist()
-        for index, row in sorted(self.rows.items(), key=lambda each: bool(each[1].parallel)):
-            if row.keep is not Keep.OWNER or not row.entry_size or not sizes[index]:
-                continue
-            count = rows_in(sizes[index], row.entry_size, row.least)
-            records = slice(bounds[index], bounds[index + 1])
-            offsets = self.records.offset[records]
-            entries = offsets // row.entry_size
-            owners = by_name.get(row.parallel)
-            if owners is None or len(owners) != count:
-                owners = np.zeros(count, "i8")
-                if row.owner is not None:
-                    naming = offsets - entries * row.entry_size == row.owner
-                    # of several records of one place the first adds
-                    owners[entries[naming][::-1]] = self.target[records][naming][::-1]
-            by_name[self.names[index]] = owners
-            self.source[records] = owners[entries]
-            found[index] = Table(index, row, owners, records, entries)
-        return found
+        """The tables whose entries have owners; the records of all of them are looked at together."""
+        rows = {
+            index: row
+            for index, row in sorted(self.rows.items(), key=lambda each: bool(each[1].parallel))
+            if row.keep is Keep.OWNER and row.entry_size and self.obj.sections["size"][index]
+        }
+        count = len(self.obj.sections)
+        step, naming, base = np.zeros(count, "i8"), np.full(count, -1, "i8"), np.zeros(count, "i8")
+        total, places, place_of = 0, dict[str, tuple[int, int]](), dict[int, tuple[int, int]]()
+        """By name and number of a table: where its owners are kept among those of all, and how many."""
+        for index, row in rows.items():
+            many = rows_in(int(self.obj.sections["size"][index]), row.entry_size, row.least)
+            place = places.get(row.parallel)
+            if place is None or place[1] != many:
+                place, total = (total, many), total + many
+                naming[index] = -1 if row.owner is None else row.owner
+            places[self.names[index]] = place_of[index] = place
+            step[index], base[index] = row.entry_size, place[0]
+        chosen = np.flatnonzero(step[self.records.section])
+        section, offset = self.records.section[chosen], self.records.offset[chosen]
+        entry = offset // step[section]
+        slot, owners = base[section] + entry, np.zeros(total, "i8")
+        named = np.flatnonzero(offset - entry * step[section] == naming[section])[::-1]
+        owners[slot[named]] = self.target[chosen[named]]  # of several records of one place the first adds
+        self.source[chosen] = owners[slot]
+        found, at = {}, 0
+        for index in sorted(rows):
+            first, last = self.bounds[index : index + 2].tolist()
+            at, entries = at + last - first, entry[at : at + last - first]
+            start, many = place_of[index]
+            found[index] = Table(
+                index, rows[index], owners[start : start + many], slice(first, last), entries
+            )
+        return {index: found[index] for index in rows}
+
+
+def _labels(obj: Object) -> Column:
+    """Which symbols are labels of the compiler, which mean nothing."""
+    text = np.frombuffer(bytes(obj.contents(obj.symbol_names)) + b"\0\0", "u1")
+    at = np.minimum(obj.symbols["name"], len(text) - 2)
+    found: Column = (text[at] == ord(LABEL[0])) & (text[at + 1] == ord(LABEL[1]))
+    return found
 
 
 def paired(pre: Side, post: Side) -> tuple[Column, Column]:
@@ -212,12 +279,14 @@ def _by_number(side: Side, names: int) -> Column:
     return found
 
 
-def _records(obj: Object, loaded: Column) -> Records:
-    records = obj.relocations
-    chosen = loaded[records["section"]]
-    if not chosen.all():
-        records = records.of(chosen)
+def _records(obj: Object, loaded: Column) -> tuple[Records, Column]:
+    """The records of loaded sections, and where those of each section begin."""
+    records, bounds = obj.relocations, obj.relocation_bounds
+    counts = bounds[1:] - bounds[:-1]
+    if counts[~loaded].any():
+        records = records.of(loaded[records["section"]])
+        bounds = np.append(0, np.cumsum(counts * loaded))
     section, offset, kind, symbol, addend = (
         records[name].astype("i8") for name in ("section", "offset", "type", "symbol", "addend")
     )
-    return Records(section, offset, kind, symbol, addend, records["implicit"])
+    return Records(section, offset, kind, symbol, addend, records["implicit"]), bounds

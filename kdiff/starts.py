@@ -8,11 +8,14 @@ holds its address goes on as before: to him it is the same function.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from kdiff.arch import Architecture
 from kdiff.elf.read import Column
 from kdiff.sides import Side
+from kdiff.values import dataclass
 
 _LONGEST_OPCODE = 2
 """Bytes in front of a branch's displacement that are looked at."""
@@ -26,21 +29,49 @@ class Starts:
         same = (to_post > 0) & same_names & (ours == theirs[to_post])
         self.pre: Column = np.where(same, ours, -1)
         self.post: Column = np.where(to_pre >= 0, self.pre[to_pre], -1)
-        self._known: dict[tuple[bool, int], bool] = {}
+        self._known: dict[int, Column] = {}
         self._pre = pre
 
     def among(self, side: Side, records: Column) -> Column:
         """Those of the records that reach the start of such a function and nothing else."""
-        starts = self.pre if side is self._pre else self.post
-        some = records[starts[side.target[records]] >= 0].tolist()
-        return np.array([each for each in some if self._reaches(side, each, starts)], "i8")
+        number = 0 if side is self._pre else 1
+        known = self._known.get(number)
+        if known is None:
+            known = self._known[number] = _reaching(side, self.post if number else self.pre)
+        some: Column = records[known[records] != _NOT]
+        open_ = some[known[some] == _IF_BRANCH]
+        if len(open_):
+            known[open_] = _branches(side, open_)
+            some = some[known[some] == _SURELY]
+        return some
 
-    def _reaches(self, side: Side, record: int, starts: Column) -> bool:
-        key = side is self._pre, record
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = _reaches(side, record, int(starts[side.target[record]]))
-        return found
+
+_NOT, _SURELY, _IF_BRANCH = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Howtos:
+    """Relocation types as columns; the last row stands for all that are not known.
+
+    `share`: what an instruction adds. `plain`: the field and its place determine what is reached. `from_end`:
+    the share is right if the field ends its instruction.
+    """
+
+    size: Column
+    share: Column
+    plain: Column
+    from_end: Column
+
+
+@lru_cache(maxsize=64)
+def howtos_of(arch: Architecture) -> Howtos:
+    """The rows of an architecture."""
+    count = max(arch.howtos, default=0) + 2
+    size, share, plain, from_end = np.zeros(count, "i8"), np.zeros(count, "i8"), *np.zeros((2, count), bool)
+    for kind, howto in arch.howtos.items():
+        size[kind], plain[kind], from_end[kind] = howto.size, howto.invertible, howto.end_relative
+        share[kind] = -howto.size if howto.end_relative else howto.bias
+    return Howtos(size, share, plain, from_end)
 
 
 def _single(side: Side) -> Column:
@@ -77,27 +108,41 @@ def _ahead(side: Side, sized: Column) -> Column:
     return found
 
 
-def _reaches(side: Side, record: int, start: int) -> bool:
-    records = side.records
-    section, offset = int(records.section[record]), int(records.offset[record])
-    howto, row = side.arch.howtos.get(int(records.type[record])), side.rows.get(section)
-    if howto is None or not howto.invertible or records.implicit[record]:
-        return False
-    if row is not None and (row.from_start or row.ahead or row.counts):
-        return False
-    share = 0
-    if side.code[section]:
-        share = -howto.size if howto.end_relative else howto.bias
-        if howto.end_relative and not is_branch(side.arch, side.obj.contents(section), offset, howto.size):
-            return False
-    value = int(side.obj.symbols["value"][records.symbol[record]])
-    return value + int(records.addend[record]) - share == start
+def _reaching(side: Side, starts: Column) -> Column:
+    """By record: whether it reaches the start of such a function, or does so if its field is a branch's."""
+    records, found = side.records, np.zeros(len(side.target), "u1")
+    straight = np.ones(len(starts), bool)
+    straight[[index for index, row in side.rows.items() if row.from_start or row.ahead or row.counts]] = False
+    some = np.flatnonzero((starts >= 0)[side.target] & straight[records.section] & ~records.implicit)
+    howtos, code = howtos_of(side.arch), side.code[records.section[some]]
+    kind = np.minimum(records.type[some], len(howtos.share) - 1)
+    value = side.obj.symbols["value"].astype("i8")[records.symbol[some]]
+    place = value + records.addend[some] - np.where(code, howtos.share[kind], 0)
+    fits = howtos.plain[kind] & (place == starts[side.target[some]])
+    found[some[fits]] = np.where(code & howtos.from_end[kind], _IF_BRANCH, _SURELY)[fits]
+    return found
+
+
+def _branches(side: Side, rows: Column) -> list[int]:
+    """For each record, whether its field is a branch's."""
+    records, sizes = side.records, howtos_of(side.arch).size
+    places = (records.section[rows], records.offset[rows], sizes[records.type[rows]])
+    return [
+        _SURELY if is_branch(side.arch, side.obj.contents(section), offset, size) else _NOT
+        for section, offset, size in zip(*(each.tolist() for each in places), strict=True)
+    ]
 
 
 def is_branch(arch: Architecture, data: memoryview, offset: int, size: int) -> bool:
     """Whether the field is the displacement of a branch, behind which its instruction ends."""
+    stop = offset + size
     for width in range(1, min(_LONGEST_OPCODE, offset) + 1):
-        found = arch.branch(bytes(data[offset - width : offset + size]))
-        if found is not None and (found.field_offset, found.length) == (width, width + size):
+        if _is_displacement(arch, bytes(data[offset - width : stop]), width, width + size):
             return True
     return False
+
+
+@lru_cache(maxsize=1 << 12)
+def _is_displacement(arch: Architecture, code: bytes, field: int, length: int) -> bool:
+    found = arch.branch(code)
+    return found is not None and (found.field_offset, found.length) == (field, length)

@@ -19,9 +19,14 @@ import numpy as np
 from kdiff.arch import Architecture
 from kdiff.elf.read import SHF_ALLOC, SHT_NOBITS, STB_LOCAL, Column, Object
 from kdiff.kernel import Keep, Shape, SpecialSection
+from kdiff.sectionrows import Rows, keep
 
 Sizes = Callable[[str], int]
 """The size of a C structure in the object's debugging information, 0 if it is not there."""
+
+
+_MOST_FIELDS = 512
+"""Fields of a table whose layout is kept for others."""
 
 
 class Fields(NamedTuple):
@@ -35,34 +40,25 @@ class Fields(NamedTuple):
     """The symbol is global."""
 
 
-def row_of(name: str, special: Mapping[str, SpecialSection]) -> SpecialSection | None:
-    """The table row for a section name: its own, or that of the longest prefix row."""
-    return _row(name, special, _families(special))
+class _Symbols(NamedTuple):
+    """What is asked of symbols for each table: section, size, and in bits `here` and `named` of `Fields`."""
+
+    home: Column
+    size: Column
+    bound: Column
 
 
-def _families(special: Mapping[str, SpecialSection]) -> tuple[str, ...]:
-    """The prefixes that have rows, the longest first."""
-    return tuple(sorted((key for key, row in special.items() if row.prefix), key=len, reverse=True))
-
-
-def _row(
-    name: str, special: Mapping[str, SpecialSection], families: tuple[str, ...]
-) -> SpecialSection | None:
-    row = special.get(name)
-    if row is None and name.startswith(families):
-        row = special[next(key for key in families if name.startswith(key))]
-    return None if row is None or row.code else row
+def _symbols(obj: Object) -> _Symbols:
+    home = np.ascontiguousarray(obj.symbols["section"])
+    bound = (home > 0).view("u1") | (obj.symbols["binding"] != STB_LOCAL).view("u1") << 1
+    return _Symbols(home, obj.symbols["size"], bound)
 
 
 def piece_sections(obj: Object, special: Mapping[str, SpecialSection]) -> frozenset[int]:
     """The sections that hold code for table entries only (`SpecialSection.pieces`)."""
-    names = {name for row in special.values() for name in row.pieces}
-    families = tuple(name[:-1] for name in names if name.endswith("*"))
-    named = obj.names_of_sections()
+    rows, named = Rows(special), obj.names_of_sections()
     loaded = np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()
-    return frozenset(
-        [index for index in loaded if index and (named[index] in names or named[index].startswith(families))]
-    )
+    return frozenset([index for index in loaded if index and rows.is_piece(named[index])])
 
 
 def tables_of(
@@ -73,17 +69,26 @@ def tables_of(
 
     An `entry_size` of 0 is one opaque entry. `names`: of loaded sections, if they are at hand.
     """
-    families = _families(special)
-    homes = np.ascontiguousarray(obj.symbols["section"])
+    rows = Rows(special)
     if names is None:
         named = obj.names_of_sections()
         names = {index: named[index] for index in np.flatnonzero(obj.sections["flags"] & SHF_ALLOC).tolist()}
-    found = {}
-    for index, name in names.items():
-        row = _row(name, special, families)
-        if row is not None:
-            found[index] = _settled(obj, arch, index, row, sizes, homes)
-    by_name = {names[index]: index for index in found}
+    known = ((index, rows.row(name)) for index, name in names.items())
+    return tables_among({index: row for index, row in known if row is not None}, obj, arch, rows, sizes)
+
+
+def tables_among(
+    chosen: Mapping[int, SpecialSection], obj: Object, arch: Architecture, rows: Rows, sizes: Sizes
+) -> dict[int, SpecialSection]:
+    """The same of sections whose rows are known."""
+    symbols, totals = _symbols(obj), obj.sections["size"].tolist()
+    found = {
+        index: _layout(obj, arch, index, row, rows, sizes, symbols)
+        if totals[index] and (row.keep is not Keep.NEVER or row.entry_size)
+        else row
+        for index, row in chosen.items()
+    }
+    by_name = {obj.section_name(index): index for index in found}
     for index, row in found.items():
         leader = by_name.get(row.parallel)
         if leader is not None and not row.opaque:
@@ -106,20 +111,41 @@ def rows_in(total: int, size: int, least: int = 0) -> int:
     return count + 1 if 0 < least <= rest else 0
 
 
-def _settled(
-    obj: Object, arch: Architecture, section: int, row: SpecialSection, sizes: Sizes, homes: Column
-) -> SpecialSection:
-    """The row for one section, with the layout that facts and object agree on. `homes`: of symbols."""
+def _layout(
+    obj: Object, arch: Architecture, section: int, row: SpecialSection, rows: Rows, sizes: Sizes,
+    symbols: _Symbols,
+) -> SpecialSection:  # fmt: skip
+    """The row for one section, with the layout that facts and object agree on; kept for its like."""
     total, name = int(obj.sections["size"][section]), obj.section_name(section)
-    if not total or (row.keep is Keep.NEVER and not row.entry_size):
-        return row
     if obj.sections["type"][section] == SHT_NOBITS:
         return _opaque(row, f"{name} has no contents")
-    fields = _addresses(obj, arch, section)
+    said = _said(obj, section, total, symbols)
+    first, last = obj.relocation_bounds[section : section + 2].tolist()
+    if last - first > _MOST_FIELDS:
+        return _settled(row, name, total, said, _addresses(obj, arch, section), sizes)
+    kind, offset, symbol = (obj.relocations[each][first:last] for each in ("type", "offset", "symbol"))
+    columns = kind, offset, symbols.bound[symbol]
+    key = row.name, arch, total, *said.items(), *(each.tobytes() for each in columns)
+    found = rows.layouts.get(key)
+    if found is None:
+        asked: list[str] = []
+
+        def size(structure: str) -> int:
+            asked.append(structure)
+            return sizes(structure)
+
+        found = _settled(row, name, total, said, _addresses(obj, arch, section), size)
+        if not asked and not found.opaque:  # nothing but the key decided
+            keep(rows.layouts, key, found)
+    return found
+
+
+def _settled(
+    row: SpecialSection, name: str, total: int, said: Mapping[str, int], fields: Fields, sizes: Sizes
+) -> SpecialSection:
     fitting = [shape for shape in row.shapes if _fits(shape, total, fields)]
     if row.entry_size:
         return _checked(row, name, total, fields, fitting)
-    said = _said(obj, section, total, homes)
     chosen = [shape for shape in fitting if all(shape.size == size for size in said.values())]
     if len(chosen) > 1 and row.structure:
         chosen = [shape for shape in chosen if shape.size == sizes(row.structure)]
@@ -132,10 +158,10 @@ def _settled(
     return _unknown(row, name, total, said, fields, sizes)
 
 
-def _said(obj: Object, section: int, total: int, homes: Column) -> dict[str, int]:
+def _said(obj: Object, section: int, total: int, symbols: _Symbols) -> dict[str, int]:
     """What the object says about the size of entries: sh_entsize, and symbols that cover the table."""
     declared = int(obj.sections["entsize"][section])
-    found = obj.symbols["size"][homes == section]
+    found = symbols.size[symbols.home == section]
     found = found[found > 0]
     covered = int(found[0]) if len(found) and np.all(found == found[0]) else 0
     said = {}
@@ -252,10 +278,10 @@ def _list(sizes: list[int]) -> str:
 
 def _addresses(obj: Object, arch: Architecture, section: int) -> Fields:
     """The relocated fields, one for each place; where two records make a difference the first one counts."""
-    records = obj.records(section)
+    records = slice(*obj.relocation_bounds[section : section + 2].tolist())
+    kinds, offsets, symbols = (obj.relocations[name][records] for name in ("type", "offset", "symbol"))
     known = _field_sizes(arch)
-    sizes = known[np.minimum(records["type"], len(known) - 1)]
-    offsets, symbols = records["offset"].astype("i8"), records["symbol"]
+    sizes, offsets = known[np.minimum(kinds, len(known) - 1)], offsets.astype("i8")
     if not sizes.all():
         offsets, symbols, sizes = offsets[sizes > 0], symbols[sizes > 0], sizes[sizes > 0]
     again = offsets[1:] == offsets[:-1]
@@ -278,15 +304,17 @@ def _field_sizes(arch: Architecture) -> Column:
 def _fits(shape: Shape, total: int, fields: Fields) -> bool:
     """Whether a table may consist of such entries: each address has its place, and none is missing."""
     count = rows_in(total, shape.size, shape.least)
-    if not count:
+    if not count or count * len(shape.addresses) > len(fields.offset):
         return False
+    if not len(fields.offset):
+        return True
     at = fields.offset % shape.size
     expected, must, named = _places(shape)
-    if np.any(fields.size != expected[at]):
+    if (fields.size != expected[at]).any():
         return False
-    if shape.owner is not None and not np.all(fields.here[at == shape.owner]):
+    if shape.owner is not None and not fields.here[at == shape.owner].all():
         return False
-    if shape.named and not np.all(fields.named[named[at]]):
+    if shape.named and not fields.named[named[at]].all():
         return False
     return int(np.count_nonzero(must[at])) == count * len(shape.addresses)
 

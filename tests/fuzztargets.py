@@ -56,6 +56,7 @@ from kdiff.page import page
 from kdiff.plan import plan
 from kdiff.review import review
 from kdiff.review_types import retyped, review_types
+from kdiff.sectionrows import Rows
 from kdiff.sites import sites
 from kdiff.target import proof_reader, tarball
 from kdiff.why import why
@@ -202,7 +203,8 @@ def _object(data: bytes, partner: bytes) -> None:
     compare(broken, sound)
     compare(sound, broken)
     for one, other in ((broken, sound), (sound, broken)):
-        planned(one.obj, other.obj, one.arch, *_rows(one.arch.name))
+        special, habits = _rows(one.arch.name)
+        planned(one.obj, other.obj, one.arch, Rows(special), habits)
 
 
 def _facts_of_object(data: bytes, partner: bytes) -> None:

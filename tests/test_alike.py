@@ -25,6 +25,7 @@ from kdiff.elf.read import read_bytes
 from kdiff.kernel import Keep, Shape, SpecialSection
 from kdiff.plan import Plan
 from kdiff.review import review
+from kdiff.sectionrows import Rows
 
 Special = Mapping[str, SpecialSection]
 NOTHING: Special = {}
@@ -54,7 +55,7 @@ def both(
 ) -> tuple[object, ...]:
     """The outcome, which is the same with whole graphs."""
     pre, post = read_bytes(before, "unit.o"), read_bytes(after, "unit.o")
-    plans = [planned(pre, post, arch, special, HABITS, whole) for whole in (False, True)]
+    plans = [planned(pre, post, arch, Rows(special), HABITS, whole) for whole in (False, True)]
     assert outcome(plans[0]) == outcome(plans[1])
     return outcome(plans[0])
 
@@ -77,7 +78,7 @@ def test_the_plan_is_that_of_whole_graphs_on_every_architecture(cross: Cross) ->
 
 def test_equal_objects_leave_nothing() -> None:
     obj = read_bytes(compiled(UNIT), "unit.o")
-    found = alike(obj, obj, ARCHITECTURE, {}, HABITS)
+    found = alike(obj, obj, ARCHITECTURE, Rows({}), HABITS)
     assert not found.pre.references.any()
     assert not found.post.references.any()
 
@@ -86,7 +87,7 @@ def test_an_edit_leaves_what_it_reaches() -> None:
     pre, post = (
         read_bytes(compiled(text), "unit.o") for text in (UNIT, UNIT.replace("return gauge[3]", "return 3"))
     )
-    found = alike(pre, post, ARCHITECTURE, {}, HABITS)
+    found = alike(pre, post, ARCHITECTURE, Rows({}), HABITS)
     kept = {pre.section_name(index) for index in found.pre.references.nonzero()[0]}
     assert ".text.choose" in kept
     assert ".text.helper" not in kept
@@ -149,7 +150,7 @@ def test_an_entry_that_code_refers_to_stays_with_its_owner() -> None:
     assert (carried, replaced, entries) == (["h"], ["h"], [])
     pre, post = (read_bytes(each, "unit.o") for each in (before, after))
     for whole in (False, True):
-        plan = planned(pre, post, ARCHITECTURE, BUGS, HABITS, whole)
+        plan = planned(pre, post, ARCHITECTURE, Rows(BUGS), HABITS, whole)
         assert [plan.post.nodes[index].label for index in plan.borrowed] == ["__bugs+0xc"]
 
 
@@ -200,7 +201,7 @@ RELRO = (
 
 def test_a_nameless_constant_travels_with_its_references_though_its_section_is_writable() -> None:
     pre, post = (read_bytes(compiled(RELRO.format(each), ASSEMBLY), "unit.o") for each in ("nop", "inc %eax"))
-    made = planned(pre, post, ARCHITECTURE, {}, HABITS)
+    made = planned(pre, post, ARCHITECTURE, Rows({}), HABITS)
     (table,) = (node for node in made.post.nodes if node.section_name == ".data.rel.ro.local")
     assert table.id in made.carried
     assert len(made.post.references[table.id]) == 2
@@ -209,7 +210,7 @@ def test_a_nameless_constant_travels_with_its_references_though_its_section_is_w
 def kept(before: bytes, after: bytes, special: Special = NOTHING) -> set[str]:
     """The sections of the pre object whose references a graph needs."""
     pre, post = read_bytes(before, "unit.o"), read_bytes(after, "unit.o")
-    found = alike(pre, post, ARCHITECTURE, special, HABITS)
+    found = alike(pre, post, ARCHITECTURE, Rows(special), HABITS)
     return {pre.section_name(index) for index in found.pre.references.nonzero()[0]}
 
 

@@ -28,6 +28,7 @@ from kdiff.elf.read import Object, read_bytes
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.narrow import Narrowed, narrow
 from kdiff.reach import sources
+from kdiff.sectionrows import Rows
 
 Special = Mapping[str, SpecialSection]
 
@@ -53,7 +54,7 @@ def both(
 ) -> tuple[object, ...]:
     """The outcome, which is the same with whole graphs."""
     assert cut(before, after, arch, special) is not None
-    plans = [planned(*objects(before, after), arch, special, HABITS, whole) for whole in (False, True)]
+    plans = [planned(*objects(before, after), arch, Rows(special), HABITS, whole) for whole in (False, True)]
     assert outcome(plans[0]) == outcome(plans[1])
     return outcome(plans[0])
 
@@ -153,7 +154,7 @@ def test_owners_of_entries_that_are_referred_to_stay() -> None:
     assert found is not None
     assert {".text.g", ".text.h", "__bugs"} <= set(labels(found))
     assert ".text.f" not in labels(found)
-    plan = planned(*objects(before, after), ARCHITECTURE, BUGS, HABITS)
+    plan = planned(*objects(before, after), ARCHITECTURE, Rows(BUGS), HABITS)
     assert [plan.post.nodes[each].label for _, each in plan.replaced] == ["h"]
 
 
@@ -245,7 +246,7 @@ def test_a_static_function_of_a_common_name_that_is_new_in_an_earlier_unit_chang
     more = (
         FIRST.partition("int one")[0].replace("begin_one", "three").replace("ADD", "1").replace("GROWN", "+=")
     )
-    found = planned(*objects(linked(), linked(third=more)), ARCHITECTURE, {}, HABITS)
+    found = planned(*objects(linked(), linked(third=more)), ARCHITECTURE, Rows({}), HABITS)
     assert [found.post.nodes[each.post].label for each in found.delta.changed] == ["three"]
     added = [found.post.nodes[each] for each in found.delta.added]
     assert sorted(node.name for node in added if node.kind.value in ("function", "data")) == ["n.0", "show"]
@@ -257,7 +258,7 @@ def test_debugging_information_and_implicit_addends_are_left_to_whole_graphs() -
     implicit = compiled(UNIT, "-m32", "-mcmodel=32", "-fno-pic")
     obj = read_bytes(implicit, "unit.o")
     assert obj.relocations["implicit"].all()
-    assert narrow(obj, obj, ARCHITECTURE, {}, HABITS) is None
+    assert narrow(obj, obj, ARCHITECTURE, Rows({}), HABITS) is None
 
 
 def test_every_record_of_a_table_belongs_to_the_atom_that_owns_its_entry() -> None:

@@ -15,6 +15,7 @@ from kdiff.elf.write import write
 from kdiff.extract import extract
 from kdiff.graph import SectionGraph, build
 from kdiff.kernel import Keep, SpecialSection
+from kdiff.sectionrows import Rows
 
 NAMES = "fgh"
 
@@ -43,7 +44,7 @@ def unit(about: str, changed: str = "", together: bool = False, numbers: int = 0
 
 def outcome(before: str, after: str, runs: bool, whole: bool) -> tuple[object, ...]:
     pre, post = (read_bytes(compiled(text, ASSEMBLY), "unit.o") for text in (before, after))
-    plan = planned(pre, post, ARCHITECTURE, rows(runs), HABITS, whole)
+    plan = planned(pre, post, ARCHITECTURE, Rows(rows(runs)), HABITS, whole)
     replaced = [plan.post.nodes[new].label for _, new in plan.replaced]
     if not plan.carried:
         return replaced, b""

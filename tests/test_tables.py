@@ -8,7 +8,8 @@ from kdiff_arch_x86_64 import ARCHITECTURE
 
 from kdiff.elf.read import read_bytes
 from kdiff.kernel import Keep, Shape, SpecialSection
-from kdiff.tables import row_of, rows_in, tables_of
+from kdiff.sectionrows import row_of
+from kdiff.tables import rows_in, tables_of
 
 ABS64, PC32 = 1, 2
 
