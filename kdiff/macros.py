@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
 from typing import NamedTuple
 
 GLUE = b"##"
@@ -63,6 +62,17 @@ class Macro(NamedTuple):
         return Slot(position, raw, position == self.rest)
 
     @property
+    def further(self) -> bytes:
+        """The parameter that takes all further arguments, nothing if none does."""
+        return self.parameters[self.rest] if self.rest >= 0 else b""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it stands for one of its arguments and nothing else."""
+        body = TOKEN.findall(self.body)
+        return len(body) == 1 and body[0] in self.parameters and body[0] != self.further
+
+    @property
     def slots(self) -> Mapping[bytes, Slot]:
         """The place of each parameter that is expanded before it is used."""
         return {name: Slot(at, False, at == self.rest) for at, name in enumerate(self.parameters)}
@@ -78,7 +88,8 @@ class Part(NamedTuple):
 class Use(NamedTuple):
     """A macro is named: with these arguments, or None if it is not called. `within`: in another's body.
 
-    `then`: what comes next, nothing at the end of a body. `units`: who sees it, a bit each.
+    `then`: what comes next, nothing at the end of a body. `units`: who sees it, a bit each. `chooser`: it is
+    called only if this macro, of which it is an argument, is nothing but one of its own arguments.
     """
 
     file: str
@@ -87,6 +98,7 @@ class Use(NamedTuple):
     arguments: tuple[tuple[bytes, ...], ...] | None
     then: bytes
     units: int
+    chooser: bytes = b""
 
     @property
     def alias(self) -> bool:
@@ -113,12 +125,31 @@ def definition(directive: bytes) -> Macro | None:
     return Macro(found[1], found[2] is not None, tuple(names), rest, directive[found.end() :])
 
 
-def chains(macro: Macro) -> Iterator[tuple[Chain, bytes]]:
-    """The pastes of a macro's body that may spell a name, and the token behind each."""
-    found = groups(TOKEN.findall(macro.body))
-    for group, then in zip_longest(found, found[1:], fillvalue=[b""]):
+class Glued(NamedTuple):
+    """A paste in a macro's body that may spell a name, and the token behind it.
+
+    `arguments`: those of a call by what is pasted, if that is called; `behind`: the token behind them.
+    """
+
+    chain: Chain
+    then: bytes
+    arguments: tuple[tuple[bytes, ...], ...] | None
+    behind: bytes
+
+
+def chains(macro: Macro) -> Iterator[Glued]:
+    """The pastes of a macro's body."""
+    tokens = list(TOKEN.finditer(macro.body))
+    words = [token for token in tokens if token[0] != GLUE]
+    at = 0
+    for group in groups(token[0] for token in tokens):
+        at += len(group)
         if len(group) > 1:
-            yield tuple(macro.slot(word, raw=True) or word for word in group), then[0]
+            end = words[at - 1].end()
+            arguments, behind = _call(macro.body, end)
+            then, last = (TOKEN.search(macro.body, each) for each in (end, behind))
+            chain = tuple(macro.slot(word, raw=True) or word for word in group)
+            yield Glued(chain, then[0] if then else b"", arguments, last[0] if last else b"")
 
 
 def groups(tokens: Iterable[bytes]) -> list[list[bytes]]:
@@ -147,7 +178,36 @@ def uses(file: str, part: Part, words: frozenset[bytes], units: int) -> Iterator
         arguments, end = _call(text, found.end())
         then = TOKEN.search(text, end)
         token = b"" if then is None else b"(" if MARK in text[end : then.start()] else then[0]
-        yield found[0], Use(file, part, within, arguments, token, units)
+        use = Use(file, part, within, arguments, token, units)
+        yield found[0], use if arguments is not None or within is None else _chosen(text, found.start(), use)
+
+
+def _chosen(body: bytes, at: int, use: Use) -> Use:
+    """The use as the call that follows if a macro may choose it: `CHOOSE(A, B, NAME)(arguments)`."""
+    opened: list[bytes] = []
+    before = [b"", b""]
+    around: bytes | None = None
+    for found in TOKEN.finditer(body):
+        token = found[0]
+        if found.start() == at:
+            if not opened or before[-1] not in (b"(", b",") or use.then not in (b",", b")"):
+                return use
+            around = opened[-1]
+            depth = len(opened)
+        if token == b"(":
+            opened.append(before[-1])
+        elif token == b")" and opened:
+            opened.pop()
+            if around is not None and len(opened) < depth:
+                arguments, end = _call(body, found.end())
+                then = TOKEN.search(body, end)
+                if arguments is None or not WORD.fullmatch(around):
+                    return use
+                return use._replace(
+                    arguments=arguments, then=b"" if then is None else then[0], chooser=around
+                )
+        before.append(token)
+    return use
 
 
 def arguments_of(tokens: Sequence[bytes]) -> tuple[tuple[bytes, ...], ...] | None:

@@ -20,13 +20,16 @@ from itertools import product
 from typing import NamedTuple
 
 from kdiff.macros import (
+    GLUE,
     NUMBER,
     TOKEN,
     UNKNOWN,
     WORD,
     Chain,
+    Glued,
     Macro,
     Part,
+    Piece,
     Slot,
     Unknown,
     Use,
@@ -46,12 +49,24 @@ _MOST = 64
 """So many values an argument may have before it counts as unknown."""
 
 
+class Origin(NamedTuple):
+    """A paste in a macro's body, in a file."""
+
+    file: str
+    macro: Macro
+    glued: Glued
+
+
 class Step(NamedTuple):
-    """A chain in the body of a macro. `open`: what is pasted must be called by what follows the body."""
+    """A chain in the body of a macro. `open`: what is pasted must be called by what follows the body.
+
+    `origin`: the paste that it comes from, if that is called where it is.
+    """
 
     macro: bytes
     chain: Chain
     open: bool
+    origin: Origin | None
 
 
 class Paste(NamedTuple):
@@ -91,10 +106,9 @@ class Pastes:
         seen: Callable[[str], int],
         command: frozenset[bytes] = frozenset(),
     ) -> None:
-        self._chains: dict[tuple[bytes, Chain, bytes], int] = defaultdict(int)
-        for file, macro in macros:
-            for chain, then in chains(macro):
-                self._chains[macro.name, chain, then] |= seen(file)
+        self._origins = [
+            (Origin(file, macro, glued), seen(file)) for file, macro in macros for glued in chains(macro)
+        ]
         self._find, self._read, self._define, self._seen = find, read, define, seen
         self._uses: dict[bytes, list[Use]] = {}
         self._values: dict[bytes, frozenset[bytes | Unknown]] = {
@@ -106,18 +120,18 @@ class Pastes:
     def of(self, names: Iterable[bytes]) -> set[Paste]:
         """All places where one of the names may be pasted together.
 
-        The names of macros that paste may be pasted themselves: a call by such a name has unknown arguments.
-        Not seen is a call by a parameter that was given a name pasted for it (`CALL(get_##x, y)`, where CALL
-        is `f(x)`); none is known in the kernel.
+        The names of macros that paste may be pasted themselves, and called where they are, or behind the
+        macro: then with unknown arguments. Not seen is a call by a macro that such a name is an argument of
+        (`CALL(GET_##k, x)`, where CALL is `f(x)` and GET_a a macro that pastes); none is known in the kernel.
         """
         wanted = frozenset(names)
         hidden: set[tuple[bytes, Use]] = set()
         while True:
-            found = self._search(wanted, called=False)
+            found = {Paste(*where[:3], units) for where, units in self._search(wanted, called=False).items()}
             macros = frozenset(self._uses)
             new = {
-                (name, Use(file, part, definition(part.text), None, b"", units))
-                for file, part, name, units in self._search(macros, called=True)
+                (name, _hidden(file, part, origin, units))
+                for (file, part, name, origin), units in self._search(macros, called=True).items()
             } - hidden
             hidden |= new
             for name, use in new:
@@ -125,13 +139,17 @@ class Pastes:
             if not new and self._uses.keys() == macros:
                 return found
 
-    def _search(self, wanted: frozenset[bytes], called: bool) -> set[Paste]:
+    def _search(
+        self, wanted: frozenset[bytes], called: bool
+    ) -> Mapping[tuple[str, Part, bytes, Origin | None], int]:
         """The same for names one of which may be `called`: a parenthesis must follow what is pasted."""
-        found: dict[tuple[str, Part, bytes], int] = defaultdict(int)
+        found: dict[tuple[str, Part, bytes, Origin | None], int] = defaultdict(int)
         waiting: dict[Step, int] = defaultdict(int)
-        for (name, chain, then), units in self._chains.items():
+        for origin, units in self._origins:
+            chain, then, arguments, _ = origin.glued
             if (not called or then in (b"", b"(")) and _spelled(chain, wanted):
-                waiting[Step(name, chain, called and then == b"")] |= units
+                kept = origin if called and arguments is not None else None
+                waiting[Step(origin.macro.name, chain, called and then == b"", kept)] |= units
         done: dict[Step, int] = defaultdict(int)
         while waiting:
             for step, units in waiting.items():
@@ -147,8 +165,8 @@ class Pastes:
                         waiting[step] |= units
                 elif not step.open:
                     for name in _spelled(step.chain, wanted):
-                        found[use.file, use.part, name] |= units
-        return {Paste(*where, units) for where, units in found.items()}
+                        found[use.file, use.part, name, step.origin] |= units
+        return found
 
     def _steps(self, waiting: Mapping[Step, int], wanted: frozenset[bytes]) -> list[tuple[Step, Use, int]]:
         """What chains become where their macros are used, while that may spell a name; and who sees it."""
@@ -156,18 +174,31 @@ class Pastes:
             doubts: set[bytes] = set()
             steps: list[tuple[Step, Use, int]] = []
             for step, units in waiting.items():
-                for use in self._uses[step.macro]:
-                    if not units & use.units or (step.open and use.then not in (b"", b"(")):
+                for named in self._uses[step.macro]:
+                    if not units & named.units:
+                        continue
+                    use, unasked = self._chosen(named)
+                    if step.open and use.then not in (b"", b"("):
                         continue
                     around = b"" if use.within is None else use.within.name
                     for chain, doubtful in self._filled(step.chain, use):
                         if _spelled(chain, wanted):
-                            doubts |= doubtful
-                            made = Step(around, chain, step.open and use.then == b"")
+                            doubts |= doubtful | unasked
+                            made = Step(around, chain, step.open and use.then == b"", step.origin)
                             steps.append((made, use, units & use.units))
             if not doubts:
                 return steps
             self._evaluate(doubts)
+
+    def _chosen(self, use: Use) -> tuple[Use, frozenset[bytes]]:
+        """The use, not called where it is not known that what it is an argument of chooses it."""
+        if not use.chooser:
+            return use, _NONE
+        macros = self._called.get(use.chooser, [])
+        if macros and not self._values[use.chooser] and all(each.chooses for each in macros):
+            return use, _NONE
+        doubts = _NONE if use.chooser in self._called else frozenset({use.chooser})
+        return use._replace(arguments=None, then=b"("), doubts
 
     def _filled(self, chain: Chain, use: Use) -> Iterator[tuple[Chain, frozenset[bytes]]]:
         """A chain with arguments in its slots; and the words of which nobody has asked yet what they are."""
@@ -187,6 +218,9 @@ class Pastes:
         """What may stand in a slot: its argument's last token if it is the first piece, else the first."""
         if use.arguments is None:
             return [(UNKNOWN,)], _NONE
+        further = self._further(slot, use)
+        if further is not None:
+            return [(further,)], _NONE
         if slot.position >= len(use.arguments):  # an argument that is there may become several
             doubts: set[bytes] = set()
             values = [each for one in use.arguments for each in self._alone(one, use, doubts)]
@@ -215,6 +249,23 @@ class Pastes:
             return [(UNKNOWN,)], _NONE
         doubts = set()
         return self._value(group, environment, doubts), frozenset(doubts)
+
+    def _further(self, slot: Slot, use: Use) -> Piece | None:
+        """What is in a slot if the further arguments of the macro around are arguments of the call."""
+        if use.within is None or use.arguments is None or not use.within.further:
+            return None
+        at = next(
+            (at for at, each in enumerate(use.arguments) if use.within.further in each), slot.position + 1
+        )
+        if at > slot.position:
+            return None
+        passed = use.arguments[at]
+        raw = passed == (GLUE, use.within.further)  # `, ##` keeps them as they are written
+        if at < len(use.arguments) - 1 or not (raw or passed == (use.within.further,)):
+            return UNKNOWN if at < slot.position or len(passed) == 1 else None
+        if at < slot.position and not raw:  # each may become several
+            return UNKNOWN
+        return Slot(use.within.rest + slot.position - at, slot.raw and raw, slot.rest)
 
     def _alone(self, argument: tuple[bytes, ...], use: Use, doubts: set[bytes]) -> list[Chain]:
         """What an argument becomes that is one word; anything, if it is a parameter of the macro around."""
@@ -316,6 +367,22 @@ class Pastes:
         self._called |= called
 
 
+def _hidden(file: str, part: Part, origin: Origin | None, units: int) -> Use:
+    """A call by a name that is pasted: its arguments are known where the paste itself is what is called."""
+    if origin is None:
+        return Use(file, part, definition(part.text), None, b"", units)
+    file, macro, glued = origin
+    return Use(file, Part(macro.body, frozenset({macro.name})), macro, glued.arguments, glued.behind, units)
+
+
 def _spelled(chain: Chain, names: frozenset[bytes]) -> list[bytes]:
+    """The names that a chain may spell, out of two pieces at least.
+
+    One that is a piece whole is written somewhere, and mentioned there, or comes out of another paste.
+    """
+    pieces = [each for each in chain if each]
+    words = [each for each in pieces if isinstance(each, bytes)]
+    if len(pieces) < 2:
+        return []
     pattern = spells(chain)
-    return [name for name in names if pattern.fullmatch(name)]
+    return [name for name in names if pattern.fullmatch(name) and words != [name]]
