@@ -41,7 +41,7 @@ _AT_ONCE = 32
 _GIVEN = re.compile(r"(?<!\S)-D(\w+)")
 """What a command line defines."""
 
-_MANY = 32
+_MANY = 2
 """More units than this are first searched for the names of what changes."""
 
 

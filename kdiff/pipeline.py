@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -140,8 +140,10 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
     check_same_kernel(config, facts, book, memory.pristine)
 
     special, habits = plugins.special_sections(facts), plugins.habits(facts)
-    read = partial(
-        _planned, plugins=plugins, special=special, habits=habits, emitter=emitter, pairs=request.pairs
+    read = cache(
+        partial(
+            _planned, plugins=plugins, special=special, habits=habits, emitter=emitter, pairs=request.pairs
+        )
     )
     built = kbuild.build(
         config,
