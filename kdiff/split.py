@@ -92,16 +92,14 @@ def split(
     in_runs: dict[int, SpecialSection] = {}
     for index in np.flatnonzero(wanted).tolist():
         pieces = found[index] = []
-        section = obj.sections[index]
-        size, flags = int(section["size"]), int(section["flags"])
-        if section["type"] in (SHT_GROUP, SHT_NOTE):
+        _, held, flags, _, _, size, _, _, _, entsize = obj.sections[index].item()
+        if held in (SHT_GROUP, SHT_NOTE):
             continue
         if not size:
             pieces += _empty(obj, index, by_section.get(index, []))
             continue
         row = tables.get(index)
         kind = _kind(flags)
-        zeros = section["type"] == SHT_NOBITS
         if row is not None and row.runs and row.entry_size:
             in_runs[index] = row
         elif row is not None:
@@ -112,19 +110,18 @@ def split(
                 Piece(index, start, stop - start, kind)
                 for start, stop in zip(starts, [*starts[1:], size], strict=True)
             ]
-        elif zeros:
+        elif held == SHT_NOBITS:
             pieces += _by_symbols(
                 obj, arch, index, kind, by_section.get(index, []), payloads.get(index, set())
             )
         elif obj.section_name(index) in arch.pools:
             word = arch.elf_class // 8
             pieces += [Piece(index, at, min(word, size - at), Kind.CONSTANT) for at in range(0, size, word)]
-        elif flags & SHF_MERGE and flags & SHF_STRINGS and section["entsize"] in CHARACTERS:
-            ends = _strings(bytes(obj.contents(index)), int(section["entsize"]))
+        elif flags & SHF_MERGE and flags & SHF_STRINGS and entsize in CHARACTERS:
+            ends = _strings(bytes(obj.contents(index)), entsize)
             pieces += [Piece(index, start, stop - start, Kind.STRING) for start, stop in ends]
-        elif flags & SHF_MERGE and section["entsize"] and size % int(section["entsize"]) == 0:
-            step = int(section["entsize"])
-            pieces += [Piece(index, start, step, Kind.CONSTANT) for start in range(0, size, step)]
+        elif flags & SHF_MERGE and entsize and size % entsize == 0:
+            pieces += [Piece(index, start, entsize, Kind.CONSTANT) for start in range(0, size, entsize)]
         else:
             pieces += _by_symbols(
                 obj, arch, index, kind, by_section.get(index, []), payloads.get(index, set())
@@ -260,8 +257,8 @@ def _empty(obj: Object, section: int, symbols: list[int]) -> list[Piece]:
 
 def _by_start(obj: Object, symbols: list[int]) -> dict[int, list[int]]:
     at: dict[int, list[int]] = {}
-    for index in symbols:
-        at.setdefault(int(obj.symbols["value"][index]), []).append(index)
+    for index, value in zip(symbols, obj.symbols["value"][symbols].tolist() if symbols else (), strict=True):
+        at.setdefault(value, []).append(index)
     return at
 
 
@@ -274,11 +271,12 @@ def _by_symbols(
     """
     size = int(obj.sections["size"][section])
     at = _by_start(obj, symbols)
+    extents = dict(zip(symbols, obj.symbols["size"][symbols].tolist() if symbols else (), strict=True))
     ranges: list[tuple[int, int]] = []
     for start in sorted(at):
         if start > size:
             break
-        extent = max(int(obj.symbols["size"][index]) for index in at[start])
+        extent = max([extents[index] for index in at[start]])
         stop = min(start + extent, size)
         if extent and (not ranges or start >= ranges[-1][1]):
             ranges.append((start, stop))
@@ -297,6 +295,8 @@ def _by_symbols(
 
 def _ranked(obj: Object, symbols: list[int]) -> tuple[int, ...]:
     """Globals before locals, sized before bare labels: the name a person knows comes first."""
+    if len(symbols) < 2:
+        return tuple(symbols)
     return tuple(
         sorted(
             symbols,

@@ -9,7 +9,7 @@ at which relocations repeat. All that is said must agree; else the table is opaq
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -40,18 +40,29 @@ class Fields(NamedTuple):
     """The symbol is global."""
 
 
-class _Symbols(NamedTuple):
-    """What is asked of symbols for each table: section, size, and in bits `here` and `named` of `Fields`."""
+class _Around(NamedTuple):
+    """What an object says besides its tables.
 
-    home: Column
-    size: Column
+    `bound`: by symbol, in bits, `here` and `named` of `Fields`. `covering`: the sizes of symbols in tables.
+    `typed`: it may have debugging information.
+    """
+
     bound: Column
+    covering: Mapping[int, list[int]]
+    typed: bool
 
 
-def _symbols(obj: Object) -> _Symbols:
+def _around(obj: Object, tables: Iterable[int]) -> _Around:
     home = np.ascontiguousarray(obj.symbols["section"])
     bound = (home > 0).view("u1") | (obj.symbols["binding"] != STB_LOCAL).view("u1") << 1
-    return _Symbols(home, obj.symbols["size"], bound)
+    asked = np.zeros(len(obj.sections), bool)
+    asked[list(tables)] = True
+    sized = np.flatnonzero((obj.symbols["size"] > 0) & (home < len(asked)))
+    sized = sized[asked[home[sized]]]
+    covering: dict[int, list[int]] = {}
+    for section, size in zip(home[sized].tolist(), obj.symbols["size"][sized].tolist(), strict=True):
+        covering.setdefault(section, []).append(size)
+    return _Around(bound, covering, b".debug_info" in bytes(obj.contents(obj.section_names)))
 
 
 def piece_sections(obj: Object, special: Mapping[str, SpecialSection]) -> frozenset[int]:
@@ -81,9 +92,9 @@ def tables_among(
     chosen: Mapping[int, SpecialSection], obj: Object, arch: Architecture, rows: Rows, sizes: Sizes
 ) -> dict[int, SpecialSection]:
     """The same of sections whose rows are known."""
-    symbols, totals = _symbols(obj), obj.sections["size"].tolist()
+    around, totals = _around(obj, chosen), obj.sections["size"].tolist()
     found = {
-        index: _layout(obj, arch, index, row, rows, sizes, symbols)
+        index: _layout(obj, arch, index, row, rows, sizes, around)
         if totals[index] and (row.keep is not Keep.NEVER or row.entry_size)
         else row
         for index, row in chosen.items()
@@ -113,29 +124,29 @@ def rows_in(total: int, size: int, least: int = 0) -> int:
 
 def _layout(
     obj: Object, arch: Architecture, section: int, row: SpecialSection, rows: Rows, sizes: Sizes,
-    symbols: _Symbols,
+    around: _Around,
 ) -> SpecialSection:  # fmt: skip
     """The row for one section, with the layout that facts and object agree on; kept for its like."""
     total, name = int(obj.sections["size"][section]), obj.section_name(section)
     if obj.sections["type"][section] == SHT_NOBITS:
         return _opaque(row, f"{name} has no contents")
-    said = _said(obj, section, total, symbols)
+    said = _said(int(obj.sections["entsize"][section]), total, around.covering.get(section, []))
     first, last = obj.relocation_bounds[section : section + 2].tolist()
     if last - first > _MOST_FIELDS:
         return _settled(row, name, total, said, _addresses(obj, arch, section), sizes)
     kind, offset, symbol = (obj.relocations[each][first:last] for each in ("type", "offset", "symbol"))
-    columns = kind, offset, symbols.bound[symbol]
-    key = row.name, arch, total, *said.items(), *(each.tobytes() for each in columns)
+    columns = kind, offset, around.bound[symbol]
+    key = row.name, arch, around.typed, total, *said.items(), *(each.tobytes() for each in columns)
     found = rows.layouts.get(key)
     if found is None:
-        asked: list[str] = []
+        told: list[int] = []
 
         def size(structure: str) -> int:
-            asked.append(structure)
-            return sizes(structure)
+            told.append(sizes(structure))
+            return told[-1]
 
         found = _settled(row, name, total, said, _addresses(obj, arch, section), size)
-        if not asked and not found.opaque:  # nothing but the key decided
+        if not (found.opaque or any(told) or (told and around.typed)):  # nothing but the key decided
             keep(rows.layouts, key, found)
     return found
 
@@ -158,17 +169,13 @@ def _settled(
     return _unknown(row, name, total, said, fields, sizes)
 
 
-def _said(obj: Object, section: int, total: int, symbols: _Symbols) -> dict[str, int]:
+def _said(declared: int, total: int, covering: list[int]) -> dict[str, int]:
     """What the object says about the size of entries: sh_entsize, and symbols that cover the table."""
-    declared = int(obj.sections["entsize"][section])
-    found = symbols.size[symbols.home == section]
-    found = found[found > 0]
-    covered = int(found[0]) if len(found) and np.all(found == found[0]) else 0
     said = {}
     if declared > 1 and total % declared == 0:
         said["sh_entsize"] = declared
-    if covered and covered * len(found) == total:
-        said["its symbols"] = covered
+    if covering and covering.count(covering[0]) == len(covering) and sum(covering) == total:
+        said["its symbols"] = covering[0]
     return said
 
 
