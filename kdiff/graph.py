@@ -29,7 +29,7 @@ from kdiff.elf.read import (
 )
 from kdiff.errors import KdiffError
 from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
-from kdiff.insn import Code, Instruction, decoded, insn_addend
+from kdiff.insn import Code, Instruction, decoded, insn_addend, is_ready
 from kdiff.kernel import SpecialSection
 from kdiff.lookup import Lookup
 from kdiff.naming import stem
@@ -225,7 +225,7 @@ def _resolved(
     """The references that branches without relocations make to other nodes of their section."""
     around = -node.start, int(obj.sections["size"][node.section]) - node.start
     relocated = {reference.offset for reference in made}
-    if not may_leave(arch, fields.data, relocated, around):
+    if not is_ready() and not may_leave(arch, fields.data, relocated, around):
         return
     for each in resolved(arch, fields.data, fields.decoded, relocated, around):
         target = lookup.at(node.section, node.start + each.destination)

@@ -40,6 +40,11 @@ def decoded(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
     return instructions(arch, code)
 
 
+def is_ready() -> bool:
+    """Whether capstone is there already, whose import takes longer than to decode some functions."""
+    return _decoder.cache_info().currsize > 0
+
+
 class Code:
     """The bytes of code, decoded only where a field's surroundings leave a doubt."""
 

@@ -36,7 +36,8 @@ def may_leave(arch: Architecture, code: bytes, relocated: Collection[int], aroun
     """Whether a branch without a relocation may go to another place of the section.
 
     Whatever an instruction is, it begins at one of the bytes: where such a branch begins at none of them,
-    nothing need be decoded. `relocated` and `around` are those of `resolved`.
+    nothing need be decoded. That is worth asking until the decoder is there. `relocated` and `around` are
+    those of `resolved`.
     """
     if len(code) > _MOST:
         return True
