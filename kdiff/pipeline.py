@@ -312,7 +312,7 @@ def _types(plans: tuple[Plan, ...], loaded: frozenset[str]) -> Retyped:
 
 def _fresh(types: Retyped, accepted: tuple[str, ...], update: Update) -> tuple[Fresh, ...]:
     """The modules that must be loaded after an update; code that does not change cares for no layout."""
-    return tuple(each for each in types.fresh(accepted) if each.module in update.targets)
+    return tuple(Fresh(*each) for each in types.fresh(accepted).items() if each[0] in update.targets)
 
 
 def _retyped(plans: tuple[Plan, ...], accepted: tuple[str, ...], loaded: frozenset[str], say: Say) -> Retyped:

@@ -23,7 +23,6 @@ from kdiff.errors import KdiffError, Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.insn import texts
 from kdiff.plan import Plan
-from kdiff.update import Fresh
 
 if TYPE_CHECKING:
     from kdiff.layoutdiff import LayoutChange
@@ -64,13 +63,13 @@ class Retyped:
         known = frozenset(name for each in self.changes for name in _names(each.change))
         return tuple(sorted(set(names) - known))
 
-    def fresh(self, accepted: Iterable[str]) -> tuple[Fresh, ...]:
-        """The modules that must be loaded after the update, by name."""
+    def fresh(self, accepted: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+        """The modules that must be loaded after the update, by name, and the titles of their types."""
         fine, found = frozenset(accepted), dict[str, list[str]]()
         for each in self.changes:
             if each.matters and self.is_fresh(each.change) and not fine & _names(each.change):
                 found.setdefault(each.target, []).append(each.change.title)
-        return tuple(Fresh(name, tuple(dict.fromkeys(found[name]))) for name in sorted(found))
+        return {name: tuple(dict.fromkeys(found[name])) for name in sorted(found)}
 
     def is_fresh(self, change: LayoutChange) -> bool:
         """Whether only modules that may still be loaded have to do with a type."""

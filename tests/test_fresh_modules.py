@@ -27,7 +27,6 @@ from kdiff.review_types import retyped, review_types
 from kdiff.target import livepatch
 from kdiff.target.apply import apply
 from kdiff.target.undo import undo
-from kdiff.update import Fresh
 
 ID = MODULE.removeprefix("ksplice_")
 TEXT = "struct item { int id; }; int use(struct item *i) { return i->id; }"
@@ -47,19 +46,19 @@ def plan_of(*targets: str, before: str = TEXT, after: str = GROWN) -> tuple[Plan
 def test_a_layout_that_only_modules_know_asks_for_modules_that_are_loaded_later() -> None:
     found = retyped(plan_of("one", "two"))
     assert review_types(found, ()) == ()
-    assert found.fresh(()) == (Fresh("one", ("struct item",)), Fresh("two", ("struct item",)))
+    assert found.fresh(()) == {"one": ("struct item",), "two": ("struct item",)}
 
 
 def test_a_layout_that_the_kernel_knows_too_is_refused() -> None:
     found = retyped(plan_of("one", "vmlinux"))
     assert {each.key for each in review_types(found, ())} == {"review.layout_changed"}
-    assert found.fresh(()) == ()
+    assert found.fresh(()) == {}
 
 
 def test_a_layout_of_a_module_that_is_known_to_be_loaded_is_refused() -> None:
     found = retyped(plan_of("one", "two"), frozenset(("two",)))
     assert {each.key for each in review_types(found, ())} == {"review.layout_changed"}
-    assert found.fresh(()) == ()
+    assert found.fresh(()) == {}
 
 
 def test_code_of_the_kernel_that_is_right_for_both_layouts_does_not_matter() -> None:
@@ -71,7 +70,7 @@ def test_code_of_the_kernel_that_is_right_for_both_layouts_does_not_matter() -> 
     found = retyped((module, kernel))
     assert len(found.changes) == 2
     assert review_types(found, ()) == ()
-    assert found.fresh(()) == (Fresh("one", ("struct item",)),)
+    assert found.fresh(()) == {"one": ("struct item",)}
     (kernel,) = plan_of("vmlinux", before=unused, after=grown.replace("i->id", "i->id + 1"))
     assert {each.key for each in review_types(retyped((module, kernel)), ())} == {"review.layout_changed"}
 
@@ -81,7 +80,7 @@ def test_a_layout_of_nobody_knows_what_is_refused() -> None:
 
 
 def test_a_layout_that_the_author_accepts_asks_for_nothing() -> None:
-    assert retyped(plan_of("one")).fresh(("item",)) == ()
+    assert retyped(plan_of("one")).fresh(("item",)) == {}
 
 
 def test_a_variable_of_the_module_that_grows_is_refused_all_the_same() -> None:
