@@ -162,6 +162,39 @@ def test_a_module_that_comes_in_between_is_told(fake: FakeMachine) -> None:
     assert caught.value.key == "apply.loaded_already"
 
 
+def other(fake: FakeMachine, module: str, says: str = "") -> None:
+    """Another live patch, which replaces a function of a module."""
+    fake.foreign_patch("ksplice_other", "elsewhere,1")
+    (fake.root / "sys/kernel/livepatch/ksplice_other" / module / "helper,1").mkdir(parents=True)
+    if says:
+        fake.put("sys/module/ksplice_other/parameters/fresh", f"{says}\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "says", "refused"),
+    [
+        ("item", "", True),  # this update lays out its data, the other does not know
+        ("old", "old", True),  # the other way round
+        ("old", "", False),
+        ("else", "else", False),
+    ],
+)
+def test_no_other_live_patch_may_change_a_module_with_another_layout(
+    fake: FakeMachine, module: str, says: str, refused: bool
+) -> None:
+    other(fake, module, says)
+    if not refused:
+        assert not applied(fake).already
+        return
+    before = fake.snapshot()
+    with pytest.raises(Refused) as caught:
+        applied(fake)
+    assert [(each.key, each.place) for each in caught.value.refusals] == [
+        ("target.other_layout", f"module {module}")
+    ]
+    assert fake.snapshot() == before
+
+
 def test_applying_again_opens_what_an_interrupt_left_closed(fake: FakeMachine) -> None:
     applied(fake)
     fake.put(f"sys/module/{MODULE}/parameters/open", "0")

@@ -56,6 +56,9 @@ def apply(
         stacked = {livepatch.label(*key): owner for key, owner in promise.stacked.items()}
         _nothing_in_the_way(machine, update.id, {each: stacked.get(each, "") for each in functions})
         fresh = frozenset(each.name for each in promise.modules if each.fresh)
+        shared = stacking.of_other_layouts(machine, update.id, {each.name for each in promise.modules}, fresh)
+        if shared:
+            raise Refused(*(_of_other_layout(*each) for each in shared))
         loaded = modules.present(machine, fresh)
         if loaded:
             raise Refused(*map(_there_already, loaded))
@@ -83,6 +86,16 @@ def _not_there(module: str) -> Refusal:
         "the update changes its code, and it is not loaded",
         "load it, or use --partial: then its code changes when it is loaded, if it is the build that"
         " the update was made for",
+    )
+
+
+def _of_other_layout(patch: str, module: str) -> Refusal:
+    return Refusal(
+        "target.other_layout",
+        f"module {module}",
+        f"live patch {patch} changes it too, and one of the two lays out its data in another way, which the"
+        " other does not know",
+        f"undo {patch}, and make one update of both patches",
     )
 
 

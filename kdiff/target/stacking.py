@@ -9,10 +9,10 @@ applied updates say on what each of them stands.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from kdiff.target import layout, livepatch, store
-from kdiff.target.machine import Machine
+from kdiff.target.machine import Machine, names
 
 
 def under(manifest: bytes) -> Mapping[str, str]:
@@ -47,6 +47,23 @@ def in_the_way(
         above += [(patch, function) for patch in sorted(others[function] - below)]
         missing += [(patch, function) for patch in sorted(below - others[function])]
     return above, missing
+
+
+def of_other_layouts(
+    machine: Machine, id: str, changed: Collection[str], fresh: Collection[str]
+) -> list[tuple[str, str]]:
+    """Pairs of (live patch, module) that an update cannot share: one lays out data that the other may use.
+
+    `changed`: the modules that the update changes; `fresh`: those whose data it lays out in another way.
+    """
+    here = f"{machine.sys}/kernel/livepatch"
+    return [
+        (patch, module)
+        for patch in names(here)
+        if patch != layout.module_name(id)
+        for module in names(f"{here}/{patch}")
+        if module in fresh or (module in changed and module in livepatch.fresh(machine, layout.bare(patch)))
+    ]
 
 
 def _chain(machine: Machine, function: str, stands_on: str) -> set[str]:
