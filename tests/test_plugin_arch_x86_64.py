@@ -194,6 +194,7 @@ def judged(code: bytes, field: int) -> tuple[int, bool]:
         ("803d 00000000 01", 2, 7, False),
         ("48833d 00000000 01", 3, 8, False),
         ("c705 00000000 01000000", 2, 10, False),
+        ("84c0 748c e9 00000000", 5, 9, True),  # je, jmp: no operand with SIB, as 0f 74 8c e9 would be
     ],
 )
 def test_the_bytes_in_front_of_a_field_tell_its_instruction(
@@ -216,6 +217,9 @@ def test_the_bytes_in_front_of_a_field_tell_its_instruction(
         ("0ff605 00000000", 3),  # psadbw mem, %mm0
         ("69448005 00000000", 4),  # imul $constant, 5(%rax,%rax,4), %eax
         ("488b0425 00000000", 4),  # an absolute operand
+        ("0f748ce9 00000000", 4),  # pcmpeqb 0x0(%rcx,%rbp,8), %mm1
+        ("c5f1748ce9 00000000", 5),  # vpcmpeqb 0x0(%rcx,%rbp,8), %xmm1, %xmm1
+        ("898ce9 00000000", 3),  # mov %ecx, 0x0(%rcx,%rbp,8)
         ("e8", 0),
     ],
 )
@@ -225,6 +229,8 @@ def test_where_the_bytes_in_front_of_a_field_leave_a_doubt_nothing_is_told(code:
 
 PREFIXES = st.sampled_from(["", "66", "f0", "f3", "48", "6648", "65", "0f", "480f", "660f", "0f38", "660f38"])
 LONG = st.sampled_from(["0f3a", "660f3a", "c5f8", "c4e279", "c4e379", "8fe878", "62f17c48", "62f37d48"])
+
+LEGACY_AND_REX = bytes.fromhex("262e363e64656667f0f2f3") + bytes(range(0x40, 0x50))
 
 
 @given(prefix=st.one_of(PREFIXES, LONG), opcode=st.integers(0, 255), tail=st.binary(min_size=2, max_size=8))
@@ -247,3 +253,20 @@ def test_a_constant_is_never_taken_for_the_displacement_of_a_branch(opcode: str,
     found = instructions(ARCHITECTURE, code)[0]
     if found.known and found.size == len(head) + 4:
         assert around(code, len(head)) in (None, (found.size, False))
+
+
+@given(
+    prefix=st.one_of(PREFIXES, LONG),
+    opcode=st.integers(0, 255),
+    register=st.integers(0, 7),
+    base=st.sampled_from([0xE8, 0xE9]),
+)
+def test_a_displacement_behind_sib_is_never_taken_for_that_of_a_branch(
+    prefix: str, opcode: int, register: int, base: int
+) -> None:
+    head = bytes.fromhex(prefix) + bytes([opcode, 0x84 | register << 3, base])
+    code = head + bytes(4) + b"\x90" * 12
+    found = instructions(ARCHITECTURE, code)[0]
+    wide = head.lstrip(LEGACY_AND_REX)[0] in (*range(0xA0, 0xA4), *range(0xB8, 0xC0))  # no ModRM: mov
+    if found.known and found.size >= len(head) + 4 and not wide:
+        assert around(code, len(head)) is None

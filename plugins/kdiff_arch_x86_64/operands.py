@@ -8,7 +8,8 @@ it, whose size the opcode tells if it is the same in all maps that the opcode ma
 instruction; it has its opcode in front, or ModRM, SIB or a short displacement, which may look like the opcode
 of a branch. Where prefixes may mean another map or another size, or where a constant may look like something
 else, there is a doubt. Not told apart: a pc-relative constant of `add $constant, %eax` and its like behind an
-instruction that ends in an opcode of _OPERANDS; compilers do not write such constants.
+instruction that ends in an opcode of _OPERANDS, and a pc-relative half of the eight bytes of `mov $constant`
+or `mov address, %rax`; compilers do not write such constants.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ no 0f, 0f 38 or VEX is in front.
 
 _CONSTANTS = frozenset((0x69, 0x81, 0xC7, 0xF7))
 """Opcodes with ModRM and a constant of four bytes: imul, add to cmp, mov, test."""
+_MODRM = frozenset(
+    (*_ALU, 0x62, 0x63, 0x69, 0x6B, *range(0x80, 0x90), 0xC0, 0xC1, *range(0xC4, 0xC8), *range(0xD0, 0xD4),
+     *range(0xD8, 0xE0), 0xF6, 0xF7, 0xFE, 0xFF)
+)  # fmt: skip
+"""Opcodes with ModRM in the one-byte map, and what is a prefix in its place (62, 8f, c4, c5)."""
 
 
 def around(code: bytes, field: int) -> tuple[int, bool] | None:
@@ -47,7 +53,7 @@ def around(code: bytes, field: int) -> tuple[int, bool] | None:
         return None
     last, opcode = code[field - 1], code[field - 2] if field > 1 else 0
     if last == 0xE8 or last == 0xE9 or (opcode == 0x0F and last & 0xF0 == 0x80):
-        return None if _may_be_constant(code[max(field - 4, 0) : field]) else (field + _SIZE, True)
+        return None if _may_be_constant(code[max(field - 7, 0) : field]) else (field + _SIZE, True)
     if last & 0xC7 != 0x05 or field < 2:
         return None
     constant = _OPERANDS.get((opcode, last >> 3))
@@ -60,9 +66,10 @@ def around(code: bytes, field: int) -> tuple[int, bool] | None:
 
 def _may_be_constant(before: bytes) -> bool:
     """Whether the last byte may be ModRM, SIB or a short displacement in front of what is no branch's."""
-    _, second, third, _ = before.rjust(4, b"\0")
+    *prefixes, second, third, _ = before.rjust(7, b"\0")
     short = second in _CONSTANTS and (third & 0xC0 == 0x40 or third & 0xC7 == 0x04)
-    return third in (0x69, 0x81) or third & 0xC7 == 0x84 or short or _has_index(before)
+    indexed = third & 0xC7 == 0x84 and (second in _MODRM or _is_prefixed(bytes(prefixes), 1))
+    return third in (0x69, 0x81) or indexed or short or _has_index(before[-4:])
 
 
 def _has_index(before: bytes) -> bool:
