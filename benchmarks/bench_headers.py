@@ -17,7 +17,7 @@ import re
 import resource
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from kdiff import registry, setup
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
 from kdiff.errors import KdiffError
-from kdiff.headers import Reached, reached
+from kdiff.headers import reached
 from kdiff.kbuild import Build, build
 from kdiff.mentions import Change
 from kdiff.patch import read_patch
@@ -73,15 +73,21 @@ def cpu() -> float:
 def changed(kernel: KernelSetup, file: Path) -> tuple[Build, int, float]:
     """What a patch makes of the source, how many units were compiled for it or are kept, and CPU seconds."""
     began = cpu()
-    found: list[Reached] = []
+    found: list[str] = []
 
-    def noted(*args: Any) -> Reached:
-        found.append(reached(*args))
-        return found[-1]
+    def noted(*args: Any) -> Generator[tuple[str, ...], None, frozenset[str]]:
+        search = reached(*args)
+        while True:
+            try:
+                some = next(search)
+            except StopIteration as end:
+                return frozenset(end.value)
+            found.extend(some)
+            yield some
 
     with patch("kdiff.affected.reached", noted):
         made = build(read_config(kernel.config), kernel.source, read_patch(file), say=lambda line: None)
-    return made, len(found[0].units), cpu() - began
+    return made, len(found), cpu() - began
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from kdiff.distribution import Say
 from kdiff.edits import Edit, is_kconfig, versions
@@ -71,18 +71,17 @@ def affected(place: Workplace, edits: Mapping[str, Edit], say: Say) -> Affected:
 
 def through_headers(
     place: Workplace, edits: Mapping[str, Edit], wanted: Affected, say: Say
-) -> tuple[str, ...]:
-    """More units whose object may differ; Refused if no unit at all sees the patch."""
+) -> Iterator[tuple[str, ...]]:
+    """More units whose object may differ, as they are found; Refused if no unit at all sees the patch."""
     pinned, _ = versions(edits)
-    through = reached(place, headers(edits), pinned, wanted.named, say)
-    unused = wanted.unused | set(through.unused)
+    known = {*wanted.named, *wanted.perhaps}
+    unused = wanted.unused | (yield from reached(place, headers(edits), pinned, known, say))
     unused -= _included(edits, unused)
     useless = {path for path in edits if is_makefile(path) or is_kconfig(path)}
     if unused and unused | useless == edits.keys():
         raise Refused(*map(not_built, sorted(unused)))
     for path in sorted(unused):
         say(f"left out of the patch: {path}, which no unit of this configuration is compiled from")
-    return tuple(sorted(set(through.units).difference(wanted.named, wanted.perhaps)))
 
 
 def headers(edits: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
@@ -32,38 +32,37 @@ from kdiff.preprocess import Judge, Text, preprocess
 from kdiff.shadow import replaced
 from kdiff.sight import Sight
 from kdiff.units import Commands, commands
-from kdiff.values import dataclass
 from kdiff.workplace import Workplace
 
 _AT_ONCE = 32
 """How many units are judged between two lines of progress."""
+_FIRST = 4
+"""How many are judged at first, so that what is to be refused is soon seen in one of them."""
+_ENOUGH = 16
+"""How many that change are waited for, once some have been told of."""
 
 _GIVEN = re.compile(r"(?<!\S)-D(\w+)")
 """What a command line defines."""
+
+_MODULE = " -DMODULE "
+"""In the command of a unit that is no part of vmlinux."""
 
 _MANY = 2
 """More units than this are first searched for the names of what changes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """`units`: the sources whose text changes; `unused`: the files that no unit includes."""
+def reached(
+    place: Workplace, paths: Iterable[str], files: Files, known: Iterable[str], say: Say
+) -> Generator[tuple[str, ...], None, frozenset[str]]:
+    """Find the units that include one of `paths` and that `files`, the patched contents, may change.
 
-    units: tuple[str, ...]
-    unused: tuple[str, ...]
-
-
-def reached(place: Workplace, paths: Iterable[str], files: Files, known: Iterable[str], say: Say) -> Reached:
-    """The units that include one of `paths` and that `files`, the patched contents, may change.
-
-    `known` units are compiled anyway and not judged.
+    They are told of a few at a time, as they are found, those of vmlinux first. Returned are those of `paths`
+    that no unit includes. `known` units are compiled anyway and not judged.
     """
     paths = sorted(paths)
-    if not paths:
-        return Reached((), ())
     changes = {path: change(_pristine(place, path), files[path] or b"") for path in paths}
     if not any(changes.values()):
-        return Reached((), ())
+        return frozenset()
     includes = Includes(place)
     may = {path: includes.reaching(path) for path in paths}
     candidates = _candidates(place, frozenset().union(*may.values()))
@@ -75,11 +74,11 @@ def reached(place: Workplace, paths: Iterable[str], files: Files, known: Iterabl
     if users is not None:
         say(f"{len(users)} of them mention what changes")
         wanted = {path: wanted[path] for path in users}
-    changed, used = _judged(place, wanted, paths, files, say)
+    used = yield from _judged(place, wanted, paths, files, say)
     if users is not None:
         used |= {path for path in paths if may[path] & candidates.keys()}
     used |= {path for path in paths if may[path] & set(known)}
-    return Reached(tuple(sorted(changed)), tuple(path for path in paths if path not in used))
+    return frozenset(paths) - used
 
 
 def _candidates(place: Workplace, files: frozenset[str]) -> Commands:
@@ -140,17 +139,19 @@ def _users(
 
 def _judged(
     place: Workplace, wanted: Commands, paths: list[str], files: Files, say: Say
-) -> tuple[set[str], set[str]]:
-    """The units that change, and those of `paths` that are included at all."""
+) -> Generator[tuple[str, ...], None, set[str]]:
+    """Tell of the units that change; returned are those of `paths` that are included at all."""
     judge = Judge()
     new = {path for path in paths if not (place.source / path).exists()}
-    changed: set[str] = set()
     users: set[str] = set()
+    changed: list[str] = []
+    told = 0
     began = time.monotonic()
-    units = sorted(wanted)
+    units = sorted(wanted, key=lambda unit: (_MODULE in wanted[unit], unit))
+    done = 0
     with ThreadPoolExecutor(place.jobs) as pool:
-        for start in range(0, len(units), _AT_ONCE):
-            batch = units[start : start + _AT_ONCE]
+        while done < len(units):
+            batch = units[done : done + (_AT_ONCE if done else _FIRST)]
             before = _texts(place, pool, {unit: wanted[unit] for unit in batch}, {})
             including = {
                 unit: [path for path in paths if text is None or path in new or _reads(text, path)]
@@ -162,12 +163,16 @@ def _judged(
             for unit, post in after.items():
                 pre = before[unit]
                 if pre is None or post is None or _differs(judge, unit, pre, post):
-                    changed.add(unit)
-            done = start + len(batch)
+                    changed.append(unit)
+            done += len(batch)
+            if len(changed) - told >= (_ENOUGH if told else 1):
+                yield tuple(changed[told:])
+                told = len(changed)
             if done < len(units):
                 left = (time.monotonic() - began) / done * (len(units) - done)
                 say(f"{done} of {len(units)} units judged, {len(changed)} change; about {left:.0f} s left")
-    return changed, users
+    yield tuple(changed[told:])
+    return users
 
 
 def _differs(judge: Judge, unit: str, pre: Text, post: Text) -> bool:

@@ -14,6 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
@@ -104,8 +105,8 @@ def build(
     """Compile every unit that the patch reaches, before and after it.
 
     `jobs`: 0 is one for each processor. `cache`: where prepared kernels are kept, by default
-    $XDG_CACHE_HOME/kdiff/kernels. `look` gets the units that a patch with headers names; what it raises
-    spares the search for those that the headers reach.
+    $XDG_CACHE_HOME/kdiff/kernels. `look` gets the units that a patch with headers names, and then those
+    that the headers reach, some at a time; what it raises spares the search for more.
     """
     _check_objtool(config)
     compiler = find_compiler(config, allow_mismatch=allow_compiler_mismatch)
@@ -116,15 +117,16 @@ def build(
             for line in edit.patched.moved if edit.patched else ():
                 say(line)
         wanted = affected(place, edits, say)
-        units = list(_compiled(place, wanted.named, edits, wanted, say))
-        if look is not None and headers(edits):
-            look(tuple(units))
-        perhaps = (*wanted.perhaps, *through_headers(place, edits, wanted, say))
-        units += (
-            each
-            for each in _compiled(place, perhaps, edits, wanted, say)
-            if not same_code(each.pre, each.post)
-        )
+        looking = look if headers(edits) else None
+        units = tuple(_compiled(place, wanted.named, edits, wanted, say))
+        if looking:
+            looking(units)
+        for perhaps in chain((wanted.perhaps,), through_headers(place, edits, wanted, say)):
+            made = _compiled(place, perhaps, edits, wanted, say)
+            found = tuple(each for each in made if not same_code(each.pre, each.post))
+            if looking:
+                looking(found)
+            units += found
     return Build(
         units=tuple(sorted(units, key=lambda unit: unit.source)),
         compiler=compiler.text,

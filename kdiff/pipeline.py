@@ -8,7 +8,7 @@ anything is emitted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -44,7 +44,7 @@ from kdiff.plan import Plan, join, leave_out, plan
 from kdiff.proof import dump, prove
 from kdiff.registry import Registry
 from kdiff.review import review, review_layouts
-from kdiff.review_types import Retyped, retyped, review_types
+from kdiff.review_types import Compared, Retyped, compared, retyped, review_types
 from kdiff.review_units import review_units
 from kdiff.running import check_same_kernel, find_memory
 from kdiff.sites import sites
@@ -145,6 +145,7 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
             _planned, plugins=plugins, special=special, habits=habits, emitter=emitter, pairs=request.pairs
         )
     )
+    compare, loaded = cache(lambda unit: compared(read(unit))), _loaded(memory)
     built = kbuild.build(
         config,
         request.source,
@@ -152,7 +153,7 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
         jobs=request.jobs,
         allow_compiler_mismatch=request.allow_compiler_mismatch,
         say=say,
-        look=partial(_check_types, request.accept_layouts, _loaded(memory), read),
+        look=partial(_check_types, request.accept_layouts, loaded, read, compare),
     )
     for line in (*(f"left out of the patch: {name}" for name in patch.ignored), *built.warnings):
         say(line)
@@ -172,7 +173,11 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
             *emitter.review(each, facts),
         )
     ]
-    types = _retyped(plans, request.accept_layouts, _loaded(memory), say)
+    types = _types(plans, loaded, map(compare, built.units))
+    for line in types.notes:
+        say(line)
+    for name in types.unknown(request.accept_layouts):
+        say(f"--accept-layout {name}: no such type changes")
     refusals += review_types(types, request.accept_layouts)
     refusals += review_units(plans)
     if refusals:
@@ -305,9 +310,10 @@ def _loaded(memory: MemorySource) -> frozenset[str]:
     return frozenset(owner for _, _, _, owner in memory.address_book().lines()) - {KERNEL}
 
 
-def _types(plans: tuple[Plan, ...], loaded: frozenset[str]) -> Retyped:
-    """Compare the types of units, if anything is done; if not, nothing reads old data anew."""
-    return retyped(plans if any(each.replaced or each.in_place for each in plans) else (), loaded)
+def _types(plans: tuple[Plan, ...], loaded: frozenset[str], types: Iterable[Compared]) -> Retyped:
+    """What became of types, if anything is done; if not, nothing reads old data anew."""
+    done = any(each.replaced or each.in_place for each in plans)
+    return retyped(plans, loaded, types) if done else retyped(())
 
 
 def _fresh(types: Retyped, accepted: tuple[str, ...], update: Update) -> tuple[Fresh, ...]:
@@ -315,24 +321,15 @@ def _fresh(types: Retyped, accepted: tuple[str, ...], update: Update) -> tuple[F
     return tuple(Fresh(*each) for each in types.fresh(accepted).items() if each[0] in update.targets)
 
 
-def _retyped(plans: tuple[Plan, ...], accepted: tuple[str, ...], loaded: frozenset[str], say: Say) -> Retyped:
-    """Compare the types of all units, and say what could not be compared."""
-    found = _types(plans, loaded)
-    for line in found.notes:
-        say(line)
-    for name in found.unknown(accepted):
-        say(f"--accept-layout {name}: no such type changes")
-    return found
-
-
 def _check_types(
     accepted: tuple[str, ...],
     loaded: frozenset[str],
     read: Callable[[Unit], Plan],
+    compare: Callable[[Unit], Compared],
     units: tuple[Unit, ...],
 ) -> None:
-    """Refuse at once what the units that a patch names have to say against its changes of types."""
-    found = _types(tuple(map(read, units)), loaded)
+    """Refuse at once what some units have to say against changes of types: more of them cannot mend it."""
+    found = _types(tuple(map(read, units)), loaded, map(compare, units))
     refusals = review_types(found, accepted)
     if refusals:
         raise Refused(*refusals)

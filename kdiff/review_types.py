@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -86,26 +86,42 @@ class Retyped:
         return {title: frozenset(targets) for title, targets in found.items()}
 
 
-def retyped(plans: Iterable[Plan], loaded: Container[str] = ()) -> Retyped:
-    """Compare the types of units before and after. `loaded`: modules that are known to be."""
+@dataclass(frozen=True)
+class Compared:
+    """The types of one unit before and after. `note`: why they could not be compared."""
+
+    changes: tuple[LayoutChange, ...] = ()
+    note: str = ""
+
+
+def compared(plan: Plan) -> Compared:
+    """Compare the types of a unit."""
+    if not plan.pre.nodes or not plan.post.nodes:
+        return Compared()  # a unit that comes or goes
+    if not (has_types(plan.pre.obj) and has_types(plan.post.obj)):
+        name = plan.post.obj.path
+        return Compared(note=f"{name}: no debugging information, so layouts of structures were not compared")
+    try:
+        return Compared(_changes(plan))
+    except KdiffError as error:
+        if error.key != "dwarf.unsupported":
+            raise
+        return Compared(note=f"layouts of structures were not compared: {error}")
+
+
+def retyped(
+    plans: Sequence[Plan], loaded: Container[str] = (), types: Iterable[Compared] | None = None
+) -> Retyped:
+    """What became of the types of units. `loaded`: modules that are known to be; `types`: of each plan."""
     changes: list[Seen] = []
     notes = []
-    for plan in plans:
-        if not plan.pre.nodes or not plan.post.nodes:
-            continue  # a unit that comes or goes
-        name = plan.post.obj.path
-        try:
-            if has_types(plan.pre.obj) and has_types(plan.post.obj):
-                matters = bool(plan.delta.changed or plan.delta.added or plan.delta.removed)
-                changes += (
-                    Seen(name, plan.target, _with_allocators(plan, each), matters) for each in _changes(plan)
-                )
-            else:
-                notes.append(f"{name}: no debugging information, so layouts of structures were not compared")
-        except KdiffError as error:
-            if error.key != "dwarf.unsupported":
-                raise
-            notes.append(f"layouts of structures were not compared: {error}")
+    for plan, found in zip(plans, types or map(compared, plans), strict=True):
+        matters = bool(plan.delta.changed or plan.delta.added or plan.delta.removed)
+        changes += (
+            Seen(plan.post.obj.path, plan.target, _with_allocators(plan, each), matters)
+            for each in found.changes
+        )
+        notes += [found.note] if found.note else []
     return Retyped(tuple(changes), tuple(notes), loaded)
 
 

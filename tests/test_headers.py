@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
+from difflib import unified_diff
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from updates import PATCHES, make
 
 from kdiff.distribution import KernelSetup
 from kdiff.elf.same import same_code
+from kdiff.errors import Refused
 from kdiff.macros import Part
 from kdiff.mentions import Change, change, mentioning
 from kdiff.parts import chunks, directives
@@ -362,3 +364,22 @@ def test_a_changed_inline_function_replaces_its_callers(kernel: KernelSetup) -> 
     assert [each["name"] for each in replaced] == ["proc_ipc_sem_dointvec"]
     unit = "compiling ipc/ipc_sysctl.c"
     assert {line for line in said if "compiling" in line} <= {f"{unit} (pre)", f"{unit} (post)"}
+
+
+@pytest.mark.kernel
+def test_a_changed_structure_is_refused_as_soon_as_a_unit_shows_it(
+    kernel: KernelSetup, tmp_path: Path
+) -> None:
+    header = "include/linux/ipc_namespace.h"
+    before = (kernel.source / header).read_text()
+    after = before.replace("struct ipc_ids {\n", "struct ipc_ids {\n\tint more;\n")
+    lines = (text.splitlines(keepends=True) for text in (before, after))
+    patch = tmp_path / "grown.patch"
+    patch.write_text("".join(unified_diff(*lines, f"a/{header}", f"b/{header}")))
+    said: list[str] = []
+    with pytest.raises(Refused) as caught:
+        make(kernel, patch, said.append)
+    assert {each.key for each in caught.value.refusals} == {"review.layout_changed"}
+    compiled = {unit for line in said if "compiling" in line for unit in re.findall(r"\S+\.c", line)}
+    assert 0 < len(compiled) <= 4
+    assert any("units judged" in line for line in said)
