@@ -29,6 +29,7 @@ from kdiff.elf.read import (
     read,
     read_bytes,
 )
+from kdiff.elf.relocations import _stretches
 from kdiff.errors import KdiffError, Refusal
 from kdiff.graph import build
 
@@ -103,6 +104,28 @@ def test_relocations_are_sorted_by_place_and_bounded_by_section() -> None:
         offsets = obj.relocations["offset"][low:high]
         assert np.all(offsets[1:] >= offsets[:-1])
     assert obj.relocation_bounds[-1] == len(obj.relocations)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6)), min_size=1, max_size=30),
+    st.sampled_from((("<u8", 3), ("<u4", 2))),
+    st.booleans(),
+)
+def test_tables_of_records_are_read_wherever_they_lie(
+    tables: list[tuple[int, int]], form: tuple[str, int], aligned: bool
+) -> None:
+    word, words = form
+    width = np.dtype(word).itemsize
+    starts, sizes, at = [], [], 0
+    for gap, count in tables:
+        at += gap // width * width if aligned else gap
+        starts.append(at)
+        sizes.append(count * words * width)
+        at += sizes[-1]
+    data = (bytes(range(256)) * 64)[: at + 3]
+    found = _stretches(memoryview(data), word, np.array(starts, "u8"), np.array(sizes, "u8"))
+    expected = b"".join(data[start : start + size] for start, size in zip(starts, sizes, strict=True))
+    assert b"".join(each.tobytes() for each in found) == expected
 
 
 def test_columns_cannot_be_written_to() -> None:

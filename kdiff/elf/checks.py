@@ -31,25 +31,25 @@ def check_sections(sections: Column, size: int, path: str) -> None:
     empty = kinds == SHT_NOBITS
     stored = ~empty & (kinds != SHT_NULL)
     offsets, sizes = sections["offset"][stored], sections["size"][stored]
-    if (offsets > size).any() or (sizes > size - offsets).any():
+    if np.count_nonzero(offsets > size) or np.count_nonzero(sizes > size - offsets):
         raise KdiffError("elf.truncated", "a section reaches beyond the end of the file", place=path)
     filled = sizes > 0
     _disjoint(offsets[filled], sizes[filled], path)
     zeros = sections["size"][empty]
-    if (zeros > MOST_ZEROS).any() or zeros.sum() > MOST_ZEROS:
+    if np.count_nonzero(zeros > MOST_ZEROS) or zeros.sum() > MOST_ZEROS:
         raise KdiffError("elf.zeros", f"sections without contents claim over {MOST_ZEROS} bytes", place=path)
-    align = np.ascontiguousarray(sections["align"])
-    if (align & (align - np.minimum(align, 1))).any():
+    align = sections["align"]
+    if np.count_nonzero(align & (align - (align > 0))):
         raise KdiffError("elf.alignment", "a section's alignment is no power of two", place=path)
-    if (sections["flags"] & (SHF_COMPRESSED | SHF_ALLOC) == SHF_COMPRESSED | SHF_ALLOC).any():
+    if np.count_nonzero(sections["flags"] & (SHF_COMPRESSED | SHF_ALLOC) == SHF_COMPRESSED | SHF_ALLOC):
         raise KdiffError("elf.compressed", "a loaded section is compressed", place=path)
 
 
 def _disjoint(offsets: Column, sizes: Column, path: str) -> None:
-    if (offsets[1:] < offsets[:-1]).any():
+    if np.count_nonzero(offsets[1:] < offsets[:-1]):
         order = np.argsort(offsets, kind="stable")
         offsets, sizes = offsets[order], sizes[order]
-    if (offsets[:-1] + sizes[:-1] > offsets[1:]).any():
+    if np.count_nonzero(offsets[:-1] + sizes[:-1] > offsets[1:]):
         raise KdiffError("elf.overlap", "two sections share bytes of the file", place=path)
 
 
@@ -62,16 +62,15 @@ def check_relocations(
     """
     if not len(offset):
         return
-    changed = np.flatnonzero(bounds[1:] > bounds[:-1])
-    about, last = sections[changed], offset[bounds[changed + 1] - 1]
-    outside = (last >= about["size"]) & (about["flags"] & SHF_COMPRESSED == 0)
-    if symbol.max() >= symbols or outside.any():
+    changed = (bounds[1:] > bounds[:-1]).nonzero()[0]
+    last, sizes = offset[bounds[changed + 1] - 1], sections["size"][changed]
+    outside = changed[last >= sizes]
+    if symbol.max() >= symbols or np.count_nonzero(sections["flags"][outside] & SHF_COMPRESSED == 0):
         raise _wrong("a relocation points outside of the object", path)
-    if (about["type"] == SHT_NOBITS).any():
+    if np.count_nonzero(sections["type"][changed] == SHT_NOBITS):
         raise _wrong("a relocation changes a section without contents", path)
-    again = np.flatnonzero(offset[:-MOST_AT_ONE_PLACE] == offset[MOST_AT_ONE_PLACE:])
-    home = np.searchsorted(bounds, again, "right")
-    if np.any(again + MOST_AT_ONE_PLACE < bounds[home]):
+    again = (offset[:-MOST_AT_ONE_PLACE] == offset[MOST_AT_ONE_PLACE:]).nonzero()[0]
+    if len(again) and np.any(again + MOST_AT_ONE_PLACE < bounds[np.searchsorted(bounds, again, "right")]):
         raise _wrong(f"over {MOST_AT_ONE_PLACE} relocations change one place", path)
 
 

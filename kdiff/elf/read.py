@@ -183,15 +183,16 @@ class Object:
         """The strings at offsets of a table; KdiffError if one of them is not sound."""
         data = bytes(self.contents(table)) if table else b""
         starts = offsets.astype("i8")
-        zeros = np.flatnonzero(np.frombuffer(data, "u1") == 0)
-        which = np.searchsorted(zeros, starts)
-        if not len(zeros) or which.max() == len(zeros):
-            return [self._string(table, each) for each in starts.tolist()]
-        stops = zeros[which]
-        if np.max(stops - starts) > LONGEST_NAME:
+        zeros = (np.frombuffer(data, "u1") == 0).nonzero()[0]
+        which = zeros.searchsorted(starts)
+        if not len(zeros) or which.max() == len(zeros) or (zeros[which] - starts).max() > LONGEST_NAME:
             return [self._string(table, each) for each in starts.tolist()]
         text = data.decode("ascii" if data.isascii() else "latin-1")
-        found = [text[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        found = list(map(text.split("\0").__getitem__, which.tolist()))
+        into = starts - np.append(0, zeros + 1)[which]  # strings that end like others lie within those
+        inner = into.nonzero()[0]
+        for index, at in zip(inner.tolist(), into[inner].tolist(), strict=True):
+            found[index] = found[index][at:]
         if not data.isascii():
             found = [each.encode("latin-1").decode("utf-8", "surrogateescape") for each in found]
         return found

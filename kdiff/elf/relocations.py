@@ -59,7 +59,10 @@ class Relocations:
 
     def of(self, chosen: slice | Column) -> Relocations:
         """Some of the records: a range, or those of a column of numbers or of booleans."""
-        return Relocations({name: column[chosen] for name, column in self._columns.items()})
+        if isinstance(chosen, slice):
+            return Relocations({name: column[chosen] for name, column in self._columns.items()})
+        numbers = chosen.nonzero()[0] if chosen.dtype == bool else chosen
+        return Relocations({name: column.take(numbers) for name, column in self._columns.items()})
 
     def rows(self) -> list[Raw]:
         """All records one by one."""
@@ -91,27 +94,20 @@ def read_relocations(
     np.cumsum(counts, out=bounds[1:])
     if not parts:
         return Relocations.of_columns(*[np.zeros(0, kind) for kind in COLUMNS.values()]), bounds
-    merged = Relocations.joined(parts) if len(parts) > 1 else parts[0]
-    ordered = merged if _in_order(merged) else merged.of(_order(merged))
-    check_relocations(ordered["offset"], ordered["symbol"], bounds, sections, symbols, path)
-    return ordered, bounds
+    found = Relocations.joined(parts) if len(parts) > 1 else parts[0]
+    order = _order(found["section"], found["offset"])
+    if order is not None:
+        found = found.of(order)
+    check_relocations(found["offset"], found["symbol"], bounds, sections, symbols, path)
+    return found, bounds
 
 
-def _in_order(records: Relocations) -> bool:
-    """Whether records are sorted by section and offset."""
-    section, offset = records["section"], records["offset"]
-    if (section[1:] < section[:-1]).any():
-        return False
-    back = (offset[1:] < offset[:-1]).nonzero()[0]
-    return bool((section[back] < section[back + 1]).all())
-
-
-def _order(records: Relocations) -> Column:
-    """How to sort records by section and offset. Most are in order, which sorting by one key makes use of."""
-    section, offset = records["section"], records["offset"]
-    if not _fit_key(section, offset):
+def _order(section: Column, offset: Column) -> Column | None:
+    """How to sort records by section and offset, None if they are. Most are, which one key makes use of."""
+    if int(section.max()) >> 23 or int(offset.max()) >> 40:
         return np.lexsort((offset, section))
-    return np.argsort(section.astype("u8") << 40 | offset, kind="stable")
+    key = section.astype("u8") << 40 | offset
+    return np.argsort(key, kind="stable") if np.count_nonzero(key[1:] < key[:-1]) else None
 
 
 def _records(
@@ -126,49 +122,41 @@ def _records(
     step = size * (3 if kind == SHT_RELA else 2)
     """Bytes of a record: offset, info, addend."""
     targets, sizes, starts, links = (sections[each][tables] for each in ("info", "size", "offset", "link"))
-    wrong = (sizes % step != 0) | (targets == 0) | (targets >= len(sections)) | (links != symtab)
-    if wrong.any():
+    counts = (sizes // step).astype("i8")
+    wrong = (counts * step != sizes) | (targets == 0) | (targets >= len(sections)) | (links != symtab)
+    if np.count_nonzero(wrong):
         table = int(tables[np.argmax(wrong)])
         raise KdiffError("elf.relocations", f"relocation section {table} is malformed", place=path)
     if int(sizes.sum()) > len(view):
         raise KdiffError("elf.relocations", "relocation sections overlap", place=path)
-    counts = (sizes // step).astype("i8")
     np.add.at(per_section, targets, counts)
-    made = {name: np.empty(int(counts.sum()), each) for name, each in COLUMNS.items() if name != "section"}
-    made["implicit"].fill(kind == SHT_REL)
     section, at = np.repeat(targets, counts), 0
-    for raw in _stretches(view, starts.tolist(), sizes.tolist()):
-        for begin in range(0, len(raw), step * AT_ONCE):
-            words = np.frombuffer(raw[begin : begin + step * AT_ONCE], word).reshape(-1, step // size)
-            if len(words) == len(section):
-                words = _ordered(words, section)
+    made = {name: np.empty(len(section), each) for name, each in COLUMNS.items() if name != "section"}
+    made["implicit"].fill(kind == SHT_REL)
+    for stretch in _stretches(view, word, starts, sizes):
+        rows = stretch.reshape(-1, step // size)
+        for begin in range(0, len(rows), AT_ONCE):
+            words = rows[begin : begin + AT_ONCE]
             _take(words, word[0], {name: column[at : at + len(words)] for name, column in made.items()})
             at += len(words)
     return Relocations({"section": section, **made})
 
 
-def _ordered(words: Column, section: Column) -> Column:
-    """All records of a kind by offset in their sections, if those are in order: cheaper than by columns."""
-    offset = words[:, 0]
-    mixed = (offset[1:] < offset[:-1]) & (section[1:] == section[:-1])
-    if not mixed.any() or (section[1:] < section[:-1]).any() or not _fit_key(section, offset):
-        return words
-    found: Column = words[np.argsort(section.astype("u8") << 40 | offset, kind="stable")]
-    return found
-
-
-def _fit_key(section: Column, offset: Column) -> bool:
-    """Whether section and offset fit one number."""
-    return not (int(section.max()) >> 23 or int(offset.max()) >> 40)
-
-
-def _stretches(view: memoryview, starts: list[int], sizes: list[int]) -> list[memoryview]:
-    """The bytes of all tables in a few pieces; they are joined where they do not lie side by side."""
-    edges = [n for n in range(1, len(starts)) if starts[n] != starts[n - 1] + sizes[n - 1]]
-    if len(edges) >= _MOST_STRETCHES:
-        return [memoryview(b"".join([view[at : at + size] for at, size in zip(starts, sizes, strict=True)]))]
-    spans = zip([0, *edges], [*edges, len(starts)], strict=True)
-    return [view[starts[first] : starts[last - 1] + sizes[last - 1]] for first, last in spans]
+def _stretches(view: memoryview, word: str, starts: Column, sizes: Column) -> list[Column]:
+    """The words of all tables in a few pieces; they are joined where they do not lie side by side."""
+    ends, size = starts + sizes, int(word[2:])
+    edges = (np.flatnonzero(starts[1:] != ends[:-1]) + 1).tolist()
+    if len(edges) < _MOST_STRETCHES:
+        spans = zip([0, *edges], [*edges, len(starts)], strict=True)
+        return [np.frombuffer(view[starts[first] : ends[last - 1]], word) for first, last in spans]
+    if np.count_nonzero(starts % size):
+        parts = zip(starts.tolist(), ends.tolist(), strict=True)
+        return [np.frombuffer(b"".join([view[start:end] for start, end in parts]), word)]
+    counts = (sizes // size).astype("i8")
+    ahead = counts.cumsum() - counts
+    places = np.repeat((starts // size).astype("i8") - ahead, counts)
+    places += np.arange(len(places))
+    return [np.frombuffer(view[: len(view) // size * size], word).take(places)]
 
 
 def _take(words: Column, order: str, made: Mapping[str, Column]) -> None:
