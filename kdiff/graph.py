@@ -10,10 +10,9 @@ offset in that node, and what the instruction's encoding adds is kept apart (`in
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
-
-import numpy as np
 
 from kdiff.alike import Scope
 from kdiff.arch import Architecture
@@ -28,16 +27,17 @@ from kdiff.elf.read import (
     Object,
 )
 from kdiff.errors import KdiffError
-from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
+from kdiff.habits import NO_HABITS, Habits, Standing
 from kdiff.insn import Code, Instruction, decoded, insn_addend, is_ready
 from kdiff.kernel import SpecialSection
+from kdiff.labels import labels_in
 from kdiff.lookup import Lookup
 from kdiff.naming import stem
 from kdiff.nodes import Node as Node
 from kdiff.nodes import Reference as Reference
 from kdiff.owners import behind_padding, follows, owners_of, tails_of
 from kdiff.resolved import may_leave, resolved
-from kdiff.split import Kind, Piece, pieces_in, split
+from kdiff.split import Kind, Piece, pieces_in, sections_in, split
 from kdiff.tables import counts_nothing
 from kdiff.values import dataclass
 
@@ -127,8 +127,9 @@ def build(
     scope: Scope | None = None,
 ) -> SectionGraph:  # fmt: skip
     """Make the graph of an object, or of a part of it; KdiffError for relocations kdiff does not know."""
-    nodes = _unique(_nodes(obj, habits, split(obj, arch, special, scope, habits.ahead)))
-    lookup = Lookup(obj, arch, nodes, habits)
+    labels = labels_in(obj, arch, sections_in(obj, scope))
+    nodes = _unique(_nodes(obj, habits, split(obj, arch, special, scope, habits.ahead, labels)))
+    lookup = Lookup(obj, nodes, labels, habits)
     references = _references(obj, arch, nodes, lookup, None if scope is None else scope.references)
     nodes += lookup.externs
     references += [()] * len(lookup.externs)
@@ -144,39 +145,36 @@ def build(
 
 
 def _nodes(obj: Object, habits: Habits, pieces: Iterable[Piece]) -> Iterator[Node]:
-    aligns, name, current, aligned = obj.sections["align"].tolist(), "", 0, 1
-    standing, constant = Standing.ORDINARY, False
-    for index, piece in enumerate(pieces):
-        if piece.section != current:
-            current, name = piece.section, obj.section_name(piece.section)
-            aligned = max(aligns[current], 1)
+    name, current, aligned = "", 0, 1
+    standing, constant, remade = Standing.ORDINARY, False, None
+    for index, (section, start, size, kind, labels, table, row) in enumerate(pieces):
+        if section != current:
+            current, name = section, obj.section_name(section)
+            aligned = max(int(obj.sections["align"][section]), 1)
             standing, constant = habits.standing(name), habits.is_constant(name)
+            remade = habits.remade("", name)
         names, local, weak = tuple[str, ...](), True, False
-        if piece.symbols:
-            names = tuple(dict.fromkeys(text for each in piece.symbols if (text := obj.symbol_name(each))))
-            bindings = obj.symbols["binding"][list(piece.symbols)].tolist()
-            local, weak = all(each == STB_LOCAL for each in bindings), STB_WEAK in bindings
-        label = names[0] if names else f"{name}+{piece.start:#x}" if piece.start or piece.row >= 0 else name
-        kind = Kind.CONSTANT if constant and piece.kind is Kind.DATA else piece.kind
+        if labels:
+            names = tuple(dict.fromkeys([each.name for each in labels if each.name]))
+            bindings = {each.binding for each in labels}
+            local, weak = bindings == {STB_LOCAL}, STB_WEAK in bindings
+        label = names[0] if names else f"{name}+{start:#x}" if start or row >= 0 else name
+        own = None
+        if kind is not Kind.FUNCTION and table is None:
+            own = habits.remade(stem(names[0]), name) if names else remade
+        if constant and kind is Kind.DATA:
+            kind = Kind.CONSTANT
         yield Node(
-            index, label, kind, current, name,
-            piece.start, piece.size, min(aligned, piece.start & -piece.start or aligned), names, local, weak,
-            piece.table, piece.row, standing, _remade(habits, piece, names[0] if names else "", name),
+            index, label, kind, section, name,
+            start, size, min(aligned, start & -start or aligned), names, local, weak,
+            table, row, standing, own,
         )  # fmt: skip
-
-
-def _remade(habits: Habits, piece: Piece, name: str, section: str) -> RemadeData | None:
-    if piece.kind is Kind.FUNCTION or piece.table is not None:
-        return None
-    return habits.remade(stem(name), section)
 
 
 def _unique(nodes: Iterable[Node]) -> list[Node]:
     """Tell nodes of one label apart by their place."""
     nodes = list(nodes)
-    seen: dict[str, int] = {}
-    for node in nodes:
-        seen[node.label] = seen.get(node.label, 0) + 1
+    seen = Counter([node.label for node in nodes])
     return [
         n if seen[n.label] == 1 else n._replace(label=f"{n.label}@{n.section_name}+{n.start:#x}")
         for n in nodes
@@ -188,28 +186,28 @@ def _references(
 ) -> list[tuple[Reference, ...]]:
     """The references of each node; none of those in sections that are not `speaking`."""
     result: list[tuple[Reference, ...]] = []
-    bounds, sizes = obj.relocation_bounds.tolist(), obj.sections["size"].tolist()
-    code = (obj.sections["flags"] & SHF_EXECINSTR > 0).tolist()
-    silent = () if speaking is None else frozenset(np.flatnonzero(~speaking).tolist())
-    section, rows, places = 0, [], []
+    section, rows, places, silent, code, total = -1, [], [], False, False, 0
     for node in nodes:
-        low, high = bounds[node.section], bounds[node.section + 1]
-        near = code[node.section] and node.kind is Kind.FUNCTION and lookup.is_shared(node)
-        if node.section in silent or not (near or low < high):
+        if section != node.section:
+            section = node.section
+            silent = speaking is not None and not speaking[section]
+            _, _, flags, _, _, total, *_ = obj.sections[section].item()
+            code = flags & SHF_EXECINSTR > 0
+            rows = [] if silent else lookup.rows(section)
+            places = [row[1] for row in rows]
+        near = code and not silent and node.kind is Kind.FUNCTION and lookup.is_shared(node)
+        if not (near or rows):
             result.append(())
             continue
-        if section != node.section:
-            section, rows = node.section, lookup.rows(node.section)
-            places = [row[1] for row in rows]
         first, last = 0, len(rows)
-        if node.size != sizes[node.section]:
+        if node.size != total:
             first, last = bisect_left(places, node.start), bisect_left(places, node.start + node.size)
         found = records(obj, arch, rows[first:last]) if first < last else []
         if not found and not near:
             result.append(())
             continue
         fields = None
-        if code[node.section] and node.kind is Kind.FUNCTION:
+        if code and node.kind is Kind.FUNCTION:
             fields = Code(arch, bytes(obj.contents(node.section)[node.start : node.start + node.size]))
         made = tuple(_made(obj, arch, node, found, fields, lookup))
         if near and fields is not None:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdiff.arch import Architecture
 from kdiff.elf.read import STB_WEAK, STT_FUNC, STT_SECTION, Object
 from kdiff.elf.relocations import Raw
 from kdiff.habits import Habits
+from kdiff.labels import Labels
 from kdiff.nodes import Node
 from kdiff.owners import stands_alone
-from kdiff.split import Kind, is_mapping
+from kdiff.split import Kind
 
 
 class _Rows(dict[int, tuple[int, ...]]):
@@ -35,22 +35,26 @@ class _Rows(dict[int, tuple[int, ...]]):
 class Lookup:
     """Finds the node for (section, offset) and for symbols; collects externs while the graph is built."""
 
-    def __init__(self, obj: Object, arch: Architecture, nodes: list[Node], habits: Habits) -> None:
-        self.obj, self.arch, self.marks = obj, arch, habits.ahead
+    def __init__(self, obj: Object, nodes: list[Node], labels: Labels, habits: Habits) -> None:
+        self.obj, self.marks = obj, habits.ahead
         self.symbols = _Rows(obj)
         self.externs: list[Node] = []
         self._first_extern = len(nodes)
         self._by_name: dict[str, int] = {}
         self._undefined: dict[int, int] = {}
         self.nodes = nodes
-        entered = np.flatnonzero((obj.symbols["other"] > 0) & (obj.symbols["type"] == STT_FUNC)).tolist()
-        self._others = {(row[6], row[1]): row[5] for row in map(self.symbols.__getitem__, entered)}
+        self._others = {
+            (section, each.start): each.other
+            for section, found in labels.items()
+            for each in found
+            if each.other and each.type == STT_FUNC
+        }
         self._sections: dict[int, tuple[list[int], list[Node]]] = {}
         for node in nodes:
             starts, found = self._sections.setdefault(node.section, ([], []))
             starts.append(node.start)
             found.append(node)
-        self.inner = self._inner_symbols()
+        self.inner = self._inner(labels)
 
     def at(self, section: int, offset: int) -> Node | None:
         """The node that holds `offset`, or ends there, or begins behind it (in a section's padding)."""
@@ -60,11 +64,14 @@ class Lookup:
 
     def rows(self, section: int) -> list[Raw]:
         """A section's records, from its first node to the end of the last one."""
-        records, nodes = self.obj.records(section), self._sections[section][1]
-        start, stop = nodes[0].start, nodes[-1].start + nodes[-1].size
+        nodes, (first, last) = (
+            self._sections[section][1],
+            self.obj.relocation_bounds[section : section + 2].tolist(),
+        )
         if nodes[-1].row >= 0:
-            records = records.of(slice(*np.searchsorted(records["offset"], (start, stop)).tolist()))
-        return records.rows()
+            ends = np.array((nodes[0].start, nodes[-1].start + nodes[-1].size), "u8")
+            first, last = (first + self.obj.relocations["offset"][first:last].searchsorted(ends)).tolist()
+        return self.obj.relocations.of(slice(first, last)).rows()
 
     def extern(self, name: str, weak: bool = False) -> int:
         if name not in self._by_name:
@@ -98,18 +105,11 @@ class Lookup:
         """Whether a section has several nodes, other than what lies in front of its function."""
         return not stands_alone(self.obj, self._sections[node.section][1], node, self.marks)
 
-    def _inner_symbols(self) -> dict[int, tuple[tuple[int, str], ...]]:
+    def _inner(self, labels: Labels) -> dict[int, tuple[tuple[int, str], ...]]:
         found: dict[int, list[tuple[int, str]]] = {}
-        homes = self.obj.symbols["section"]
-        cut = np.zeros(len(self.obj.sections), bool)
-        cut[list(self._sections)] = True
-        chosen = np.flatnonzero((homes < len(cut)) & (self.obj.symbols["type"] != STT_SECTION))
-        chosen = chosen[cut[homes[chosen]]]
-        places = zip(
-            chosen.tolist(), homes[chosen].tolist(), self.obj.symbols["value"][chosen].tolist(), strict=True
-        )
-        for index, section, value in places:
-            node = self.at(section, value)
-            if node is not None and value > node.start and not is_mapping(self.obj, self.arch, index):
-                found.setdefault(node.id, []).append((value - node.start, self.obj.symbol_name(index)))
+        for section, inside in labels.items():
+            for each in inside:
+                node = self.at(section, each.start)
+                if node is not None and each.start > node.start:
+                    found.setdefault(node.id, []).append((each.start - node.start, each.name))
         return {node: tuple(sorted(names)) for node, names in found.items()}

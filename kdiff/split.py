@@ -25,15 +25,12 @@ from kdiff.elf.read import (
     SHT_GROUP,
     SHT_NOBITS,
     SHT_NOTE,
-    STB_LOCAL,
-    STT_FUNC,
-    STT_NOTYPE,
-    STT_OBJECT,
     Column,
     Object,
 )
 from kdiff.elf.relocations import Raw
 from kdiff.kernel import SpecialSection
+from kdiff.labels import Label, Labels, by_start, labels_in, ranked
 from kdiff.runs import alone, bounds_of_runs, runs, starts_of
 from kdiff.structures import declared_sizes
 from kdiff.tables import piece_sections, tables_of
@@ -58,13 +55,13 @@ class Kind(Enum):
 
 
 class Piece(NamedTuple):
-    """`size` bytes at `start` of a section. `symbols`: indices of those at its start, preferred first."""
+    """`size` bytes at `start` of a section. `labels`: those at its start, preferred first."""
 
     section: int
     start: int
     size: int
     kind: Kind
-    symbols: tuple[int, ...] = ()
+    labels: tuple[Label, ...] = ()
     table: SpecialSection | None = None
     row: int = -1
     """Index of the entry in its table."""
@@ -76,27 +73,28 @@ def split(
     special: Mapping[str, SpecialSection],
     scope: Scope | None = None,
     ahead: tuple[str, ...] = (),
+    labels: Labels | None = None,
 ) -> list[Piece]:
     """Cut all allocated sections, or those of a scope, in section order and by offset.
 
-    `ahead`: how names begin of what lies in front of a function (`CodeAhead`).
+    `ahead`: how names begin of what lies in front of a function (`CodeAhead`). `labels`: of these sections.
     """
     tables = tables_of(obj, arch, special, declared_sizes(obj, arch)) if scope is None else scope.tables
-    wanted = obj.sections["flags"] & SHF_ALLOC > 0
-    if scope is not None:
-        wanted &= scope.nodes
+    wanted = sections_in(obj, scope)
+    labels = labels_in(obj, arch, wanted) if labels is None else labels
+    by_section = {index: [each for each in found if each.cuts] for index, found in labels.items()}
     companions = _cuts(obj, arch, pieces_in(obj, special, scope), tables, wanted)
     payloads = _payloads(obj, arch, tables, wanted)
-    by_section = _symbols_by_section(obj, arch, wanted)
     found: dict[int, list[Piece]] = {}
     in_runs: dict[int, SpecialSection] = {}
-    for index in np.flatnonzero(wanted).tolist():
+    for index in wanted.nonzero()[0].tolist():
         pieces = found[index] = []
         _, held, flags, _, _, size, _, _, _, entsize = obj.sections[index].item()
         if held in (SHT_GROUP, SHT_NOTE):
             continue
         if not size:
-            pieces += _empty(obj, index, by_section.get(index, []))
+            if index in by_section:  # an empty structure still has an address
+                pieces.append(Piece(index, 0, 0, _kind(flags), ranked(by_section[index])))
             continue
         row = tables.get(index)
         kind = _kind(flags)
@@ -129,33 +127,33 @@ def split(
     if in_runs:
         places = starts_of((each.section, each.start) for pieces in found.values() for each in pieces)
         found.update(_in_runs(obj, in_runs, tables, places, scope, by_section))
-    return _up_to_functions(obj, [piece for pieces in found.values() for piece in pieces], ahead)
+    return _up_to_functions([piece for pieces in found.values() for piece in pieces], ahead)
 
 
-def _up_to_functions(obj: Object, pieces: list[Piece], ahead: tuple[str, ...]) -> list[Piece]:
+def _up_to_functions(pieces: list[Piece], ahead: tuple[str, ...]) -> list[Piece]:
     """Let what lies in front of a function by its name take in the padding between the two."""
     for index in range(len(pieces) - 1 if ahead else 0):
         piece, following = pieces[index : index + 2]
         gap = following.start - piece.start - piece.size
         if piece.section != following.section or gap <= 0 or piece.kind is not Kind.FUNCTION:
             continue
-        own = {f"{mark}{obj.symbol_name(each)}" for mark in ahead for each in following.symbols}
-        if any(obj.symbol_name(each) in own for each in piece.symbols):
+        own = {f"{mark}{each.name}" for mark in ahead for each in following.labels}
+        if any(each.name in own for each in piece.labels):
             pieces[index] = piece._replace(size=piece.size + gap)
     return pieces
 
 
 def _entries(
     obj: Object, table: int, row: SpecialSection, begins: Column | None, scope: Scope | None,
-    symbols: list[int],
+    labels: list[Label],
 ) -> list[Piece]:  # fmt: skip
     """The entries of a table that become nodes, one by one, or cut where `begins` says so."""
-    size, names = int(obj.sections["size"][table]), _by_start(obj, symbols)
+    size, names = int(obj.sections["size"][table]), by_start(labels)
     step = row.entry_size or size
     chosen = None if scope is None else scope.entries.get(table)
     count = -(-size // step)
     if begins is None or len(begins) != count:
-        numbers = range(count) if chosen is None else np.flatnonzero(chosen).tolist()
+        numbers = range(count) if chosen is None else chosen.nonzero()[0].tolist()
         spans = [(each, each + 1) for each in numbers]
     else:
         spans = runs(begins, chosen)
@@ -165,7 +163,7 @@ def _entries(
             first * step,
             min(last * step, size) - first * step,
             Kind.ENTRY,
-            _ranked(obj, names[first * step]) if first * step in names else (),
+            ranked(names[first * step]) if first * step in names else (),
             row,
             first,
         )
@@ -175,7 +173,7 @@ def _entries(
 
 def _in_runs(
     obj: Object, in_runs: Mapping[int, SpecialSection], tables: Mapping[int, SpecialSection], places: Column,
-    scope: Scope | None, by_section: Mapping[int, list[int]],
+    scope: Scope | None, by_section: Labels,
 ) -> Iterator[tuple[int, list[Piece]]]:  # fmt: skip
     """The entries of tables whose rows say so in runs; parallel tables are cut alike."""
     leaders = {obj.section_name(index): index for index in tables}
@@ -186,7 +184,7 @@ def _in_runs(
         chosen = None if scope is None else _any_of([scope.entries.get(each) for each in members])
         begins = bounds_of_runs(obj, leader, tables[leader], places, chosen)
         for index in members:
-            for start in _by_start(obj, by_section.get(index, [])):
+            for start in by_start(by_section.get(index, [])):
                 alone(begins, start // in_runs[index].entry_size)
         for index in members:
             yield index, _entries(obj, index, in_runs[index], begins, scope, by_section.get(index, []))
@@ -199,6 +197,12 @@ def _any_of(columns: list[Column | None]) -> Column | None:
         return None
     found: Column = np.any(known, axis=0)
     return found
+
+
+def sections_in(obj: Object, scope: Scope | None) -> Column:
+    """The sections that are cut."""
+    allocated: Column = obj.sections["flags"] & SHF_ALLOC > 0
+    return allocated if scope is None else allocated & scope.nodes
 
 
 def pieces_in(obj: Object, special: Mapping[str, SpecialSection], scope: Scope | None) -> frozenset[int]:
@@ -227,56 +231,20 @@ def _strings(data: bytes, width: int) -> list[tuple[int, int]]:
     return ranges
 
 
-def is_mapping(obj: Object, arch: Architecture, symbol: int) -> bool:
-    """Whether a symbol only tells the disassembler where code and where data begin."""
-    prefixes = arch.mapping_symbols
-    return bool(prefixes) and bool(
-        obj.symbols["type"][symbol] == STT_NOTYPE
-        and obj.symbols["binding"][symbol] == STB_LOCAL
-        and obj.symbol_name(symbol).startswith(prefixes)
-    )
-
-
-def _symbols_by_section(obj: Object, arch: Architecture, sections: Column) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    kinds, homes = obj.symbols["type"], obj.symbols["section"]
-    named = (kinds == STT_FUNC) | (kinds == STT_OBJECT) | (kinds == STT_NOTYPE)
-    chosen = np.flatnonzero(named & (homes < len(obj.sections)))
-    chosen = chosen[sections[homes[chosen]]]
-    for index, home in zip(chosen.tolist(), homes[chosen].tolist(), strict=True):
-        if not is_mapping(obj, arch, index):
-            found.setdefault(home, []).append(index)
-    return found
-
-
-def _empty(obj: Object, section: int, symbols: list[int]) -> list[Piece]:
-    """An object without a size (the kernel's empty structures) still has an address."""
-    kind = _kind(int(obj.sections["flags"][section]))
-    return [Piece(section, 0, 0, kind, _ranked(obj, symbols))] if symbols else []
-
-
-def _by_start(obj: Object, symbols: list[int]) -> dict[int, list[int]]:
-    at: dict[int, list[int]] = {}
-    for index, value in zip(symbols, obj.symbols["value"][symbols].tolist() if symbols else (), strict=True):
-        at.setdefault(value, []).append(index)
-    return at
-
-
 def _by_symbols(
-    obj: Object, arch: Architecture, section: int, kind: Kind, symbols: list[int], payloads: set[int]
+    obj: Object, arch: Architecture, section: int, kind: Kind, labels: list[Label], payloads: set[int]
 ) -> list[Piece]:
     """Cut at every sized symbol that does not lie inside an earlier one; what is left over stays a piece.
 
     Of what is left over, each of the `payloads` is a piece by itself.
     """
     size = int(obj.sections["size"][section])
-    at = _by_start(obj, symbols)
-    extents = dict(zip(symbols, obj.symbols["size"][symbols].tolist() if symbols else (), strict=True))
+    at = by_start(labels)
     ranges: list[tuple[int, int]] = []
     for start in sorted(at):
         if start > size:
             break
-        extent = max([extents[index] for index in at[start]])
+        extent = max([each.size for each in at[start]])
         stop = min(start + extent, size)
         if extent and (not ranges or start >= ranges[-1][1]):
             ranges.append((start, stop))
@@ -286,28 +254,11 @@ def _by_symbols(
         begins = sorted({position, *(each for each in payloads if position < each < start)})
         for begin, end in zip(begins, [*begins[1:], start], strict=True):
             if begin < end and (begin in payloads or not _is_padding(obj, arch, section, begin, end)):
-                pieces.append(Piece(section, begin, end - begin, kind, _ranked(obj, at.get(begin, []))))
+                pieces.append(Piece(section, begin, end - begin, kind, ranked(at.get(begin, []))))
         if stop > start:
-            pieces.append(Piece(section, start, stop - start, kind, _ranked(obj, at[start])))
+            pieces.append(Piece(section, start, stop - start, kind, ranked(at[start])))
         position = stop
     return pieces
-
-
-def _ranked(obj: Object, symbols: list[int]) -> tuple[int, ...]:
-    """Globals before locals, sized before bare labels: the name a person knows comes first."""
-    if len(symbols) < 2:
-        return tuple(symbols)
-    return tuple(
-        sorted(
-            symbols,
-            key=lambda i: (
-                obj.symbols["size"][i] == 0,
-                obj.symbols["binding"][i] == STB_LOCAL,
-                obj.symbols["type"][i] == STT_NOTYPE,
-                i,
-            ),
-        )
-    )
 
 
 def _is_padding(obj: Object, arch: Architecture, section: int, start: int, stop: int) -> bool:
@@ -341,7 +292,7 @@ def _payloads(
             continue
         records = obj.records(index)
         homes = obj.symbols["section"][records["symbol"]]
-        chosen = np.flatnonzero((records["offset"] % row.entry_size == row.payload) & (homes < len(code)))
+        chosen = ((records["offset"] % row.entry_size == row.payload) & (homes < len(code))).nonzero()[0]
         chosen = chosen[code[homes[chosen]]]
         for record in records.of(chosen).rows() if len(chosen) else ():
             _, _, kind, number, *_ = record

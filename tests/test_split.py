@@ -24,7 +24,7 @@ def ranges(found: list[Piece]) -> list[tuple[int, int]]:
 
 
 def names(obj: Object, piece: Piece) -> list[str]:
-    return [obj.symbol_name(index) for index in piece.symbols]
+    return [each.name for each in piece.labels]
 
 
 # Every byte in one piece -----------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_every_function_is_a_piece_with_function_sections_and_without(options: t
     functions = [
         names(found, piece)[0]
         for piece in split(found, ARCHITECTURE, {})
-        if piece.kind is Kind.FUNCTION and piece.symbols
+        if piece.kind is Kind.FUNCTION and piece.labels
     ]
     assert sorted(functions) == ["choose", "entry", "helper", "tail", "weak_one"]
 
@@ -191,7 +191,7 @@ def test_a_table_of_unknown_entries_is_one_entry() -> None:
 def test_an_entry_keeps_its_name() -> None:
     row = SpecialSection("__table", 4, Keep.REFERENCED)
     found = pieces(Sec("__table", bytes(8), "a"), Sym("second", "__table", 4, 4, OBJECT, LOCAL), rows=(row,))
-    assert [len(piece.symbols) for piece in found] == [0, 1]
+    assert [len(piece.labels) for piece in found] == [0, 1]
 
 
 def test_a_section_that_entries_point_into_is_cut_where_they_do() -> None:
