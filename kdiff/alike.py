@@ -60,11 +60,13 @@ class Alike:
 def alike(pre: Object, post: Object, arch: Architecture, rows: Rows, habits: Habits) -> Alike:
     """Compare two objects by columns."""
     names = Names(pre, post, rows, habits)
-    before, after = (Side(obj, arch, names, habits, number) for number, obj in enumerate((pre, post)))
-    return _Comparison(before, after).result()
+    before = Side(pre, arch, names, habits, 0)
+    return _Comparison(before, Side(post, arch, names, habits, 1, before)).result()
 
 
 _NONE = -1
+_WAY = 32
+"""Bits for the way in which a record names something, below the number of what it names."""
 
 
 class _Comparison:
@@ -88,7 +90,7 @@ class _Comparison:
         used = self._used(found)
         found &= used | ~self.numbered
         kept = self._kept(~found & self.pre.loaded, ~self._in_post(found) & self.post.loaded)
-        paired = np.flatnonzero((found | used) & (self.to_post > 0) & ~self.pre.pieces)
+        paired = ((found | used) & (self.to_post > 0) & ~self.pre.pieces).nonzero()[0]
         anchors = dict(zip(paired.tolist(), self.to_post[paired].tolist(), strict=True))
         read = self._read_tables(*kept)
         reached = self._shared(*map(_reached, (self.pre, self.post), kept, read))
@@ -107,7 +109,7 @@ class _Comparison:
     def _same_contents(self, same: Column) -> Column:
         """Those of the sections with equal headers whose bytes are equal, too."""
         ours, theirs = self.pre.obj, self.post.obj
-        chosen = np.flatnonzero(same & (ours.sections["type"] != SHT_NOBITS))
+        chosen = (same & (ours.sections["type"] != SHT_NOBITS)).nonzero()[0]
         spans = zip(
             ours.sections["offset"][chosen].tolist(),
             theirs.sections["offset"][self.to_post[chosen]].tolist(),
@@ -151,26 +153,26 @@ class _Comparison:
     # Relocations -------------------------------------------------------------------------------------
 
     def _meaning(self, side: Side, own: Column) -> tuple[Column, ...]:
-        """What each record says, without how its object happens to number things: type, what, where, way."""
+        """What each record says, without how its object numbers things: type, what in which way, where."""
         symbols, records, index = side.obj.symbols, side.records, side.records.symbol
         home, inside = own[side.home], side.defined
         text = inside & side.strings[side.home]
         doubtful = inside & ~text & ((home < 0) | ~self.same_symbols[home])
         text &= (home < 0) | ~self.same_bytes[home]
         whole = (symbols["type"] == STT_SECTION) | symbols["other"].astype("i8") << 8
-        what = np.where(inside, home, -2 - side.symbol_ids)[index]
+        named = np.where(inside, home, -2 - side.symbol_ids) << _WAY
+        what = (named | np.where(inside, whole, symbols["section"]))[index]
         where = symbols["value"].astype("i8")[index] + records.addend
-        way = np.where(inside, whole, symbols["section"])[index]
         doubt = doubtful[index]
-        for number in np.flatnonzero(text[index]).tolist():
+        for number in text[index].nonzero()[0].tolist() if np.count_nonzero(text) else ():
             string = self._string(side, number, int(where[number]))
             doubt[number] = string < 0
-            what[number], where[number], way[number] = _NONE, string, 0
-        if doubt.any():
-            doubt[self.starts.among(side, np.flatnonzero(doubt))] = False
-        what[doubt] = _NONE
-        where[doubt] = -1 if side is self.pre else -2
-        return records.type, what, where, way
+            what[number], where[number] = _NONE << _WAY, string
+        unsure = doubt.nonzero()[0]
+        if len(unsure):
+            doubt[self.starts.among(side, unsure)] = False
+            what[doubt], where[doubt] = _NONE << _WAY, -1 if side is self.pre else -2
+        return records.type, what, where
 
     def _string(self, side: Side, number: int, offset: int) -> int:
         """A number for the string that a record reaches, equal for equal ones; -1 where that is in doubt."""
@@ -200,7 +202,7 @@ class _Comparison:
             firm = used | ~self.numbered
             grown = used.copy()
             grown[targets[firm[sources]]] = True
-            if np.array_equal(grown, used):
+            if grown.tobytes() == used.tobytes():
                 return used
             used = grown
 
@@ -234,9 +236,9 @@ class _Comparison:
         said = zip(*self.meaning, strict=True)
         return (
             bytes(ours) == bytes(theirs)
-            and bool((before.owners == self.to_pre[after.owners]).all())
-            and bool((offsets[0] == offsets[1]).all())
-            and all((mine[before.records] == yours[after.records]).all() for mine, yours in said)
+            and before.owners.tobytes() == self.to_pre[after.owners].tobytes()
+            and offsets[0].tobytes() == offsets[1].tobytes()
+            and all(mine[before.records].tobytes() == yours[after.records].tobytes() for mine, yours in said)
         )
 
     def _owners(self, tables: Iterable[Table], own: Column) -> Column:
@@ -272,7 +274,7 @@ class _Comparison:
         while True:
             more = (part | grow(side, part) for side, part in zip((self.pre, self.post), both, strict=True))
             wider = self._shared(*more)
-            if all(np.array_equal(*each) for each in zip(both, wider, strict=True)):
+            if all(one.tobytes() == other.tobytes() for one, other in zip(both, wider, strict=True)):
                 return both
             both = wider
 
@@ -291,7 +293,7 @@ class _Comparison:
     def _depending(self, side: Side, targets: Column) -> Column:
         """Who refers to these sections, but for calls of functions; strings are compared by what they say."""
         marked = np.zeros(len(targets), bool)
-        chosen = np.flatnonzero((targets & ~side.strings)[side.target])
+        chosen = ((targets & ~side.strings)[side.target]).nonzero()[0]
         calls = self.starts.among(side, chosen)
         if len(calls):
             harmless = np.zeros(len(side.target), bool)
@@ -305,7 +307,7 @@ class _Comparison:
     def _read_tables(self, pre: Column, post: Column) -> tuple[Column, Column]:
         """Tables that kept code of either object refers to: all of their entries become nodes."""
         ours, theirs = (_direct(side, kept) for side, kept in ((self.pre, pre), (self.post, post)))
-        paired = np.flatnonzero(self.to_post > 0)
+        paired = (self.to_post > 0).nonzero()[0]
         both = ours[paired] | theirs[self.to_post[paired]]
         ours[paired] = theirs[self.to_post[paired]] = both
         return ours, theirs
@@ -353,24 +355,27 @@ def _entry_rows(
     side: Side, table: Table, own: Column, meaning: tuple[Column, ...], found: Column
 ) -> tuple[Grouped, Grouped]:
     """Of those owners that are alike so far: the bytes of each entry, and the records of each entry."""
-    owner = own[table.owners]
-    order = np.flatnonzero((owner > 0) & found[np.maximum(owner, 0)])
-    if np.any(owner[order[1:]] < owner[order[:-1]]):
-        order = order[np.argsort(owner[order], kind="stable")]
-    data = bytes(side.obj.contents(table.section)).ljust(table.step * len(owner), b"\0")
-    rows = np.frombuffer(data, "u1", table.step * len(owner)).reshape(len(owner), table.step)[order]
+    owner, step = own[table.owners], table.step
+    order = ((owner > 0) & found[owner]).nonzero()[0]
+    owners = owner[order]
+    if np.count_nonzero(owners[1:] < owners[:-1]):
+        order = order[owners.argsort(kind="stable")]
+        owners = owner[order]
+    data = bytes(side.obj.contents(table.section)).ljust(step * len(owner), b"\0")
+    rows = np.frombuffer(data, f"V{step}", len(owner)).take(order)
     for at, size in table.row.ignored:
-        rows[:, at : at + size] = 0
+        rows.view("u1").reshape(-1, step)[:, at : at + size] = 0
     rank = np.full(len(owner), -1, "i8")
     rank[order] = np.arange(len(order))
-    chosen = np.flatnonzero(rank[table.entries] >= 0)
-    ranks = rank[table.entries[chosen]]
-    if np.any(ranks[1:] < ranks[:-1]):
-        chosen = chosen[np.argsort(ranks, kind="stable")]
+    ranks = rank[table.entries]
+    chosen = (ranks >= 0).nonzero()[0]
+    ranks = ranks[chosen]
+    if np.count_nonzero(ranks[1:] < ranks[:-1]):
+        chosen = chosen[ranks.argsort(kind="stable")]
     entries = table.entries[chosen]
-    offsets = side.records.offset[table.records][chosen] - entries * table.step
+    offsets = side.records.offset[table.records][chosen] - entries * step
     said = (offsets, *(each[table.records][chosen] for each in meaning))
-    return Grouped(owner[order], (rows.view(f"V{table.step}").ravel(),)), Grouped(owner[entries], said)
+    return Grouped(owners, (rows,)), Grouped(owner[entries], said)
 
 
 def _by_name(side: Side) -> dict[str, list[Table]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
 from kdiff.kernel import EntryView, Site
+from kdiff.naming import longest
 from kdiff.values import dataclass
 
 
@@ -115,16 +116,15 @@ class Habits:
     def __init__(self, rows: Iterable[Habit] = ()) -> None:
         rows = tuple(rows)
         self.line_takers: Mapping[str, LineTaker] = {r.name: r for r in rows if isinstance(r, LineTaker)}
-        self._classes = sorted(
-            (row for row in rows if isinstance(row, SectionClass)), key=lambda row: -len(row.name)
-        )
+        classes = [row for row in rows if isinstance(row, SectionClass)]
+        self._classes = {row.name: row.standing for row in reversed(classes)}
+        self._class = longest(tuple(self._classes)).match
         self.intrusions = tuple(row for row in rows if isinstance(row, Intrusion))
         ahead = [row for row in rows if isinstance(row, CodeAhead)]
         self.ahead = tuple(row.name for row in ahead)
         self.rewritten_ahead = tuple(row for row in ahead if row.sites or row.behind)
         self.read_only = tuple(row for row in rows if isinstance(row, ReadOnlyMemory))
         self._standings: dict[str, Standing] = {}
-        self._names = tuple(row.name for row in self._classes)
         self._constants = frozenset(row.name for row in rows if isinstance(row, ConstantSection))
         self._constant_families = tuple(f"{name}." for name in self._constants)
         self.constant_families = (*self._constants, *self._constant_families)
@@ -137,13 +137,13 @@ class Habits:
     def standing(self, section: str) -> Standing:
         """The class of a section: that of the longest name which its own begins with."""
         if section not in self._standings:
-            found = (row.standing for row in self._classes if section.startswith(row.name))
-            self._standings[section] = next(found) if self.known(section) else Standing.ORDINARY
+            found = self._class(section)
+            self._standings[section] = Standing.ORDINARY if found is None else self._classes[found[0]]
         return self._standings[section]
 
     def known(self, section: str) -> bool:
         """Whether any row names a section."""
-        return section.startswith(self._names)
+        return self._class(section) is not None
 
     def is_constant(self, section: str) -> bool:
         """Whether what lies in a section is read-only whatever its flags say."""

@@ -9,6 +9,7 @@ include/linux/compiler.h).
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _NUMBERED = re.compile(r"\.\d+$|^__UNIQUE_ID_|^\.L")
 _PART = re.compile(r"\.(cold|part|isra|constprop)\b")
@@ -53,3 +54,9 @@ def is_part(name: str) -> bool:
 def is_fragment(name: str) -> bool:
     """Whether a function is the unlikely part of another one, which is never entered by itself."""
     return FRAGMENT in name
+
+
+@lru_cache(maxsize=16)
+def longest(families: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds the longest of the families that a name begins with."""
+    return re.compile("|".join(map(re.escape, sorted(families, key=len, reverse=True))) or "(?!)")

@@ -17,13 +17,16 @@ class Grouped:
     columns: tuple[Column, ...]
 
     def of(self, chosen: Column) -> Grouped:
-        return Grouped(self.group[chosen], tuple(each[chosen] for each in self.columns))
+        """Some rows: those of a column of numbers or of booleans."""
+        if chosen.dtype == bool:
+            chosen = chosen.nonzero()[0]
+        return Grouped(self.group[chosen], tuple([each[chosen] for each in self.columns]))
 
     def in_groups(self) -> Grouped:
         """In the order of groups, those of one group as they are; without those of none (-1)."""
-        if np.all(self.group[1:] >= self.group[:-1]):
+        if not np.count_nonzero(self.group[1:] < self.group[:-1]):
             return self if not len(self.group) or self.group[0] >= 0 else self.of(self.group >= 0)
-        order = np.argsort(self.group, kind="stable")
+        order = self.group.argsort(kind="stable")
         return self.of(order[self.group[order] >= 0])
 
     def sorted(self) -> Grouped:
@@ -35,7 +38,7 @@ class Grouped:
         ours, theirs = self, other
         before, after = (np.bincount(each.group, minlength=count) for each in (ours, theirs))
         same: Column = before == after
-        if not same.all():
+        if np.count_nonzero(same) < count:
             ours, theirs = ours.of(same[ours.group]), theirs.of(same[theirs.group])
         different = np.zeros(len(ours.group), bool)
         for mine, yours in zip(ours.columns, theirs.columns, strict=True):
@@ -55,7 +58,7 @@ def rows(
     there[theirs] = True
     chosen = there[to_post] & (to_post >= 0)
     chosen[ours] = True
-    atoms = np.flatnonzero(chosen & wanted & (to_post >= 0))
+    atoms = (chosen & wanted & (to_post >= 0)).nonzero()[0]
     begins, before = _spans(ours, atoms)
     begins_there, after = _spans(theirs, to_post[atoms])
     fit = before == after
@@ -78,7 +81,7 @@ def runs(column: Column) -> list[slice]:
     if not len(column):
         return []
     steps = column[1:] != column[:-1]
-    breaks = (np.flatnonzero(steps.any(axis=1) if steps.ndim > 1 else steps) + 1).tolist()
+    breaks = ((steps.any(axis=1) if steps.ndim > 1 else steps).nonzero()[0] + 1).tolist()
     return [slice(a, b) for a, b in zip([0, *breaks], [*breaks, len(column)], strict=True)]
 
 

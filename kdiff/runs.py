@@ -32,7 +32,7 @@ def bounds_of_runs(
     step = row.entry_size or 1
     count = -(-int(obj.sections["size"][table]) // step)
     begins = np.ones(count, bool)
-    numbers = np.arange(count) if chosen is None else np.flatnonzero(chosen)
+    numbers = np.arange(count) if chosen is None else chosen.nonzero()[0]
     if row.owner is None or not row.entry_size or not len(numbers):
         return begins
     first, last = int(numbers[0]), int(numbers[-1]) + 1
@@ -60,11 +60,11 @@ def alone(begins: Column, number: int) -> None:
 
 def runs(begins: Column, chosen: Column | None) -> list[tuple[int, int]]:
     """The first entry of each run and the one behind its last, of the entries that are chosen."""
-    numbers = np.arange(len(begins)) if chosen is None else np.flatnonzero(chosen)
+    numbers = np.arange(len(begins)) if chosen is None else chosen.nonzero()[0]
     first = begins[numbers]
     first[1:] |= numbers[1:] != numbers[:-1] + 1
     first[:1] = True
-    heads = np.flatnonzero(first)
+    heads = first.nonzero()[0]
     tails = np.append(heads[1:], len(numbers)) - 1
     if not len(numbers):
         return []

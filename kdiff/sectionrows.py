@@ -7,12 +7,11 @@ layouts of small tables (`kdiff.tables`), most of which recur.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import TypeVar
 
 from kdiff.kernel import SpecialSection
+from kdiff.naming import longest
 
 _MOST_KEPT = 1 << 12
 """Answers that are kept of one kind."""
@@ -35,7 +34,7 @@ class Rows:
     def __init__(self, special: Mapping[str, SpecialSection]) -> None:
         self.special = special
         families = tuple([key for key, row in special.items() if row.prefix])
-        self._family = _longest(families).match
+        self._family = longest(families).match
         self._pieces = frozenset([name for row in special.values() for name in row.pieces])
         self._piece_families = tuple([name[:-1] for name in self._pieces if name.endswith("*")])
         self._width = min(map(len, (*families, *self._piece_families)), default=1)
@@ -69,9 +68,3 @@ def keep(known: dict[Key, Value], key: Key, value: Value) -> None:
     if len(known) >= _MOST_KEPT:
         known.clear()
     known[key] = value
-
-
-@lru_cache(maxsize=16)
-def _longest(families: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds the longest of the families that a name begins with."""
-    return re.compile("|".join(map(re.escape, sorted(families, key=len, reverse=True))) or "(?!)")

@@ -107,9 +107,9 @@ class Names:
         return REMADE * remade | NUMBERED * is_numbered(name) | CONSTANT * self._habits.is_constant(name)
 
     def _datum(self, name: str) -> int:
-        plain = "." not in name and not is_made_unique(name)
-        remade = self._habits.remade(name if plain else stem(name), "") is not None
-        return REMADE * remade | NUMBERED * (not plain and is_numbered(name))
+        if "." not in name and not is_made_unique(name):
+            return REMADE * (name in self._habits.remade_names)
+        return REMADE * (self._habits.remade(stem(name), "") is not None) | NUMBERED * is_numbered(name)
 
 
 REMADE, NUMBERED, CONSTANT = 1, 2, 4
@@ -146,63 +146,121 @@ def _numbers(ours: list[str], theirs: list[str]) -> tuple[Column, Column]:
     return found, np.fromiter(map(known.__getitem__, theirs), "i8", len(theirs))
 
 
-class Side:
-    """One object's columns."""
+class Sections(NamedTuple):
+    """What headers and names of sections tell.
 
-    def __init__(self, obj: Object, arch: Architecture, names: Names, habits: Habits, number: int) -> None:
-        self.obj, self.arch, self.habits = obj, arch, habits
-        count = len(obj.sections)
-        flags, kinds = obj.sections["flags"], obj.sections["type"]
+    `special`: those whose names may have a row. `pieces`: those that hold code for table entries only.
+    """
+
+    loaded: Column
+    code: Column
+    strings: Column
+    pieces: Column
+    special: list[int]
+    piece_sections: frozenset[int]
+
+    @staticmethod
+    def of(obj: Object, names: list[str], rows: Rows) -> Sections:
+        flags, kinds = obj.sections["flags"].copy(), obj.sections["type"].copy()
         allocated = flags & SHF_ALLOC > 0
-        self.loaded = allocated & (kinds != SHT_GROUP) & (kinds != SHT_NOTE)
-        self.loaded[0] = False
-        self.code = flags & SHF_EXECINSTR > 0
-        self.strings = self.loaded & (flags & (SHF_MERGE | SHF_STRINGS) == SHF_MERGE | SHF_STRINGS)
-        self.strings &= obj.sections["entsize"] == 1
+        loaded = allocated & (kinds != SHT_GROUP) & (kinds != SHT_NOTE)
+        loaded[0] = False
+        strings = loaded & (flags & (SHF_MERGE | SHF_STRINGS) == SHF_MERGE | SHF_STRINGS)
+        strings &= obj.sections["entsize"] == 1
+        special = rows.among(names, allocated.nonzero()[0].tolist())
+        piece_sections = frozenset([index for index in special if index and rows.is_piece(names[index])])
+        pieces = np.zeros(len(flags), bool)
+        pieces[list(piece_sections)] = True
+        return Sections(loaded, flags & SHF_EXECINSTR > 0, strings, pieces, special, piece_sections)
+
+
+class Symbols(NamedTuple):
+    """Which symbols are labels of the compiler, which have a name, and where they are.
+
+    `home`: the section, 0 where it is none of this object's. `defined`: in a loaded one.
+    """
+
+    label: Column
+    named: Column
+    home: Column
+    defined: Column
+
+    @staticmethod
+    def of(obj: Object, loaded: Column) -> Symbols:
+        kinds, homes = obj.symbols["type"], obj.symbols["section"].astype("i8")
+        home = np.where(homes < len(loaded), homes, 0)
+        return Symbols(_labels(obj), (kinds != STT_SECTION) & (kinds != STT_FILE), home, loaded[home])
+
+
+class Kinds(NamedTuple):
+    """What sections hold by the names of it: parts of functions, data made anew, statics with numbers.
+
+    `follows`: those that go where the code goes that refers to them.
+    """
+
+    fragment: Column
+    remade: Column
+    numbered: Column
+    follows: Column
+
+
+class Side:
+    """One object's columns. What both objects tell alike is taken from the side of its `twin`."""
+
+    def __init__(
+        self, obj: Object, arch: Architecture, names: Names, habits: Habits, number: int,
+        twin: Side | None = None,
+    ) -> None:  # fmt: skip
+        self.obj, self.arch, self.habits = obj, arch, habits
         self.names, self.symbol_names = obj.names_of_sections(), obj.names_of_symbols()
         self.section_ids, self.symbol_ids = names.section_ids[number], names.symbol_ids[number]
-        self.label = _labels(obj)
-        kinds, homes = obj.symbols["type"], obj.symbols["section"].astype("i8")
-        self.named = (kinds != STT_SECTION) & (kinds != STT_FILE)
-        self.home = np.where(homes < count, homes, 0)
-        self.defined = self.loaded[self.home]
+        if twin is not None and not (
+            self.section_ids is twin.section_ids
+            and _equal(obj.sections, twin.obj.sections, ("type", "flags", "entsize"))
+        ):
+            twin = None
+        self.sections: Sections = Sections.of(obj, self.names, names.rows) if twin is None else twin.sections
+        self.loaded, self.code, self.strings, self.pieces, special, self.piece_sections = self.sections
+        if twin is not None and not (
+            self.symbol_ids is twin.symbol_ids
+            and _equal(obj.symbols, twin.obj.symbols, ("type", "binding", "section"))
+        ):
+            twin = None
+        self.symbols: Symbols = Symbols.of(obj, self.loaded) if twin is None else twin.symbols
+        self.label, self.named, self.home, self.defined = self.symbols
         self.records, self.bounds = _records(obj, self.loaded)
         self.target = self.home[self.records.symbol]
-        special = names.rows.among(self.names, np.flatnonzero(allocated).tolist())
-        self.piece_sections = frozenset(
-            [index for index in special if index and names.rows.is_piece(self.names[index])]
-        )
-        self.pieces = np.zeros(count, bool)
-        self.pieces[list(self.piece_sections)] = True
         self.rows = self._rows(special, names.rows)
         self.source = self.records.section.copy()
         """Who says what a record says: its section, or that of the owner of its entry."""
         self.tables = self._tables()
-        self.is_table = np.zeros(count, bool)
+        self.is_table = np.zeros(len(self.loaded), bool)
         self.is_table[list(self.tables)] = True
-        self.fragment = np.zeros(count, bool)
-        self.remade, self.numbered, along = self._by_name(names)
-        self.follows = self._followers() | self.remade | along
+        if twin is not None and self.tables.keys() != twin.tables.keys():
+            twin = None
+        self.kinds: Kinds = self._kinds(names) if twin is None else twin.kinds
+        self.fragment, self.remade, self.numbered, self.follows = self.kinds
 
     def _rows(self, chosen: list[int], rows: Rows) -> dict[int, SpecialSection]:
         found = ((index, rows.row(self.names[index])) for index in chosen)
         known = {index: row for index, row in found if row is not None}
         return tables_among(known, self.obj, self.arch, rows, declared_sizes(self.obj, self.arch))
 
-    def _by_name(self, names: Names) -> tuple[Column, Column, Column]:
-        """Sections of data made anew, of statics with numbers, and of constants and parts of functions."""
+    def _kinds(self, names: Names) -> Kinds:
         data = ~self.code & ~self.is_table
-        told = names.sections(self.names, np.flatnonzero(self.loaded & data))
+        told = names.sections(self.names, (self.loaded & data).nonzero()[0])
         inside, texts = self.named & self.defined, self.symbol_names
-        functions = np.flatnonzero(inside & self.code[self.home]).tolist()
-        self.fragment[self.home[[index for index in functions if FRAGMENT in texts[index]]]] = True
+        functions = (inside & self.code[self.home]).nonzero()[0].tolist()
+        fragment = np.zeros(len(self.loaded), bool)
+        fragment[self.home[[index for index in functions if FRAGMENT in texts[index]]]] = True
         local = inside & ~self.label & (self.obj.symbols["binding"] == STB_LOCAL)
-        statics = names.data(texts, np.flatnonzero(local & data[self.home]))
-        for index in np.flatnonzero(statics).tolist():
+        statics = names.data(texts, (local & data[self.home]).nonzero()[0])
+        for index in statics.nonzero()[0].tolist():
             told[self.home[index]] |= statics[index]
         remade = told & REMADE > 0
         numbered = (told & (NUMBERED | REMADE) > 0) & ~self.strings
-        return remade, numbered, (told & CONSTANT > 0) | self.fragment
+        follows = self._followers() | remade | (told & CONSTANT > 0) | fragment
+        return Kinds(fragment, remade, numbered, follows)
 
     def _followers(self) -> Column:
         """Sections that go where the code goes that refers to them: constants, payload of entries, pools."""
@@ -233,11 +291,11 @@ class Side:
                 naming[index] = -1 if row.owner is None else row.owner
             places[self.names[index]] = place_of[index] = place
             step[index], base[index] = row.entry_size, place[0]
-        chosen = np.flatnonzero(step[self.records.section])
+        chosen = step[self.records.section].nonzero()[0]
         section, offset = self.records.section[chosen], self.records.offset[chosen]
         entry = offset // step[section]
         slot, owners = base[section] + entry, np.zeros(total, "i8")
-        named = np.flatnonzero(offset - entry * step[section] == naming[section])[::-1]
+        named = (offset - entry * step[section] == naming[section]).nonzero()[0][::-1]
         owners[slot[named]] = self.target[chosen[named]]  # of several records of one place the first adds
         self.source[chosen] = owners[slot]
         found, at = {}, 0
@@ -249,6 +307,11 @@ class Side:
                 index, rows[index], owners[start : start + many], slice(first, last), entries
             )
         return {index: found[index] for index in rows}
+
+
+def _equal(ours: Column, theirs: Column, names: tuple[str, ...]) -> bool:
+    """Whether rows are equal in some of their columns."""
+    return all(ours[name].tobytes() == theirs[name].tobytes() for name in names)
 
 
 def _labels(obj: Object) -> Column:
@@ -263,7 +326,7 @@ def paired(pre: Side, post: Side) -> tuple[Column, Column]:
     """Post section of each pre section and the other way; 0 and -1 where a name is missing or not unique."""
     names = int(max(pre.section_ids.max(), post.section_ids.max())) + 1
     ours, theirs = _by_number(pre, names), _by_number(post, names)
-    both = np.flatnonzero((ours > 0) & (theirs > 0))
+    both = ((ours > 0) & (theirs > 0)).nonzero()[0]
     to_post = np.zeros(len(pre.obj.sections), "i8")
     to_pre = np.full(len(post.obj.sections), -1, "i8")
     to_post[ours[both]], to_pre[theirs[both]] = theirs[both], ours[both]
@@ -272,7 +335,7 @@ def paired(pre: Side, post: Side) -> tuple[Column, Column]:
 
 def _by_number(side: Side, names: int) -> Column:
     """The loaded section of each name; 0 where there is none, or several."""
-    loaded = np.flatnonzero(side.loaded)
+    loaded = side.loaded.nonzero()[0]
     found = np.zeros(names, "i8")
     found[side.section_ids[loaded]] = loaded
     found[np.bincount(side.section_ids[loaded], minlength=names) > 1] = 0

@@ -79,7 +79,7 @@ def _single(side: Side) -> Column:
     symbols, homes = side.obj.symbols, side.home
     count = len(side.obj.sections)
     named = side.named & ~side.label
-    sized = np.flatnonzero(named & side.defined & (symbols["size"] > 0) & side.code[homes])
+    sized = (named & side.defined & (symbols["size"] > 0) & side.code[homes]).nonzero()[0]
     sized = sized[~_ahead(side, sized)]
     values = symbols["value"][sized].astype("i8")
     start = np.full(count, -1, "i8")
@@ -95,7 +95,7 @@ def _ahead(side: Side, sized: Column) -> Column:
     """Which of these symbols name what lies in front of a function, and are named after it (`CodeAhead`)."""
     marks, names, homes = side.habits.ahead, side.symbol_names, side.home[sized]
     found = np.zeros(len(sized), bool)
-    shared = np.flatnonzero(np.bincount(homes, minlength=len(side.obj.sections))[homes] > 1)
+    shared = (np.bincount(homes, minlength=len(side.obj.sections))[homes] > 1).nonzero()[0]
     values = side.obj.symbols["value"][sized].tolist()
     ends = (side.obj.symbols["value"] + side.obj.symbols["size"])[sized].tolist()
     rows = list(zip(shared.tolist(), homes[shared].tolist(), sized[shared].tolist(), strict=True))
@@ -113,7 +113,7 @@ def _reaching(side: Side, starts: Column) -> Column:
     records, found = side.records, np.zeros(len(side.target), "u1")
     straight = np.ones(len(starts), bool)
     straight[[index for index, row in side.rows.items() if row.from_start or row.ahead or row.counts]] = False
-    some = np.flatnonzero((starts >= 0)[side.target] & straight[records.section] & ~records.implicit)
+    some = ((starts >= 0)[side.target] & straight[records.section] & ~records.implicit).nonzero()[0]
     howtos, code = howtos_of(side.arch), side.code[records.section[some]]
     kind = np.minimum(records.type[some], len(howtos.share) - 1)
     value = side.obj.symbols["value"].astype("i8")[records.symbol[some]]

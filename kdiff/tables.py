@@ -53,12 +53,10 @@ class _Around(NamedTuple):
 
 
 def _around(obj: Object, tables: Iterable[int]) -> _Around:
-    home = np.ascontiguousarray(obj.symbols["section"])
+    home, asked = obj.symbols["section"], np.zeros(len(obj.sections) + 1, bool)
     bound = (home > 0).view("u1") | (obj.symbols["binding"] != STB_LOCAL).view("u1") << 1
-    asked = np.zeros(len(obj.sections), bool)
     asked[list(tables)] = True
-    sized = np.flatnonzero((obj.symbols["size"] > 0) & (home < len(asked)))
-    sized = sized[asked[home[sized]]]
+    sized = (asked.take(home, mode="clip") & (obj.symbols["size"] > 0)).nonzero()[0]
     covering: dict[int, list[int]] = {}
     for section, size in zip(home[sized].tolist(), obj.symbols["size"][sized].tolist(), strict=True):
         covering.setdefault(section, []).append(size)
@@ -92,17 +90,19 @@ def tables_among(
     chosen: Mapping[int, SpecialSection], obj: Object, arch: Architecture, rows: Rows, sizes: Sizes
 ) -> dict[int, SpecialSection]:
     """The same of sections whose rows are known."""
-    around, totals = _around(obj, chosen), obj.sections["size"].tolist()
-    found = {
-        index: _layout(obj, arch, index, row, rows, sizes, around)
-        if totals[index] and (row.keep is not Keep.NEVER or row.entry_size)
-        else row
-        for index, row in chosen.items()
-    }
-    by_name = {obj.section_name(index): index for index in found}
-    for index, row in found.items():
-        leader = by_name.get(row.parallel)
-        if leader is not None and not row.opaque:
+    totals, found = obj.sections["size"][list(chosen)].tolist(), dict(chosen)
+    cut = [
+        index
+        for (index, row), total in zip(chosen.items(), totals, strict=True)
+        if total and (row.keep is not Keep.NEVER or row.entry_size)
+    ]
+    around = _around(obj, cut)
+    found.update([(index, _layout(obj, arch, index, chosen[index], rows, sizes, around)) for index in cut])
+    beside = [(index, row) for index, row in found.items() if row.parallel and not row.opaque]
+    leaders = {obj.section_name(index): index for index in found} if beside else {}
+    for index, row in beside:
+        leader = leaders.get(row.parallel)
+        if leader is not None:
             found[index] = _beside(obj, index, row, leader, found[leader])
     return found
 
@@ -127,16 +127,17 @@ def _layout(
     around: _Around,
 ) -> SpecialSection:  # fmt: skip
     """The row for one section, with the layout that facts and object agree on; kept for its like."""
-    total, name = int(obj.sections["size"][section]), obj.section_name(section)
-    if obj.sections["type"][section] == SHT_NOBITS:
+    _, held, _, _, _, total, *_, entsize = obj.sections[section].item()
+    name = obj.section_name(section)
+    if held == SHT_NOBITS:
         return _opaque(row, f"{name} has no contents")
-    said = _said(int(obj.sections["entsize"][section]), total, around.covering.get(section, []))
+    said = _said(entsize, total, around.covering.get(section, []))
     first, last = obj.relocation_bounds[section : section + 2].tolist()
     if last - first > _MOST_FIELDS:
         return _settled(row, name, total, said, _addresses(obj, arch, section), sizes)
     kind, offset, symbol = (obj.relocations[each][first:last] for each in ("type", "offset", "symbol"))
-    columns = kind, offset, around.bound[symbol]
-    key = row.name, arch, around.typed, total, *said.items(), *(each.tobytes() for each in columns)
+    fields = kind.tobytes(), offset.tobytes(), around.bound.take(symbol).tobytes()
+    key = row.name, arch, around.typed, total, *said.items(), *fields
     found = rows.layouts.get(key)
     if found is None:
         told: list[int] = []
@@ -258,7 +259,12 @@ def _beside(
         return _opaque(
             row, f"{name} has {total / each:g} entries of {each:g} bytes, and {row.parallel} has {count}"
         )
-    return replace(row, entry_size=total // count)
+    return _sized(row, total // count)
+
+
+@lru_cache(maxsize=256)
+def _sized(row: SpecialSection, size: int) -> SpecialSection:
+    return replace(row, entry_size=size)
 
 
 @lru_cache(maxsize=256)

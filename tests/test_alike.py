@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from compiled import ASSEMBLY, HABITS, UNIT, compiled
+from elfwriter import FUNC, GLOBAL, LOCAL, OBJECT, Sec, Sym, elf
 from hypothesis import given, settings
 from kdiff_arch_x86_64 import ARCHITECTURE
 from linkoracle import EDITS, Cross
@@ -26,6 +29,7 @@ from kdiff.kernel import Keep, Shape, SpecialSection
 from kdiff.plan import Plan
 from kdiff.review import review
 from kdiff.sectionrows import Rows
+from kdiff.sides import Names, Side
 
 Special = Mapping[str, SpecialSection]
 NOTHING: Special = {}
@@ -53,10 +57,16 @@ def outcome(plan: Plan) -> tuple[object, ...]:
 def both(
     before: bytes, after: bytes, arch: Architecture = ARCHITECTURE, special: Special = NOTHING
 ) -> tuple[object, ...]:
-    """The outcome, which is the same with whole graphs."""
+    """The outcome, which is the same with whole graphs; what is taken from a twin is what would be made."""
     pre, post = read_bytes(before, "unit.o"), read_bytes(after, "unit.o")
     plans = [planned(pre, post, arch, Rows(special), HABITS, whole) for whole in (False, True)]
     assert outcome(plans[0]) == outcome(plans[1])
+    names = Names(pre, post, Rows(special), HABITS)
+    ours = Side(pre, arch, names, HABITS, 0)
+    with_twin, alone = (Side(post, arch, names, HABITS, 1, twin) for twin in (ours, None))
+    for group in ("sections", "symbols", "kinds"):
+        for one, other in zip(getattr(with_twin, group), getattr(alone, group), strict=True):
+            assert np.array_equal(one, other)
     return outcome(plans[0])
 
 
@@ -252,6 +262,48 @@ def test_what_nobody_reads_is_left_out() -> None:
     before, after = (compiled(text.format(each), ASSEMBLY) for each in (1, 2))
     assert both(before, after, special={row.name: row})[0] == [[], [], [], [], []]
     assert kept(before, after, {row.name: row}) == set()
+
+
+CALLER = Sec(".text.f", b"\x48\x8b\x05\0\0\0\0\xc3", "ax", 16, relocs=((3, 2, "a", -4),))
+PLACES = Sec(".data.x", bytes(8), "wa", 8), Sec(".data.y", bytes(8), "wa", 8)
+READER = Sym("f", ".text.f", 0, 8, FUNC)
+
+
+def variable(name: str, section: str, binding: int = LOCAL) -> Sym:
+    return Sym(name, section, 0, 8, OBJECT, binding)
+
+
+def test_a_symbol_that_changes_places_is_the_same_variable() -> None:
+    """All names and all records are equal, byte for byte, but two names have changed places."""
+    before, after = (
+        elf(CALLER, *PLACES, variable("a", f".data.{one}"), variable("b", f".data.{other}"), READER)
+        for one, other in ("xy", "yx")
+    )
+    pre, post = read_bytes(before), read_bytes(after)
+    found = alike(pre, post, ARCHITECTURE, Rows({}), HABITS)
+    named = {pre.section_name(index) for index in found.pre.nodes.nonzero()[0]}
+    assert named == {".text.f", ".data.x", ".data.y"}
+    both(before, after)
+
+
+def test_an_equal_record_says_something_else_where_symbols_are_counted_otherwise() -> None:
+    caller = replace(CALLER, relocs=((3, 2, "b", -4),))
+    one, other = variable("a", ".data.x"), variable("b", ".data.y")
+    before, after = elf(CALLER, *PLACES, one, other, READER), elf(caller, *PLACES, other, one, READER)
+    assert read_bytes(before).relocations.equals(read_bytes(after).relocations)
+    assert both(before, after)[0][4] == ["f"]
+
+
+@pytest.mark.parametrize("name", ["a", "a.1", "__func__.1"])
+def test_a_variable_that_becomes_global_is_looked_at_as_such(name: str) -> None:
+    """Names, places and all records are equal, but the number of a local variable means nothing."""
+    caller = replace(CALLER, relocs=((3, 2, name, -4),))
+    before, after = (
+        elf(caller, *PLACES, variable(name, ".data.x", binding), replace(READER, binding=binding))
+        for binding in (LOCAL, GLOBAL)
+    )
+    for pair in ((before, after), (after, before), (after, after)):
+        both(*pair)
 
 
 def test_a_batch_has_a_line_for_each_pair_and_goes_on_after_a_failure(
