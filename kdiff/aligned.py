@@ -35,12 +35,13 @@ def told_apart(
 def _uses(graph: SectionGraph, node: Node, name: Name) -> list[tuple[Hashable, int]]:
     """(what is done since the reference before, and to what; target) of each reference of a function."""
     found: list[tuple[Hashable, int]] = []
-    code = iter(texts(graph.arch, graph.contents(node)))
+    contents = graph.contents(node)
+    code = iter(texts(graph.arch, contents))
     for reference in graph.references[node.id]:
         done = []
         for at, size, text in code:
             plain = reference.offset < at + size
-            is_branch = graph.arch.branch(graph.contents(node)[at : at + size]) is not None
+            is_branch = graph.arch.branch(contents[at : at + size]) is not None
             done.append(text.partition(" ")[0] if plain or is_branch else text)
             if plain:
                 break

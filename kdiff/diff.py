@@ -115,12 +115,18 @@ class _Comparison:
             yield Cause("section", f"moved from {one.section_name} to {other.section_name}")
         if one.size != other.size:
             yield Cause("size", f"size was {one.size}, is {other.size}", min(one.size, other.size))
-        ours, theirs = _plain(self.pre, one), _plain(self.post, other)
-        if ours != theirs and one.size == other.size and not self.only_lines_moved(one, other):
-            at = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-            yield Cause("content", f"byte was {ours[at]:#04x}, is {theirs[at]:#04x}", at)
+        if one.size == other.size and not self._same_bytes(one, other):
+            ours, theirs = _plain(self.pre, one), _plain(self.post, other)
+            if ours != theirs and not self.only_lines_moved(one, other):
+                at = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+                yield Cause("content", f"byte was {ours[at]:#04x}, is {theirs[at]:#04x}", at)
         yield from self._references(one, other)
         yield from self._entries(one, other)
+
+    def _same_bytes(self, one: Node, other: Node) -> bool:
+        """Whether both are equal bytes and nothing else."""
+        plain = not self.pre.references[one.id] and not self.post.references[other.id]
+        return plain and self.pre.contents(one) == self.post.contents(other)
 
     def _references(self, one: Node, other: Node) -> Iterator[Cause]:
         ours, theirs = self.pre.references[one.id], self.post.references[other.id]

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from kdiff.arch import Architecture, BitField, ConstantLoad
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.insn import texts
@@ -67,9 +69,12 @@ def _differences(pre: SectionGraph, post: SectionGraph, one: Node, other: Node) 
     if [each[:2] for each in before] != [each[:2] for each in after]:
         return ()
     known: tuple[dict[int, int], dict[int, int]] = ({}, {})
+    in_parts = any(row.source is not None for row in pre.arch.constants)
     found = []
     for offset, size, _ in after:
         mine, yours = ours[offset : offset + size], theirs[offset : offset + size]
+        if mine == yours and not in_parts:
+            continue
         old, new = _load(pre.arch, mine, known[0]), _load(post.arch, yours, known[1])
         for load, held in zip((old, new), known, strict=True):
             if load is not None:
@@ -95,14 +100,14 @@ def _may_be_loads(pre: SectionGraph, post: SectionGraph, one: Node, other: Node)
         word = int.from_bytes(code[at : at + size], pre.arch.byte_order)
         return any(row.size == size and word & row.mask == row.match for row in rows)
 
+    differ = np.frombuffer(plain, "u1") != np.frombuffer(others, "u1")
     return all(
         any(
             loads(ours, start, size) and loads(theirs, start, size)
             for size in sizes
             for start in range(max(at - size + 1, 0), min(at, len(ours) - size) + 1)
         )
-        for at, (mine, yours) in enumerate(zip(plain, others, strict=True))
-        if mine != yours
+        for at in differ.nonzero()[0].tolist()
     )
 
 

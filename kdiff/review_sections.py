@@ -15,7 +15,7 @@ from kdiff.elf.read import SHF_ALLOC, SHT_GROUP, SHT_NOTE
 from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.plan import Plan
-from kdiff.sectionrows import Rows
+from kdiff.sectionrows import Rows, row_of
 from kdiff.split import Kind
 from kdiff.structures import declared_sizes
 from kdiff.tables import tables_of
@@ -32,7 +32,7 @@ def unknown_sections(graph: SectionGraph, among: Collection[str] | None = None) 
     if among is not None:
         named &= set(among)
     strange = [name for name in named if not graph.habits.known(name) and name not in graph.special]
-    rows = Rows(graph.special)
+    rows = Rows(graph.special if strange else {})
     return tuple(sorted(name for name in strange if rows.row(name) is None))
 
 
@@ -84,13 +84,15 @@ def _opaque_tables(plan: Plan) -> Iterator[Refusal]:
 
 def _mistyped_tables(plan: Plan) -> Iterator[Refusal]:
     """Tables cut by their relocations of which entries travel, and whose C type has another size."""
-    rows, carried = Rows(plan.post.special), (plan.post.nodes[index] for index in plan.carried)
-    found = {node.section_name: node for node in carried if _is_cut_by_looks(rows, node)}
+    found = {node.section_name: node for node in map(plan.post.nodes.__getitem__, plan.carried)}
     sizes = declared_sizes(plan.post.obj, plan.post.arch)
     for name, node in sorted(found.items()):
         table = node.table
-        typed = sizes(table.structure) if table is not None else 0
-        if table is not None and typed not in (0, table.entry_size):
+        typed = sizes(table.structure) if table is not None and table.structure else 0
+        if table is None or typed in (0, table.entry_size):
+            continue
+        row = row_of(name, plan.post.special)
+        if row is not None and not row.entry_size:
             yield Refusal(
                 "review.unknown_entries", plan.post.where(node),
                 f"entries of {name} have {table.entry_size} bytes by its relocations,"
@@ -113,11 +115,6 @@ def _unfinished(plan: Plan) -> Iterator[Refusal]:
                     " into code at boot only",
                     "leave the functions that use it as they are",
                 )  # fmt: skip
-
-
-def _is_cut_by_looks(rows: Rows, node: Node) -> bool:
-    row = rows.row(node.section_name) if node.table is not None else None
-    return row is not None and bool(row.structure) and not row.entry_size
 
 
 def _touched(graph: SectionGraph, node: Node, kept: set[int]) -> str:
