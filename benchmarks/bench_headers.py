@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether the units that kdiff finds for a changed header are those that a build of all its users shows.
 
-    python benchmarks/bench_headers.py [--kernel ABI] [--header PATH]... [--seed N]
+    python benchmarks/bench_headers.py [--kernel ABI] [--header PATH]... [--seed N] [--member]
 
-In each header one inline function that returns something is edited: it returns one more. `kdiff.kbuild.build`
-then says which units' objects change, once as always, once with every unit compiled that the compiler
+In each header one inline function that returns something is edited: it returns one more. With `--member` one
+structure gets another member, in front of all others. `kdiff.kbuild.build` then says which units' objects change, once as always, once with every unit compiled that the compiler
 says includes the header. Both answers must be equal: the same units, with the same objects.
 """
 
@@ -41,16 +41,18 @@ _INLINE = re.compile(
     r"^static inline (?:int|bool|unsigned int|long) \w+\([^{;]*\)\n\{\n(?:[^}]*?\n)?\treturn ([^;]+);\n\}",
     re.M,
 )
+_STRUCTURE = re.compile(r"^struct \w+ \{\n(\t)", re.M)
 
 
-def edited(source: Path, header: str, seed: int) -> str | None:
-    """A patch that changes one inline function, drawn at random; None if there is none."""
+def edited(source: Path, header: str, seed: int, member: bool) -> str | None:
+    """A patch that changes an inline function or a structure, drawn at random; None if there is none."""
     text = (source / header).read_text()
-    found = list(_INLINE.finditer(text))
+    found = list((_STRUCTURE if member else _INLINE).finditer(text))
     if not found:
         return None
     one = random.Random(f"{header} {seed}").choice(found)
-    new = f"{text[: one.start(1)]}({one[1]}) + 1{text[one.end(1) :]}"
+    instead = "\tlong more[2];\n\t" if member else f"({one[1]}) + 1"
+    new = f"{text[: one.start(1)]}{instead}{text[one.end(1) :]}"
     lines = (text.splitlines(keepends=True), new.splitlines(keepends=True))
     return "".join(difflib.unified_diff(*lines, f"a/{header}", f"b/{header}"))
 
@@ -94,6 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--header", action="append", help="a header; the list in this file if not given")
     parser.add_argument("--seed", type=int, default=1, help="which function is edited")
+    parser.add_argument("--member", action="store_true", help="add a member to a structure instead")
     parser.add_argument("--kernel", help="kernel ABI (default: the newest)")
     args = parser.parse_args()
     plugins = registry.load()
@@ -101,9 +104,9 @@ def main() -> int:
     kernel = setup.make(plugins, wanted, lambda line: print(line, file=sys.stderr))
     wrong = 0
     for header in args.header or HEADERS:
-        text = edited(kernel.source, header, args.seed)
+        text = edited(kernel.source, header, args.seed, args.member)
         if text is None:
-            print(f"{header}: no inline function to edit")
+            print(f"{header}: nothing to edit")
             continue
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "x.patch")

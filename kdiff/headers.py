@@ -133,7 +133,7 @@ def _users(
     users = mentioning(names, sight.every, sight, parts, pastes.of)
     if users is None:
         return None
-    told = {unit for unit, command in wanted.items() if any(name.decode() in command for name in names)}
+    told = {unit for unit, command in wanted.items() if any(name.word.decode() in command for name in names)}
     return sight.names(users) | told
 
 

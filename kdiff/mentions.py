@@ -21,14 +21,13 @@ from typing import Protocol
 from kdiff.macros import Part
 from kdiff.parts import placed
 from kdiff.pastes import Paste
+from kdiff.pointers import Kind, Name, Names, knowing, named
 from kdiff.values import dataclass
 
 _WORD = re.compile(rb"\w+")
 _MOST_NAMES = 200
 """When so many names are affected, looking for them saves nothing."""
 _FEW = 100
-
-Names = frozenset[bytes] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,9 @@ def change(pre: bytes, post: bytes) -> Change:
     edits = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     gone = [each for what, a, b, _, _ in edits if what != "equal" for each in old[a:b]]
     come = [each for what, _, _, a, b in edits if what != "equal" for each in new[a:b]]
-    declares = [each.part.declares for each in gone + come]
+    declared = [named(each.part) for each in gone + come]
     before, after = (frozenset(filter(None, (each.include for each in side))) for side in (gone, come))
-    names = None if None in declares else frozenset(name for names in declares for name in names or ())
+    names = None if None in declared else frozenset(name for names in declared for name in names or ())
     return Change(names, before, after)
 
 
@@ -71,7 +70,7 @@ class Seen(Protocol):
 
 
 def mentioning(
-    names: Iterable[bytes],
+    names: Iterable[Name],
     every: int,
     seen: Seen,
     read: Callable[[str], Iterable[Part]],
@@ -82,7 +81,7 @@ def mentioning(
     `read` gives the parts of a file (of both versions, if it changes), `pasted` the places where macros may
     make one of some names. A place that few may see is not followed further: all of them are users.
     """
-    affected: dict[bytes, int] = {}
+    affected: dict[Name, int] = {}
     waiting = dict.fromkeys(names, every)
     users = 0
     while waiting:
@@ -90,16 +89,27 @@ def mentioning(
             affected[name] = affected.get(name, 0) | units
         if len(affected) > _MOST_NAMES:
             return None
+        words = {name.word for name in waiting}
+
+        def who(uses: Iterable[bytes], *kinds: Kind, asking: Mapping[Name, int] = waiting) -> int:
+            return reduce(or_, (asking.get(Name(word, kind), 0) for word in uses for kind in kinds), 0)
+
         places: list[tuple[Names, int]] = []
-        for paste in pasted(waiting):
-            units = paste.units & waiting[paste.name]
-            places.append((paste.part.declares if units.bit_count() > _FEW else None, units))
-        for file, words in seen.find(waiting).items():
+        for paste in pasted(words):
+            units = paste.units & who([paste.name], *Kind)
+            places.append((named(paste.part) if units.bit_count() > _FEW else None, units))
+        for file, found in seen.find(words).items():
+            may = seen.units(file)
             for part in read(file):
-                uses = words & set(_WORD.findall(part.text))
-                places.append(
-                    (part.declares, seen.units(file) & reduce(or_, (waiting[each] for each in uses), 0))
-                )
+                uses = found & set(_WORD.findall(part.text))
+                if units := may & who(uses, Kind.ANY):
+                    places.append((named(part), units))
+                if units := may & who(uses, Kind.LAYOUT, Kind.VALUE):
+                    tags, values = (
+                        frozenset(word for word in uses if Name(word, kind) in waiting)
+                        for kind in (Kind.LAYOUT, Kind.VALUE)
+                    )
+                    places.append((knowing(part, tags, values), units))
         waiting = {}
         for declares, units in places:
             if declares is None:

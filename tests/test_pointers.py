@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What depends on a structure's layout: code that a compiler makes otherwise must not be missed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from kdiff.mentions import change, mentioning
+from kdiff.parts import chunks, directives
+from kdiff.pointers import Kind, Name, knowing, named
+
+TAGS, VALUES = frozenset({b"item"}), frozenset({b"held"})
+BEFORE = b"struct item { int id; struct item *next; long last; };\n"
+AFTER = BEFORE.replace(b"int id;", b"int id; long more[3];")
+
+
+def depends(text: str) -> set[str] | None:
+    """What changes with a declaration, tags with `struct` in front."""
+    (part,) = chunks(text.encode())
+    found = knowing(part, TAGS, VALUES)
+    if found is None:
+        return None
+    return {f"{'struct ' * (kind is Kind.LAYOUT)}{word.decode()}" for word, kind in found}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("void put(struct item *item);", set()),
+        ("void put(const struct item *, int item);", set()),
+        ("bool each(bool (*item)(struct item *item, void *), struct list *l);", set()),
+        ("void put(struct item item);", {"put"}),
+        ("void put(struct item);", {"put"}),
+        ("void put(struct item a[]);", {"put"}),
+        ("void put(struct other *a, int b[sizeof(struct item *)]);", {"put"}),
+        ("struct item *get(int a);", {"get"}),
+        ("int item(struct item *a);", {"item"}),
+        ("int get(item *a, int b);", {"get"}),
+        ("extern struct item *first;", {"first"}),
+        ("static inline void put(struct item *i) { i->id = 1; }", {"put"}),
+        ("#define FIRST(x) ((struct item *)(x))", {"FIRST"}),
+        ("struct item;", set()),
+        ("struct box { struct item *a, **b[2]; int c; };", {"a", "b"}),
+        ("struct box { struct item __rcu *a; union { struct item const *b; }; };", {"a", "b"}),
+        ("struct box { struct item a; };", {"struct box"}),
+        ("struct box { struct item *a, b; };", {"struct box"}),
+        ("struct box { struct item a[4]; };", {"struct box"}),
+        ("struct box { struct { struct item a; } b; };", {"struct box"}),
+        ("struct box { struct item { int a; } b; };", {"struct box", "struct item"}),
+        ("struct box { char a[sizeof(struct item)]; };", {"struct box"}),
+        ("struct box { LIST(struct item *a); };", {"struct box"}),
+        ("struct box { int a[item]; };", {"struct box"}),
+        ("struct box { item a; };", {"struct box"}),
+        ("struct box { int item; struct other item[2]; struct { int a; } item; unsigned item:2; };", set()),
+        ("struct box { int (*use)(struct item *i); };", set()),
+        ("struct box { struct item *(*get)(struct item *i); };", {"get"}),
+        ("struct box { struct item (*get)(int i); };", {"struct box"}),
+        ("struct box { int (*use)(struct item i); };", {"struct box"}),
+        ("int held(int held, struct other *held, struct held *a);", set()),
+        ("int put(held *a, int b);", {"put"}),
+        ("int put(int b[held]);", {"put"}),
+        ("held put(int b);", {"put"}),
+        ("struct item *held(int held);", {"held"}),
+        ("static inline int put(struct other *o) { return o->held; }", {"put"}),
+        ("struct box { int a, held; struct other *held; struct { int a; } held; struct held a; };", set()),
+        ("struct box { int (*held)(struct item *held); };", set()),
+        ("struct box { int a[held]; };", {"struct box"}),
+        ("struct box { int a[2], held[sizeof(held)]; };", {"struct box"}),
+        ("struct box { unsigned a:held; };", {"struct box"}),
+        ("struct box { held a; };", {"struct box"}),
+        ("struct box { HELD(held); };", {"struct box"}),
+        ("enum { SIZE = held };", {"SIZE"}),
+        ("enum { SIZE = sizeof(struct item *) };", {"SIZE"}),
+        ("DEFINE(struct item *a);", None),
+        ("typedef struct item *pointer;", None),
+    ],
+)
+def test_what_depends_on_a_layout(text: str, names: set[str] | None) -> None:
+    assert depends(text) == names
+
+
+def test_what_a_condition_cuts_is_not_plain() -> None:
+    cut = b"struct box {\n\tstruct item\n#ifdef A\n\t*a;\n#else\n\ta;\n#endif\n};\n"
+    (part,) = (each for each in chunks(cut) if each.text.startswith(b"struct"))
+    assert knowing(part, TAGS, VALUES) == named(part) == {Name(b"box", Kind.LAYOUT)}
+
+
+HEADERS = (
+    "struct box { struct item *held; int n; };",
+    "struct box { struct item held; int n; };",
+    "struct box { int n; struct item *(*get)(void); void (*put)(struct item *); };",
+    "struct box { int n; struct { union { struct item *held; long x; }; } in; };",
+    "struct box { struct item __rcu *held[2]; int n; };",
+    "struct box { int n; }; struct outer { struct box b; struct item *held; };",
+    "struct box { int n; }; extern struct item *held; struct item *item_of(struct box *);",
+    "struct box { int n; }; struct item *item_of(struct box *); void use(struct item *);",
+    "struct box { int n; }; extern struct item all[4]; void use(struct item *, int);",
+    "struct box { void *held; int n; }; void use(struct item *);\n"
+    "#define item_of(b) ((struct item *)(b)->held)",
+    "struct box { void *held; int n; };\nstatic inline int last(struct box *b)\n"
+    "{ struct item *i = b->held; return i->last; }",
+    "struct box { int n; }; struct list { struct item first; }; extern struct list *lists;",
+    "struct list { struct item *first; }; struct box { struct list l; int n; };",
+)
+USERS = (
+    "long f(struct box *b) { return b->n; }",
+    "long f(struct box *b) { return b->held->last; }",
+    "long f(struct box *b) { return b->held.last; }",
+    "long f(struct box *b) { return b->in.held->last; }",
+    "long f(struct box *b) { return b->get()->last; }",
+    "long f(struct box *b) { b->put(0); return sizeof(struct box); }",
+    "long f(struct box *b) { b->put(b->get()); return 0; }",
+    "long f(struct box *b) { b->put(b->get() + 1); return 0; }",
+    "long f(struct box *b) { return b->held[1]->last; }",
+    "struct box two[2]; struct box *f(int n) { return &two[n]; }",
+    "struct box *f(struct box *b) { return b + 1; }",
+    "long f(struct outer *o) { return o->held->last; }",
+    "long f(struct outer *o) { return o->b.n; }",
+    "long f(void) { return held->last; }",
+    "long f(void) { return item_of(0)->last; }",
+    "void f(struct box *b) { use(item_of(b)); }",
+    "void f(struct box *b) { use(item_of(b)->next); }",
+    "void f(struct box *b) { use(item_of(b) + 2); }",
+    "void f(void *p) { use(p); }",
+    "void f(int n) { use(all + n, n); }",
+    "long f(struct box *b) { return last(b); }",
+    "long f(void) { return sizeof(*lists); }",
+    "long f(void) { return sizeof(struct list); }",
+    "long f(struct box *b) { return b->l.first->last; }",
+    "long f(struct box *b) { __auto_type i = b->l.first; return i->last; }",
+    "void *f(struct box *b) { return b->l.first; }",
+    "struct item *f(struct item *i) { return i->next; }",
+)
+
+
+class Files(dict[str, bytes]):
+    """A header that one unit sees."""
+
+    def units(self, file: str) -> int:
+        return 1
+
+    def find(self, words: Iterable[bytes]) -> dict[str, frozenset[bytes]]:
+        wanted = frozenset(words)
+        return {path: wanted & set(re.findall(rb"\w+", text)) for path, text in self.items()}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_no_unit_is_missed_whose_code_a_layout_changes(header: str, tmp_path: Path) -> None:
+    names = change(BEFORE, AFTER).names
+    assert names == {Name(b"item", Kind.LAYOUT)}
+    differing, found = set(), set()
+    for user in USERS:
+        texts = (b"%b%b\n%b\n" % (items, header.encode(), user.encode()) for items in (BEFORE, AFTER))
+        codes = [code for text in texts if (code := compiled(tmp_path, text)) is not None]
+        if codes and codes[0] != codes[-1]:
+            differing.add(user)
+        files = Files({"all.h": BEFORE + header.encode(), "unit.c": user.encode()})
+        parts = {path: (directives if path == "unit.c" else chunks)(text) for path, text in files.items()}
+        if mentioning(names, 1, files, parts.__getitem__, lambda words: []):
+            found.add(user)
+    assert differing
+    assert differing <= found
+    assert found < set(USERS)
+
+
+def compiled(folder: Path, text: bytes) -> bytes | None:
+    """The assembler text of a unit; None if it does not compile."""
+    done = subprocess.run(
+        ["gcc", "-O1", "-D__rcu=", "-S", "-o", "-", "-xc", "-"],
+        cwd=folder,
+        input=text,
+        capture_output=True,
+        check=False,
+    )
+    return None if done.returncode else done.stdout
