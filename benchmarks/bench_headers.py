@@ -4,8 +4,9 @@
     python benchmarks/bench_headers.py [--kernel ABI] [--header PATH]... [--seed N] [--member]
 
 In each header one inline function that returns something is edited: it returns one more. With `--member` one
-structure gets another member, in front of all others. `kdiff.kbuild.build` then says which units' objects change, once as always, once with every unit compiled that the compiler
-says includes the header. Both answers must be equal: the same units, with the same objects.
+structure gets another member, in front of all others. `kdiff.kbuild.build` then says which units' objects
+change, once as always, once with every unit compiled that the compiler says includes the header. Both answers
+must be equal: the same units, with the same objects.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ def depends(text: str) -> set[str] | None:
         ("struct box { int (*use)(struct item i); };", {"struct box"}),
         ("int held(int held, struct other *held, struct held *a);", set()),
         ("int put(held *a, int b);", {"put"}),
+        ('int put(int b) __attribute__((alias("held")));', None),
         ("int put(int b[held]);", {"put"}),
         ("held put(int b);", {"put"}),
         ("struct item *held(int held);", {"held"}),
