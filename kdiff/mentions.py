@@ -5,9 +5,9 @@ Headers are compared part by part (`kdiff.parts`), in their order. If only stati
 structures and the like change, come, go or move, a unit is affected only if it mentions one of their names,
 or a name whose own part mentions one; where a part may do more than declare, all that include its file are.
 Of a structure whose members change it is enough to follow who may look into one (`kdiff.pointers`). Of two
-parts that change places either one tells: what one has to do with the other, its text says. Names that macros
-paste together are mentioned where they are pasted (`kdiff.pastes`); what is included, or not any more, is told
-apart (`kdiff.certain`).
+parts that change places either one tells: what one has to do with the other, its text says. Names that
+macros paste together are mentioned where they are pasted (`kdiff.pastes`); what is included, or not any more,
+is told apart (`kdiff.certain`).
 """
 
 from __future__ import annotations

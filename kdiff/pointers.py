@@ -20,6 +20,7 @@ from kdiff.macros import MARK, TOKEN, Part
 _DEFINED = re.compile(rb"\b(?:struct|union)\s+(\w+)\s*\{")
 _DEFINITION = re.compile(rb"(?:struct|union)\b[\w\s]*\{.*\}[^{}=]*;", re.DOTALL)
 _BETWEEN = re.compile(rb"[;{}]")
+_CALLED = re.compile(rb"\b(\w+)\s*\(")
 _WORD = re.compile(rb"\w+")
 _TAGGED = frozenset({b"struct", b"union", b"enum"})
 _QUALIFIERS = frozenset(
@@ -57,9 +58,9 @@ def named(part: Part) -> Names:
     if _DEFINITION.fullmatch(part.text):
         tags = frozenset(_DEFINED.findall(part.text))
         return frozenset(Name(word, Kind.LAYOUT if word in tags else Kind.ANY) for word in part.declares)
-    head = part.text.partition(b"{")[0]
-    kind = Kind.VALUE if b"(" in head and not head.startswith(b"#") else Kind.ANY
-    return frozenset(Name(word, kind) for word in part.declares)
+    head = b"" if part.text.startswith(b"#") else part.text.partition(b"{")[0]
+    called = frozenset(_CALLED.findall(head))
+    return frozenset(Name(word, Kind.VALUE if word in called else Kind.ANY) for word in part.declares)
 
 
 def knowing(part: Part, tags: Words, values: Words) -> Names:

@@ -85,6 +85,27 @@ def test_what_depends_on_a_layout(text: str, names: set[str] | None) -> None:
     assert depends(text) == names
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("struct box { int a; };", Kind.LAYOUT),
+        ("struct box { int a; } __packed;", Kind.LAYOUT),
+        ("struct __attribute__((packed)) box { int a; };", Kind.ANY),
+        ("struct box { int a; } __attribute__((packed));", Kind.LAYOUT),
+        ("struct box __attribute__((packed)) { int a; };", Kind.ANY),
+        ("enum box { ONE = (1) };", Kind.ANY),
+        ("#define box(x) (x)", Kind.ANY),
+        ("extern int box;", Kind.ANY),
+        ("extern int box __attribute__((unused));", Kind.ANY),
+        ("int box(int box);", Kind.VALUE),
+        ("static inline int box (void) { return 1; }", Kind.VALUE),
+    ],
+)
+def test_where_what_is_declared_matters(text: str, kind: Kind) -> None:
+    part = chunks(text.encode())[0]
+    assert part.declares is None or dict(named(part) or ())[b"box"] is kind
+
+
 def test_what_a_condition_cuts_is_not_plain() -> None:
     cut = b"struct box {\n\tstruct item\n#ifdef A\n\t*a;\n#else\n\ta;\n#endif\n};\n"
     (part,) = (each for each in chunks(cut) if each.text.startswith(b"struct"))
