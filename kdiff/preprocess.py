@@ -203,9 +203,10 @@ def declared(declaration: bytes, *, expanded: bool = True) -> frozenset[bytes] |
     tokens = Counter(_TOKEN.findall(declaration))
     if b"#" in declaration or tokens[b"{"] != tokens[b"}"] or tokens[b"("] != tokens[b")"]:
         return None
-    if _TYPE.fullmatch(_folded(_ATTRIBUTE.sub(b" ", declaration))):
-        inner = (name for found in _INNER.findall(declaration) for name in found)
-        values = (name for body in _ENUM.findall(declaration) for name in _VALUE.findall(body))
+    plain = _ATTRIBUTE.sub(b" ", declaration)
+    if _TYPE.fullmatch(_folded(plain)):
+        inner = (name for found in _INNER.findall(plain) for name in found)
+        values = (name for body in _ENUM.findall(plain) for name in _VALUE.findall(body))
         return frozenset(filter(None, (*inner, *values)))
     if _FORWARD.fullmatch(declaration):
         return frozenset()
