@@ -82,11 +82,11 @@ class _Comparison:
         self.starts = Starts(pre, post, self.to_post, self.to_pre, self.same_names)
         self.texts: dict[bytes, int] = {}
         self.meaning = self._meaning(pre, self.identity), self._meaning(post, self.to_pre)
+        self.same_records = self._same_records()
         self.numbered: Column = pre.numbered | post.numbered[self.to_post]
 
     def result(self) -> Alike:
-        found: Column = self.same_bytes & self.same_symbols & self._same_relocations()
-        found = self._same_entries(found)
+        found = self._same_entries(self.same_bytes & self.same_symbols & self.same_records)
         used = self._used(found)
         found &= used | ~self.numbered
         kept = self._kept(~found & self.pre.loaded, ~self._in_post(found) & self.post.loaded)
@@ -185,7 +185,7 @@ class _Comparison:
         text, end, _ = bytes(data[offset : offset + 4096]).partition(b"\0")
         return self.texts.setdefault(text, len(self.texts)) if end else _NONE
 
-    def _same_relocations(self) -> Column:
+    def _same_records(self) -> Column:
         ours = Grouped(self.pre.records.section, (self.pre.records.offset, *self.meaning[0]))
         theirs = Grouped(self.to_pre[self.post.records.section], (self.post.records.offset, *self.meaning[1]))
         return ours.same(theirs.in_groups(), self.count)
@@ -229,16 +229,11 @@ class _Comparison:
 
     def _same_table(self, before: Table, after: Table) -> bool:
         """Whether two tables say the same, entry by entry, about the same code."""
-        if len(before.entries) != len(after.entries) or len(before.owners) != len(after.owners):
-            return False
         ours, theirs = self.pre.obj.contents(before.section), self.post.obj.contents(after.section)
-        offsets = self.pre.records.offset[before.records], self.post.records.offset[after.records]
-        said = zip(*self.meaning, strict=True)
         return (
-            bytes(ours) == bytes(theirs)
+            bool(self.to_post[before.section] == after.section and self.same_records[before.section])
+            and bytes(ours) == bytes(theirs)
             and before.owners.tobytes() == self.to_pre[after.owners].tobytes()
-            and offsets[0].tobytes() == offsets[1].tobytes()
-            and all(mine[before.records].tobytes() == yours[after.records].tobytes() for mine, yours in said)
         )
 
     def _owners(self, tables: Iterable[Table], own: Column) -> Column:
@@ -314,11 +309,13 @@ class _Comparison:
 
     def _scope(self, side: Side, kept: Column, reached: Column, read: Column) -> Scope:
         references = kept & side.loaded
-        entries: dict[int, Column] = {}
-        for table in side.tables.values():
-            if table.step:
-                entries[table.section] = kept[table.owners] | (table.owners == 0) | read[table.section]
-                references[table.section] = bool(entries[table.section].any())
+        wanted = kept[side.owners] | (side.owners == 0)
+        entries = {
+            index: np.ones(len(table.owners), bool) if read[index] else wanted[table.place]
+            for index, table in side.tables.items()
+        }
+        for index, chosen in entries.items():
+            references[index] = np.count_nonzero(chosen) > 0
         return Scope(references | reached, references, entries, side.rows, side.piece_sections)
 
 

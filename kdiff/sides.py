@@ -42,13 +42,15 @@ from kdiff.values import dataclass
 class Table:
     """A table whose entries go where the code goes that they are about.
 
-    `owners`: the section of the code of each entry, 0 where it is none of this object's. `records`: those of
-    the table, among the records of its side; `entries`: of which entry each of them is.
+    `owners`: the section of the code of each entry, 0 where it is none of this object's; their `place` among
+    those of its side. `records`: those of the table, among the records of its side; `entries`: of which entry
+    each of them is.
     """
 
     section: int
     row: SpecialSection
     owners: Column
+    place: slice
     records: slice
     entries: Column
 
@@ -103,7 +105,7 @@ class Names:
         )
 
     def _section(self, name: str) -> int:
-        remade = self._habits.remade("", name) is not None
+        remade = name.startswith(self._habits.remade_families)
         return REMADE * remade | NUMBERED * is_numbered(name) | CONSTANT * self._habits.is_constant(name)
 
     def _datum(self, name: str) -> int:
@@ -274,27 +276,30 @@ class Side:
 
     def _tables(self) -> dict[int, Table]:
         """The tables whose entries have owners; the records of all of them are looked at together."""
+        sizes = self.obj.sections["size"]
         rows = {
             index: row
             for index, row in sorted(self.rows.items(), key=lambda each: bool(each[1].parallel))
-            if row.keep is Keep.OWNER and row.entry_size and self.obj.sections["size"][index]
+            if row.keep is Keep.OWNER and row.entry_size and sizes[index]
         }
-        count = len(self.obj.sections)
+        count = len(sizes)
         step, naming, base = np.zeros(count, "i8"), np.full(count, -1, "i8"), np.zeros(count, "i8")
         total, places, place_of = 0, dict[str, tuple[int, int]](), dict[int, tuple[int, int]]()
         """By name and number of a table: where its owners are kept among those of all, and how many."""
         for index, row in rows.items():
-            many = rows_in(int(self.obj.sections["size"][index]), row.entry_size, row.least)
+            many = rows_in(int(sizes[index]), row.entry_size, row.least)
             place = places.get(row.parallel)
             if place is None or place[1] != many:
                 place, total = (total, many), total + many
                 naming[index] = -1 if row.owner is None else row.owner
             places[self.names[index]] = place_of[index] = place
             step[index], base[index] = row.entry_size, place[0]
+        self.owners: Column = np.zeros(total, "i8")
+        """By entry, of all tables: the section of the code that it is about."""
         chosen = step[self.records.section].nonzero()[0]
         section, offset = self.records.section[chosen], self.records.offset[chosen]
         entry = offset // step[section]
-        slot, owners = base[section] + entry, np.zeros(total, "i8")
+        slot, owners = base[section] + entry, self.owners
         named = (offset - entry * step[section] == naming[section]).nonzero()[0][::-1]
         owners[slot[named]] = self.target[chosen[named]]  # of several records of one place the first adds
         self.source[chosen] = owners[slot]
@@ -302,10 +307,8 @@ class Side:
         for index in sorted(rows):
             first, last = self.bounds[index : index + 2].tolist()
             at, entries = at + last - first, entry[at : at + last - first]
-            start, many = place_of[index]
-            found[index] = Table(
-                index, rows[index], owners[start : start + many], slice(first, last), entries
-            )
+            within = slice(place_of[index][0], sum(place_of[index]))
+            found[index] = Table(index, rows[index], owners[within], within, slice(first, last), entries)
         return {index: found[index] for index in rows}
 
 
