@@ -26,6 +26,7 @@ from kdiff.elf.read import (
     Column,
     Object,
 )
+from kdiff.elf.relocations import Raw
 from kdiff.errors import KdiffError
 from kdiff.habits import NO_HABITS, Habits, Standing
 from kdiff.insn import Code, Instruction, decoded, insn_addend, is_ready
@@ -202,14 +203,13 @@ def _references(
         first, last = 0, len(rows)
         if node.size != total:
             first, last = bisect_left(places, node.start), bisect_left(places, node.start + node.size)
-        found = records(obj, arch, rows[first:last]) if first < last else []
-        if not found and not near:
+        if first == last and not near:
             result.append(())
             continue
         fields = None
         if code and node.kind is Kind.FUNCTION:
             fields = Code(arch, bytes(obj.contents(node.section)[node.start : node.start + node.size]))
-        made = tuple(_made(obj, arch, node, found, fields, lookup))
+        made = tuple(_made(obj, arch, node, rows[first:last], fields, lookup))
         if near and fields is not None:
             further = _resolved(obj, arch, node, fields, made, lookup)
             made = tuple(sorted((*made, *further), key=lambda each: each.offset))
@@ -236,27 +236,30 @@ def _resolved(
 
 
 def _made(
-    obj: Object, arch: Architecture, node: Node, found: list[Record], code: Code | None, lookup: Lookup
-) -> Iterator[Reference]:
+    obj: Object, arch: Architecture, node: Node, rows: list[Raw], code: Code | None, lookup: Lookup
+) -> list[Reference]:
     """A node's references. What most records say is told here, and by `_reference` what the others do."""
+    howtos = [arch.howtos.get(row[2]) for row in rows]
+    if not all(howto is not None and howto.alone for howto in howtos):
+        return [_reference(obj, arch, node, each, code, lookup) for each in records(obj, arch, rows)]
     table, start, size = node.table, node.start, node.size
     odd = table is not None and (table.from_start or table.ahead or table.counts)
-    for record in found:
-        place, howto, symbol, addend, implicit, minus, origin = record
-        offset = place - start
-        more = implicit or minus is not None or origin is not None or howto.base or howto.entry is not None
-        if odd or more or offset + howto.size > size:
-            yield _reference(obj, arch, node, record, code, lookup)
-        elif code is None:
-            target, inner = _target(obj, symbol, addend, lookup)
-            yield Reference(offset, howto, target, inner, 0, False)
-        else:
-            share, branch = howto.bias, False
+    made = []
+    for (_, place, _, symbol, addend, implicit), howto in zip(rows, howtos, strict=True):
+        assert howto is not None
+        offset, share, branch = place - start, 0, False
+        if odd or implicit or howto.base or howto.entry is not None or offset + howto.size > size:
+            record = Record(place, howto, symbol, addend, implicit)
+            made.append(_reference(obj, arch, node, record, code, lookup))
+            continue
+        if code is not None:
+            share = howto.bias
             if howto.end_relative or howto.pc_relative:
                 end, branch = code.around(howto, offset)
-                share = offset - end if howto.end_relative else howto.bias
-            target, inner = _target(obj, symbol, addend - share, lookup)
-            yield Reference(offset, howto, target, inner, share, branch)
+                share = offset - end if howto.end_relative else share
+        target, inner = _target(obj, symbol, addend - share, lookup)
+        made.append(Reference(offset, howto, target, inner, share, branch))
+    return made
 
 
 def _reference(

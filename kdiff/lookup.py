@@ -58,9 +58,11 @@ class Lookup:
 
     def at(self, section: int, offset: int) -> Node | None:
         """The node that holds `offset`, or ends there, or begins behind it (in a section's padding)."""
-        starts, found = self._sections.get(section, ([], []))
-        index = bisect_right(starts, offset) - 1
-        return found[max(index, 0)] if found else None
+        found = self._sections.get(section)
+        if found is None:
+            return None
+        starts, nodes = found
+        return nodes[(bisect_right(starts, offset) or 1) - 1]
 
     def rows(self, section: int) -> list[Raw]:
         """A section's records, from its first node to the end of the last one."""
