@@ -275,6 +275,8 @@ class Meaning:
     """One entry: `an export`."""
     why: str
     remedy: str
+    may_come: bool = False
+    """Whether an entry may be added, as nothing in the running kernel can ask for it: it is left out."""
 
 
 ANY_TABLE = Meaning(

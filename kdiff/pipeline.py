@@ -43,7 +43,7 @@ from kdiff.patch import Patch, read_patch
 from kdiff.plan import Plan, join, leave_out, plan
 from kdiff.proof import dump, prove
 from kdiff.registry import Registry
-from kdiff.review import review, review_layouts
+from kdiff.review import left_out, review, review_layouts
 from kdiff.review_types import Compared, Retyped, compared, retyped, review_types
 from kdiff.review_units import review_units
 from kdiff.running import check_same_kernel, find_memory
@@ -179,7 +179,8 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
     for name in types.unknown(request.accept_layouts):
         say(f"--accept-layout {name}: no such type changes")
     refusals += review_types(types, request.accept_layouts)
-    refusals += review_units(plans)
+    exports = read_symvers(config.headers / "Module.symvers")
+    refusals += review_units(plans, exports)
     if refusals:
         raise Refused(*dict.fromkeys(refusals))
     if not any(each.replaced or each.in_place for each in plans):
@@ -189,8 +190,9 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
             say(f"{unit.source} is deleted: what is in the kernel of it stays")
         elif unit.is_new and not each.carried:
             say(f"left out of the update: {unit.source}, of which nothing that it replaces makes use")
+        for line in left_out(each):
+            say(f"left out of the update: {line} of {unit.source}, which no running module asks for")
 
-    exports = read_symvers(config.headers / "Module.symvers")
     targets = Targets(config, memory, exports, partial(_architecture, plugins))
     where = ", ".join(dict.fromkeys(targets.memory(each.target).name for each in plans))
     say(f"matching every function of {len(plans)} unit(s) against {where}")

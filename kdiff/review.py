@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from kdiff.correlate import Pair
 from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
-from kdiff.kernel import Keep, Meaning
+from kdiff.kernel import Keep, Meaning, SpecialSection
 from kdiff.naming import stem
 from kdiff.plan import Plan
 from kdiff.review_data import review_data
@@ -63,22 +63,47 @@ def _is_told(graph: SectionGraph, entry: Node) -> bool:
 def _tables(plan: Plan) -> Iterator[Refusal]:
     """Entries that the kernel reads at boot and that no update can add: exports, parameters, initcalls."""
     carried = set(plan.carried)
-    for verb, ids, graph in (
-        ("adds", [index for index in plan.delta.added if index not in carried], plan.post),
-        ("removes", plan.delta.removed, plan.pre),
-    ):
-        for index in ids:
-            node = graph.nodes[index]
-            if node.table is None or node.table.opaque or not node.table.compared or index in graph.owners:
-                continue
-            if node.table.keep is Keep.NEVER or (node.table.keep is Keep.ADDED and verb == "adds"):
-                yield _table_changed(node.table.meaning, verb, graph, node)
+    for verb, graph, nodes in (("adds", plan.post, _coming(plan)), ("removes", plan.pre, _going(plan))):
+        for meaning, node in nodes:
+            if verb == "removes" or not meaning.may_come:
+                yield _table_changed(meaning, verb, graph, node)
     for each in plan.delta.changed:
         node = plan.post.nodes[each.post]
         if node.table is None or node.table.opaque or not node.table.compared or node.id in carried:
             continue
         if node.id not in plan.post.owners:
             yield _table_changed(node.table.meaning, "changes", plan.post, node, f" ({each.causes[0].text})")
+
+
+def left_out(plan: Plan) -> tuple[str, ...]:
+    """What the patch adds to such tables and an update does without, a line for each."""
+    return tuple(
+        f"{meaning.what} {node.name}".rstrip() for meaning, node in _coming(plan) if meaning.may_come
+    )
+
+
+def _coming(plan: Plan) -> Iterator[tuple[Meaning, Node]]:
+    """Entries that the patch adds and that do not travel, with what they mean."""
+    carried = set(plan.carried)
+    for index in plan.delta.added:
+        table = _read_at_boot(plan.post, index)
+        if table is not None and index not in carried:
+            yield table.meaning, plan.post.nodes[index]
+
+
+def _going(plan: Plan) -> Iterator[tuple[Meaning, Node]]:
+    for index in plan.delta.removed:
+        table = _read_at_boot(plan.pre, index)
+        if table is not None and table.keep is Keep.NEVER:
+            yield table.meaning, plan.pre.nodes[index]
+
+
+def _read_at_boot(graph: SectionGraph, index: int) -> SpecialSection | None:
+    """The table of an entry that nobody owns, if it is read at boot only."""
+    table = graph.nodes[index].table
+    if table is None or table.opaque or not table.compared or index in graph.owners:
+        return None
+    return table if table.keep in (Keep.NEVER, Keep.ADDED) else None
 
 
 def _table_changed(meaning: Meaning, verb: str, graph: SectionGraph, node: Node, how: str = "") -> Refusal:

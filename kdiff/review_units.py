@@ -8,17 +8,49 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
+from kdiff.addressbook import KERNEL
 from kdiff.errors import Refusal
+from kdiff.exports import Export
 from kdiff.graph import Node, SectionGraph
 from kdiff.naming import is_numbered
-from kdiff.plan import Plan
+from kdiff.plan import Plan, new_globals
 from kdiff.split import Kind
 
 
-def review_units(plans: tuple[Plan, ...]) -> Iterator[Refusal]:
-    """Refuse functions that change while they move, and variables that would start again."""
+def review_units(
+    plans: tuple[Plan, ...], exports: Mapping[str, Export] = MappingProxyType({})
+) -> Iterator[Refusal]:
+    """Refuse functions that change while they move, variables that would start again, and calls of new code
+    that needs a module which may not be loaded.
+
+    `exports`: what the kernel and its modules export to each other.
+    """
+    yield from _moving(plans)
+    yield from _needing(plans, exports)
+
+
+def _needing(plans: tuple[Plan, ...], exports: Mapping[str, Export]) -> Iterator[Refusal]:
+    """New code of a module that is called from elsewhere: the caller's module must need that one already."""
+    new = {name: plan for plan in plans if plan.target != KERNEL for name in new_globals(plan)}
+    for plan in plans:
+        externs = [node.name for node in plan.pre.nodes if node.kind is Kind.EXTERN]
+        needed = {found.owner for name in externs if (found := exports.get(name)) is not None}
+        for index in plan.borrowed:
+            node = plan.post.nodes[index]
+            home = new.get(node.name) if node.kind is Kind.EXTERN else None
+            if home is not None and home.target not in (plan.target, *needed):
+                yield Refusal(
+                    "review.other_module", plan.post.where(node),
+                    f"{plan.target} would use {node.name}, which is new in module {home.target}, and can be"
+                    " loaded without that one",
+                    "put the new code into the module that uses it, or into the kernel",
+                )  # fmt: skip
+
+
+def _moving(plans: tuple[Plan, ...]) -> Iterator[Refusal]:
     left = [(plan, plan.pre.nodes[index]) for plan in plans for index in plan.delta.removed]
     gone = {(node.kind, node.name): (plan, node) for plan, node in left if _has_identity(node)}
     for plan in plans:

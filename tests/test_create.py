@@ -110,10 +110,8 @@ REFUSED = {
     "layout": "review.layout_changed",
     "layout_header": "review.layout_changed",
     "moved_to_unit": "review.moved_to_unit",
-    "new_file_export": "review.export_changed",
     "new_file_initcall": "review.initcall_changed",
     "new_module": "patch.new_module",
-    "new_export": "review.export_changed",
     "noinstr": "livepatch.noinstr",
     "no_fentry": "livepatch.no_fentry",
     "not_built": "patch.not_built",
@@ -128,6 +126,15 @@ def test_a_patch_that_must_not_be_applied_live_is_refused(kernel: KernelSetup, n
         make(kernel, PATCHES / "refused" / f"{name}.patch")
     assert {refusal.key for refusal in caught.value.refusals} == {REFUSED[name]}
     assert all(refusal.place and refusal.reason for refusal in caught.value.refusals)
+
+
+@pytest.mark.parametrize("name", ["new_export", "new_file_export"])
+def test_an_export_that_the_patch_adds_is_left_out(kernel: KernelSetup, name: str) -> None:
+    said: list[str] = []
+    package = make(kernel, PATCHES / f"{name}.patch", said.append)
+    (line,) = (each for each in said if "an export" in each)
+    assert line.startswith("left out of the update: ")
+    assert not any(b"__ksymtab_kdiff" in each.data for each in package.modules)
 
 
 def test_a_changed_type_is_refused_before_all_units_that_see_it_are_looked_for(kernel: KernelSetup) -> None:

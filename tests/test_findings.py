@@ -19,7 +19,7 @@ from kdiff.cli.main import main
 from kdiff.errors import Refusal
 from kdiff.kernel import KernelFacts
 from kdiff.plan import Plan
-from kdiff.review import review
+from kdiff.review import left_out, review
 
 TABLES = rows(KernelFacts(machine="x86_64"), {})
 BOTH = pytest.mark.parametrize("headers", [HEADERS, OLD_HEADERS], ids=["new", "old"])
@@ -50,11 +50,31 @@ def keys(before: str, after: str, headers: str = HEADERS) -> set[str]:
 
 
 @BOTH
-def test_an_export_more_or_less_is_refused(headers: str) -> None:
+def test_an_export_less_is_refused(headers: str) -> None:
     one, two = CODE.format(1), CODE.format(2)
-    assert keys(one, f"{one}EXPORT_SYMBOL_GPL(work)", headers) == {"review.export_changed"}
     assert keys(f"{one}EXPORT_SYMBOL_GPL(work)", one, headers) == {"review.export_changed"}
     assert keys(f"{one}EXPORT_SYMBOL_GPL(work)", two, headers) == {"review.export_changed"}
+
+
+@BOTH
+def test_an_export_more_is_left_out(headers: str) -> None:
+    one = CODE.format(1)
+    found = plan(one, f"{one}EXPORT_SYMBOL_GPL(work)", headers)
+    assert review(found) == ()
+    (line,) = left_out(found)
+    assert line.startswith("an export ")
+    assert line.endswith("_work")
+    assert left_out(plan(one, CODE.format(2), headers)) == ()
+
+
+def test_an_export_more_leaves_others_as_they_are_where_each_has_a_section() -> None:
+    exported = "int {0}(int a) {{{{ return limit(a); }}}} EXPORT_SYMBOL_GPL({0})\n"
+    others = exported.format("first") + "{0}" + exported.format("last")
+    work = CODE.format(1) + "EXPORT_SYMBOL_GPL(work)"
+    found = plan(others.format(""), others.format(work), OLD_HEADERS)
+    assert review(found) == ()
+    assert len(left_out(found)) == 1
+    assert keys(others.format(""), others.format(work)) == {"review.export_changed"}  # one table for all
 
 
 @BOTH

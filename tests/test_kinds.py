@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.guest]
 
 NAMES = (
     *("exported_mtu", "compat_sysinfo", "module_static_call", "new_file", "new_file_of_module"),
-    *("renamed_file", "deleted_file", "makefile_flags"),
+    *("renamed_file", "deleted_file", "makefile_flags", "new_export"),
 )
 MODULES = ("dummy", "bridge", "aesni_intel", "algif_skcipher")
 IP = "busybox ip link"
@@ -107,6 +107,11 @@ def applied(name: str) -> pytest.MarkDecorator:
 
 @applied("exported_mtu")
 def test_modules_that_call_an_exported_function_run_its_new_code(updated: Guest, folder: Path) -> None:
+    assert mtu(updated, folder, "dummy") == "1234"
+
+
+@applied("new_export")
+def test_modules_run_what_the_patch_exports_to_them(updated: Guest, folder: Path) -> None:
     assert mtu(updated, folder, "dummy") == "1234"
 
 

@@ -315,7 +315,7 @@ def test_families_that_nobody_reads_never_travel_and_are_not_compared(family: st
 @pytest.mark.parametrize("family", ["___ksymtab", "___kcrctab", ".initcall", "__ksymtab"])
 def test_exports_and_initcalls_never_travel_and_a_change_in_them_counts(family: str) -> None:
     row = rows()[family]
-    assert row.prefix
+    assert row.prefix or family == "__ksymtab"  # `__ksymtab_strings` is no table
     assert row.keep is Keep.NEVER
     assert row.compared
 

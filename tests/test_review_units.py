@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from compiled import graph, planned
 
+from kdiff.exports import Export
 from kdiff.plan import join
 from kdiff.review_units import review_units
 
@@ -49,3 +53,32 @@ def test_a_variable_that_would_start_again_is_refused() -> None:
 
 def test_what_goes_within_a_unit_has_not_moved() -> None:
     assert found((MOVED.format(3) + OTHER.format(1), OTHER.format(1) + MOVED.format(4))) == []
+
+
+EXPORTS = {"helper": Export("helper", 0, "one", True, "")}
+NEW = "int first(int a) { return use(a); } int added(int a) { return use(a) * 3; }"
+
+
+@pytest.mark.parametrize(
+    ("home", "user", "calls", "fine"),
+    [
+        ("one", "two", "helper", True),
+        ("one", "two", "other", False),
+        ("one", "one", "other", True),
+        ("vmlinux", "two", "other", True),
+        ("one", "vmlinux", "other", False),
+    ],
+)
+def test_new_code_of_a_module_is_for_those_who_need_that_module(
+    home: str, user: str, calls: str, fine: bool
+) -> None:
+    before = f"int second(int a) {{ return {calls}(a); }}"
+    after = f"int second(int a) {{ return {calls}(a) + added(a); }}"
+    units = (
+        (graph("int first(int a) { return use(a); }"), graph(NEW)),
+        (graph(before), graph(after)),
+    )
+    plans = (planned(*each) for each in units)
+    joined = join(tuple(replace(plan, target=to) for plan, to in zip(plans, (home, user), strict=True)))
+    refusals = tuple(review_units(joined, EXPORTS))
+    assert {each.key for each in refusals} == (set() if fine else {"review.other_module"})

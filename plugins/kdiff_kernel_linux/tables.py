@@ -21,7 +21,7 @@ Sites = Callable[[EntryView], Iterable[Site]]
 
 _EXPORT = Meaning(
     "review.export_changed", "an export", "and modules find those of the running kernel only",
-    "leave exports as they are",
+    "leave exports as they are", may_come=True,
 )  # fmt: skip
 _PARAMETER = Meaning(
     "review.parameter_changed", "a module parameter", "and the kernel publishes those only at boot",
@@ -55,6 +55,11 @@ _READ_ONCE_WITH = {
     ".export_symbol": _EXPORT,
     ".init.setup": _BOOT_OPTION,
     "__earlycon_table": _BOOT_OPTION,
+    "__ksymtab": _EXPORT,
+    "__ksymtab_gpl": _EXPORT,
+    "__ksymtab_gpl_future": _EXPORT,
+    "__ksymtab_unused": _EXPORT,
+    "__ksymtab_unused_gpl": _EXPORT,
     "__param": _PARAMETER,
 }
 """The same, and what their entries are. `.export_symbol` is what modpost makes the tables of exports of since
@@ -76,9 +81,8 @@ _READ_ONCE_FAMILIES = {
     "___ksymtab": _EXPORT,
     "__kcrctab": _EXPORT,
     "__kflagstab": _EXPORT,
-    "__ksymtab": _EXPORT,
 }
-"""The same for whole families of sections."""
+"""The same for whole families of sections. `__ksymtab_strings` is none of them: text tells what it holds."""
 
 RUNTIME_CONSTANTS = ("runtime_ptr_", "runtime_shift_")
 """asm/runtime-const.h since 6.11: where constants stand in code. The rest of the name is a variable's, whose
