@@ -29,7 +29,7 @@ from kdiff.elf.read import (
 from kdiff.elf.relocations import Raw
 from kdiff.errors import KdiffError
 from kdiff.habits import NO_HABITS, Habits, Standing
-from kdiff.insn import Code, Instruction, decoded, insn_addend, is_ready
+from kdiff.insn import Code, Instruction, decoded, insn_addend
 from kdiff.kernel import SpecialSection
 from kdiff.labels import labels_in
 from kdiff.lookup import Lookup
@@ -37,7 +37,7 @@ from kdiff.naming import stem
 from kdiff.nodes import Node as Node
 from kdiff.nodes import Reference as Reference
 from kdiff.owners import behind_padding, follows, owners_of, tails_of
-from kdiff.resolved import may_leave, resolved
+from kdiff.resolved import resolved
 from kdiff.split import Kind, Piece, pieces_in, sections_in, split
 from kdiff.tables import counts_nothing
 from kdiff.values import dataclass
@@ -223,8 +223,6 @@ def _resolved(
     """The references that branches without relocations make to other nodes of their section."""
     around = -node.start, int(obj.sections["size"][node.section]) - node.start
     relocated = {reference.offset for reference in made}
-    if not is_ready() and not may_leave(arch, fields.data, relocated, around):
-        return
     for each in resolved(arch, fields.data, fields.decoded, relocated, around):
         target = lookup.at(node.section, node.start + each.destination)
         if target is None or target.id == node.id:

@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instruction boundaries, and instructions as text. The only door to capstone.
+"""Instruction boundaries, and instructions as text.
 
 In: an `Architecture` and bytes of code. Out: `Instruction`s, or lines for a person. Bytes that decode to
 nothing become one-byte instructions that are not `known`, so the result always covers the code gap by gap.
-capstone is imported when the first code is decoded.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from functools import cache, cached_property, lru_cache
-from typing import Any, NamedTuple
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from kdiff.arch import Architecture, Howto
-from kdiff.errors import KdiffError
-
-_UNKNOWN = ".byte"
-"""The mnemonic capstone gives to bytes it skips."""
+from kdiff.decoder import UNKNOWN, Texts, decoder
 
 
 class Instruction(NamedTuple):
@@ -31,18 +26,17 @@ class Instruction(NamedTuple):
 
 def instructions(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
     """Cut `code` into instructions, without a gap."""
-    return tuple([Instruction(at, size, text != _UNKNOWN) for at, size, text, _ in _decoded(arch, code, 0)])
+    if arch.capstone is None:
+        return tuple([Instruction(at, size, text != UNKNOWN) for at, size, text, _ in _words(arch, code, 0)])
+    found = list(map(Instruction._make, decoder(*arch.capstone).instructions(code)))
+    end = found[-1].offset + found[-1].size if found else 0
+    return (*found, *(Instruction(at, 1, False) for at in range(end, len(code))))
 
 
 @lru_cache(maxsize=1 << 15)
 def decoded(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
     """The same, kept for the next who asks."""
     return instructions(arch, code)
-
-
-def is_ready() -> bool:
-    """Whether capstone is there already, whose import takes longer than to decode some functions."""
-    return _decoder.cache_info().currsize > 0
 
 
 class Code:
@@ -75,7 +69,7 @@ class Code:
 
 def boundaries(arch: Architecture, code: bytes) -> frozenset[int]:
     """The offsets at which an instruction begins."""
-    return frozenset([at for at, _, _, _ in _decoded(arch, code, 0)])
+    return frozenset([each.offset for each in instructions(arch, code)])
 
 
 def disassemble(arch: Architecture, code: bytes, address: int = 0) -> tuple[str, ...]:
@@ -111,34 +105,25 @@ def insn_addend(howto: Howto, field_offset: int, insn_end: int) -> int:
     return field_offset - insn_end if howto.end_relative else howto.bias
 
 
-def _decoded(arch: Architecture, code: bytes, address: int) -> Iterable[tuple[int, int, str, str]]:
+def _decoded(arch: Architecture, code: bytes, address: int) -> Texts:
     """(address, size, mnemonic, operands); words as data where capstone lacks the architecture."""
-    if arch.capstone is not None:
-        decoder, trouble = _decoder(arch.capstone)
-        try:
-            found = list(decoder.disasm_lite(code, address))
-        except trouble as error:
-            raise KdiffError("arch.decoding", f"capstone gives up: {error}", place=arch.name) from error
-        end = found[-1][0] + found[-1][1] - address if found else 0
-        return [*found, *((address + at, 1, _UNKNOWN, f"{code[at]:#04x}") for at in range(end, len(code)))]
+    if arch.capstone is None:
+        return _words(arch, code, address)
+    found = decoder(*arch.capstone).texts(code, address)
+    end = found[-1][0] + found[-1][1] - address if found else 0
+    return [*found, *_bytes(code, address, end)]
+
+
+def _words(arch: Architecture, code: bytes, address: int) -> Texts:
     step = arch.instruction_size
     words = len(code) // step * step
     whole = [
         (address + at, step, ".word", f"{int.from_bytes(code[at : at + step], arch.byte_order):#010x}")
         for at in range(0, words, step)
     ]
-    return [*whole, *((address + at, 1, _UNKNOWN, f"{code[at]:#04x}") for at in range(words, len(code)))]
+    return [*whole, *_bytes(code, address, words)]
 
 
-@cache
-def _decoder(names: tuple[str, tuple[str, ...]]) -> tuple[Any, type[Exception]]:
-    """capstone's decoder of an architecture, and the exception that it raises."""
-    import capstone
-
-    machine, modes = names
-    mode = 0
-    for each in modes:
-        mode |= getattr(capstone, each)
-    decoder = capstone.Cs(getattr(capstone, machine), mode)
-    decoder.skipdata = True
-    return decoder, capstone.CsError
+def _bytes(code: bytes, address: int, start: int) -> Texts:
+    """Bytes from `start` on, which nobody decodes."""
+    return [(address + at, 1, UNKNOWN, f"{code[at]:#04x}") for at in range(start, len(code))]

@@ -26,36 +26,6 @@ class Resolved(NamedTuple):
     destination: int
 
 
-_LONGEST = 16
-"""Bytes that tell any branch."""
-_MOST = 1 << 12
-"""Bytes of code that are looked at one by one; longer code is decoded faster than that."""
-
-
-def may_leave(arch: Architecture, code: bytes, relocated: Collection[int], around: tuple[int, int]) -> bool:
-    """Whether a branch without a relocation may go to another place of the section.
-
-    Whatever an instruction is, it begins at one of the bytes: where such a branch begins at none of them,
-    nothing need be decoded. That is worth asking until the decoder is there. `relocated` and `around` are
-    those of `resolved`.
-    """
-    if len(code) > _MOST:
-        return True
-    low, high = around
-    fields = sorted(relocated)
-    for offset in range(len(code)):
-        branch = arch.branch(code[offset : offset + _LONGEST])
-        if branch is None:
-            continue
-        stop = offset + branch.length
-        destination, at = stop + branch.displacement, bisect_left(fields, offset)
-        if 0 <= destination < len(code) or not low <= destination < high:
-            continue
-        if at == len(fields) or fields[at] >= stop:
-            return True
-    return False
-
-
 def resolved(
     arch: Architecture,
     code: bytes,

@@ -123,7 +123,7 @@ def is_package_format(importer: str, imported: str) -> bool:
 
 DOORS = {
     "lief": {"kdiff/elf/image.py"},
-    "capstone": {"kdiff/insn.py"},
+    "capstone": {"kdiff/decoder.py"},
     "networkx": {"kdiff/topology.py"},
     "elftools": set(),
     "pluggy": {"kdiff/hookspecs.py", "kdiff/registry.py"},

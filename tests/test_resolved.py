@@ -11,21 +11,16 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from compiled import ASSEMBLY, HABITS, compiled, labels, named, planned
-from hypothesis import given
-from hypothesis import strategies as st
 from kdiff_arch_x86_64 import ARCHITECTURE
 
 from kdiff import registry
-from kdiff.arch import Architecture
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.elf.read import STB_LOCAL, read_bytes
 from kdiff.extract import extract
 from kdiff.graph import SectionGraph, build
-from kdiff.insn import instructions
 from kdiff.kernel import KernelFacts
 from kdiff.lead import lead
-from kdiff.resolved import may_leave, resolved
 
 COMPILERS = {
     "x86_64": ("x86_64-linux-gnu-gcc", "-mcmodel=kernel", "-fno-pic"),
@@ -144,26 +139,3 @@ def test_a_branch_into_what_travels_in_front_of_a_function_needs_no_reference(
     references = found.references[named(found, "f").id]
     assert [found.nodes[each.target].name for each in references] == [name] * told
     assert (lead(found, named(found, "f")) > 0) is not told
-
-
-KNOWN = sorted(registry.load().architectures.values(), key=lambda each: each.name)
-
-
-@pytest.mark.parametrize("arch", KNOWN, ids=lambda each: each.name)
-@given(code=st.binary(max_size=64), more=st.binary(max_size=16), relocated=st.sets(st.integers(0, 60)))
-def test_code_is_decoded_wherever_a_branch_may_leave_it(
-    arch: Architecture, code: bytes, more: bytes, relocated: set[int]
-) -> None:
-    around = -(1 << 40), 1 << 40
-    found = list(resolved(arch, code, instructions(arch, code), relocated, around))
-    assert not found or may_leave(arch, code, relocated, around)
-    branch = arch.branch(code)
-    assert branch is None or arch.branch(code + more) == branch
-
-
-def test_code_without_a_branch_that_leaves_is_not_decoded() -> None:
-    around = -(1 << 40), 1 << 40
-    assert not may_leave(ARCHITECTURE, bytes.fromhex("e800000000 c3"), {1}, around)
-    assert not may_leave(ARCHITECTURE, bytes.fromhex("7401 90 c3"), (), around)
-    assert may_leave(ARCHITECTURE, bytes.fromhex("7403 90 c3"), (), around)
-    assert not may_leave(ARCHITECTURE, bytes.fromhex("7403 90 c3"), (), (0, 4))
