@@ -287,3 +287,10 @@ def symbol(sections: int, word: st.SearchStrategy[int]) -> st.SearchStrategy[Sym
 @settings(deadline=None)
 def test_what_was_written_reads_back_as_the_same_model(value: Relocatable):
     assert model(read_bytes(write(value))) == value
+
+
+def test_a_relocation_section_may_be_empty():
+    empty = RelocationSection(".rela.klp", 0, ())
+    section = Section(".text", 1, 0, 1, b"", 0, 0, (), (empty,), None)
+    value = Relocatable(64, "little", 62, 0, (section,), (), True)
+    assert model(read_bytes(write(value))) == value

@@ -185,6 +185,8 @@ class Object:
         starts = offsets.astype("i8")
         zeros = (np.frombuffer(data, "u1") == 0).nonzero()[0]
         which = zeros.searchsorted(starts)
+        if not len(starts):
+            return []
         if not len(zeros) or which.max() == len(zeros) or (zeros[which] - starts).max() > LONGEST_NAME:
             return [self._string(table, each) for each in starts.tolist()]
         text = data.decode("ascii" if data.isascii() else "latin-1")

@@ -104,6 +104,8 @@ def read_relocations(
 
 def _order(section: Column, offset: Column) -> Column | None:
     """How to sort records by section and offset, None if they are. Most are, which one key makes use of."""
+    if not len(section):
+        return None
     if int(section.max()) >> 23 or int(offset.max()) >> 40:
         return np.lexsort((offset, section))
     key = section.astype("u8") << 40 | offset
