@@ -124,7 +124,8 @@ def compared(paths: list[tuple[Path, Path]]) -> Batch:
     seconds = []
     for pre, post in paths:
         start = time.process_time()
-        review(compare(read(pre), read(post), False, None))
+        before = read(pre)
+        review(compare(before, read(post, before), False, None))
         seconds.append(time.process_time() - start)
     return Batch(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 

@@ -14,22 +14,14 @@ from dataclasses import replace
 import numpy as np
 
 from kdiff.atoms import Atoms
-from kdiff.elf.read import (
-    SECTION_COLUMNS,
-    SHT_NOBITS,
-    SHT_STRTAB,
-    STT_SECTION,
-    SYMBOL,
-    Column,
-    Object,
-)
+from kdiff.elf.layout import SECTION, SYMBOL
+from kdiff.elf.read import SHT_NOBITS, SHT_STRTAB, STT_SECTION, Column, Object
 from kdiff.elf.relocations import Relocations
 from kdiff.reach import OPERAND, Reach, reach, rows_of, rows_without_owner
 from kdiff.rows import distinct
 from kdiff.values import dataclass
 
 NONE = np.zeros(0, "i8")
-SECTION = np.dtype([(n, "u4" if n in ("name", "type", "link", "info") else "u8") for n in SECTION_COLUMNS])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdiff.arch import Architecture
+from kdiff.elf.debug import has_types
 from kdiff.elf.read import (
     SHF_ALLOC,
     SHF_EXECINSTR,
@@ -68,6 +69,9 @@ class Records(NamedTuple):
     symbol: Column
     addend: Column
     implicit: Column
+
+
+Reaching = tuple[Records, Column, Column]
 
 
 class Names:
@@ -177,12 +181,11 @@ class Sections(NamedTuple):
 
 
 class Symbols(NamedTuple):
-    """Which symbols are labels of the compiler, which have a name, and where they are.
+    """Which symbols have a name, and where they are.
 
     `home`: the section, 0 where it is none of this object's. `defined`: in a loaded one.
     """
 
-    label: Column
     named: Column
     home: Column
     defined: Column
@@ -191,7 +194,21 @@ class Symbols(NamedTuple):
     def of(obj: Object, loaded: Column) -> Symbols:
         kinds, homes = obj.symbols["type"], obj.symbols["section"].astype("i8")
         home = np.where(homes < len(loaded), homes, 0)
-        return Symbols(_labels(obj), (kinds != STT_SECTION) & (kinds != STT_FILE), home, loaded[home])
+        return Symbols((kinds != STT_SECTION) & (kinds != STT_FILE), home, loaded[home])
+
+
+class Listed(NamedTuple):
+    """The rows of sections, and the tables among them.
+
+    `owners`: by entry, of all tables, the section of the code that it is about. `source`: who says what a
+    record says, its section or that of the owner of its entry.
+    """
+
+    rows: dict[int, SpecialSection]
+    tables: dict[int, Table]
+    is_table: Column
+    owners: Column
+    source: Column
 
 
 class Kinds(NamedTuple):
@@ -222,29 +239,47 @@ class Side:
         ):
             twin = None
         self.sections: Sections = Sections.of(obj, self.names, names.rows) if twin is None else twin.sections
-        self.loaded, self.code, self.strings, self.pieces, special, self.piece_sections = self.sections
-        if twin is not None and not (
-            self.symbol_ids is twin.symbol_ids
-            and _equal(obj.symbols, twin.obj.symbols, ("type", "binding", "section"))
-        ):
+        self.loaded, self.code, self.strings, self.pieces, _, self.piece_sections = self.sections
+        if twin is not None and not _equal(obj.symbols, twin.obj.symbols, ("type", "binding", "section")):
             twin = None
         self.symbols: Symbols = Symbols.of(obj, self.loaded) if twin is None else twin.symbols
-        self.label, self.named, self.home, self.defined = self.symbols
-        self.records, self.bounds = _records(obj, self.loaded)
-        self.target = self.home[self.records.symbol]
-        self.rows = self._rows(special, names.rows)
-        self.source = self.records.section.copy()
-        """Who says what a record says: its section, or that of the owner of its entry."""
-        self.tables = self._tables()
-        self.is_table = np.zeros(len(self.loaded), bool)
-        self.is_table[list(self.tables)] = True
-        if twin is not None and self.tables.keys() != twin.tables.keys():
+        self.named, self.home, self.defined = self.symbols
+        if twin is not None and obj.relocations is twin.obj.relocations:
+            self.reaching: Reaching = twin.reaching
+        else:
+            self.reaching = _reaching(obj, self.loaded, self.home)
+        self.records, self.bounds, self.target = self.reaching
+        listed = None if twin is None or not self._lists_same(twin) else twin.listed
+        self.listed: Listed = self._listed(names.rows) if listed is None else listed
+        self.rows, self.tables, self.is_table, self.owners, self.source = self.listed
+        if twin is not None and not (
+            self.symbol_ids is twin.symbol_ids and self.tables.keys() == twin.tables.keys()
+        ):
             twin = None
+        self.label: Column = _labels(obj) if twin is None else twin.label
         self.kinds: Kinds = self._kinds(names) if twin is None else twin.kinds
         self.fragment, self.remade, self.numbered, self.follows = self.kinds
 
-    def _rows(self, chosen: list[int], rows: Rows) -> dict[int, SpecialSection]:
-        found = ((index, rows.row(self.names[index])) for index in chosen)
+    def _lists_same(self, twin: Side) -> bool:
+        """Whether all is the same that decides the layouts of tables and the owners of their entries."""
+        ours, theirs = self.obj, twin.obj
+        if has_types(ours) or has_types(theirs) or self.bounds.tobytes() != twin.bounds.tobytes():
+            return False
+        among = np.zeros(len(self.loaded), bool)
+        among[self.sections.special] = True
+        if not (
+            _equal(ours.sections, theirs.sections, ("size",), among)
+            and _equal(ours.symbols, theirs.symbols, ("size",), among[self.home])
+        ):
+            return False
+        at = among[self.records.section].nonzero()[0]
+        columns = zip(self.records[1:4], twin.records[1:4], strict=True)  # offset, type, symbol
+        return self.records is twin.records or all(
+            mine[at].tobytes() == yours[at].tobytes() for mine, yours in columns
+        )
+
+    def _rows(self, rows: Rows) -> dict[int, SpecialSection]:
+        found = ((index, rows.row(self.names[index])) for index in self.sections.special)
         known = {index: row for index, row in found if row is not None}
         return tables_among(known, self.obj, self.arch, rows, declared_sizes(self.obj, self.arch))
 
@@ -274,12 +309,12 @@ class Side:
             follows[pools] = self.loaded[pools]
         return follows
 
-    def _tables(self) -> dict[int, Table]:
+    def _listed(self, known: Rows) -> Listed:
         """The tables whose entries have owners; the records of all of them are looked at together."""
-        sizes = self.obj.sections["size"]
+        sizes, every = self.obj.sections["size"], self._rows(known)
         rows = {
             index: row
-            for index, row in sorted(self.rows.items(), key=lambda each: bool(each[1].parallel))
+            for index, row in sorted(every.items(), key=lambda each: bool(each[1].parallel))
             if row.keep is Keep.OWNER and row.entry_size and sizes[index]
         }
         count = len(sizes)
@@ -294,27 +329,31 @@ class Side:
                 naming[index] = -1 if row.owner is None else row.owner
             places[self.names[index]] = place_of[index] = place
             step[index], base[index] = row.entry_size, place[0]
-        self.owners: Column = np.zeros(total, "i8")
-        """By entry, of all tables: the section of the code that it is about."""
+        owners, source = np.zeros(total, "i8"), self.records.section.copy()
         chosen = step[self.records.section].nonzero()[0]
         section, offset = self.records.section[chosen], self.records.offset[chosen]
         entry = offset // step[section]
-        slot, owners = base[section] + entry, self.owners
+        slot = base[section] + entry
         named = (offset - entry * step[section] == naming[section]).nonzero()[0][::-1]
         owners[slot[named]] = self.target[chosen[named]]  # of several records of one place the first adds
-        self.source[chosen] = owners[slot]
+        source[chosen] = owners[slot]
         found, at = {}, 0
         for index in sorted(rows):
             first, last = self.bounds[index : index + 2].tolist()
             at, entries = at + last - first, entry[at : at + last - first]
             within = slice(place_of[index][0], sum(place_of[index]))
             found[index] = Table(index, rows[index], owners[within], within, slice(first, last), entries)
-        return {index: found[index] for index in rows}
+        is_table = np.zeros(count, bool)
+        is_table[list(rows)] = True
+        return Listed(every, {index: found[index] for index in rows}, is_table, owners, source)
 
 
-def _equal(ours: Column, theirs: Column, names: tuple[str, ...]) -> bool:
-    """Whether rows are equal in some of their columns."""
-    return all(ours[name].tobytes() == theirs[name].tobytes() for name in names)
+def _equal(ours: Column, theirs: Column, names: tuple[str, ...], among: Column | None = None) -> bool:
+    """Whether rows are equal in some of their columns; all rows, or those `among` them."""
+    chosen = slice(None) if among is None else among
+    return ours is theirs or all(
+        ours[name][chosen].tobytes() == theirs[name][chosen].tobytes() for name in names
+    )
 
 
 def _labels(obj: Object) -> Column:
@@ -345,8 +384,8 @@ def _by_number(side: Side, names: int) -> Column:
     return found
 
 
-def _records(obj: Object, loaded: Column) -> tuple[Records, Column]:
-    """The records of loaded sections, and where those of each section begin."""
+def _reaching(obj: Object, loaded: Column, home: Column) -> Reaching:
+    """The records of loaded sections, where those of each section begin, and the section each reaches."""
     records, bounds = obj.relocations, obj.relocation_bounds
     counts = bounds[1:] - bounds[:-1]
     if counts[~loaded].any():
@@ -355,4 +394,4 @@ def _records(obj: Object, loaded: Column) -> tuple[Records, Column]:
     section, offset, kind, symbol, addend = (
         records[name].astype("i8") for name in ("section", "offset", "type", "symbol", "addend")
     )
-    return Records(section, offset, kind, symbol, addend, records["implicit"]), bounds
+    return Records(section, offset, kind, symbol, addend, records["implicit"]), bounds, home[symbol]

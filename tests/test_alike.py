@@ -58,15 +58,26 @@ def both(
     before: bytes, after: bytes, arch: Architecture = ARCHITECTURE, special: Special = NOTHING
 ) -> tuple[object, ...]:
     """The outcome, which is the same with whole graphs; what is taken from a twin is what would be made."""
-    pre, post = read_bytes(before, "unit.o"), read_bytes(after, "unit.o")
+    pre = read_bytes(before, "unit.o")
+    post, unlike = read_bytes(after, "unit.o", pre), read_bytes(after, "unit.o")
     plans = [planned(pre, post, arch, Rows(special), HABITS, whole) for whole in (False, True)]
     assert outcome(plans[0]) == outcome(plans[1])
     names = Names(pre, post, Rows(special), HABITS)
     ours = Side(pre, arch, names, HABITS, 0)
-    with_twin, alone = (Side(post, arch, names, HABITS, 1, twin) for twin in (ours, None))
-    for group in ("sections", "symbols", "kinds"):
+    with_twin = Side(post, arch, names, HABITS, 1, ours)
+    alone = Side(unlike, arch, names, HABITS, 1)
+    for group in ("sections", "symbols", "kinds", "records"):
         for one, other in zip(getattr(with_twin, group), getattr(alone, group), strict=True):
             assert np.array_equal(one, other)
+    for name in ("label", "target", "bounds", "is_table", "owners", "source"):
+        assert np.array_equal(getattr(with_twin, name), getattr(alone, name))
+    assert with_twin.rows == alone.rows
+    for mine, yours in zip(with_twin.tables.values(), alone.tables.values(), strict=True):
+        assert (mine.section, mine.row, mine.place, mine.records) == (
+            yours.section, yours.row, yours.place, yours.records
+        )  # fmt: skip
+        assert np.array_equal(mine.owners, yours.owners)
+        assert np.array_equal(mine.entries, yours.entries)
     return outcome(plans[0])
 
 

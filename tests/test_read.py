@@ -265,6 +265,45 @@ def test_an_independent_reader_sees_the_same_relocations(form: tuple[str, ...]) 
 # Broken files ----------------------------------------------------------------------------------------
 
 
+COLUMNS = "sections", "symbols", "relocation_bounds"
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@given(st.data())
+def test_what_is_taken_from_a_twin_is_what_would_be_read(
+    flavour: tuple[int, int, str], data: st.DataObject
+) -> None:
+    machine, elf_class, order = flavour
+    one = elf(*SAMPLE, machine=machine, elf_class=elf_class, byte_order=order)
+    other = bytearray(one)
+    for at in data.draw(st.lists(st.integers(0, len(one) - 1), min_size=1, max_size=3)):
+        other[at] ^= data.draw(st.integers(1, 255))
+    twin, found, errors = read_bytes(one, "unit.o"), [], []
+    for given_twin in (twin, None):
+        try:
+            found.append(read_bytes(bytes(other), "unit.o", given_twin))
+        except KdiffError as error:
+            errors.append(str(error))
+    assert len(found) != 1
+    assert len(set(errors)) <= 1
+    if found:
+        with_twin, alone = found
+        assert all(np.array_equal(getattr(with_twin, name), getattr(alone, name)) for name in COLUMNS)
+        assert with_twin.relocations.equals(alone.relocations)
+        assert (with_twin.symtab, with_twin.section_names, with_twin.symbol_names) == (
+            alone.symtab, alone.section_names, alone.symbol_names
+        )  # fmt: skip
+
+
+def test_objects_that_differ_in_contents_share_their_columns() -> None:
+    data = elf(*SAMPLE)
+    one = read_bytes(data)
+    text = int(one.sections["offset"][one.names_of_sections().index(".text.f")])
+    other = read_bytes(data[:text] + b"\x90" + data[text + 1 :], twin=one)
+    assert other.contents(1) != one.contents(1)
+    assert all(getattr(one, name) is getattr(other, name) for name in (*COLUMNS, "relocations"))
+
+
 def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.o").write_bytes(b"")
     with pytest.raises(KdiffError, match="empty"):

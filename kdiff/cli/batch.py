@@ -20,7 +20,7 @@ from kdiff import registry
 from kdiff.cli.delta import as_json
 from kdiff.cli.progress import bar
 from kdiff.compare import NO_FACTS, Compare, comparer
-from kdiff.elf.read import read
+from kdiff.elf.read import load, read_bytes
 from kdiff.errors import EXIT_DONE, EXIT_ERROR, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, Refused
 from kdiff.factsfile import read_facts
 from kdiff.pairs import PairsFile, read_pairs
@@ -117,9 +117,11 @@ def _compared(
 ) -> dict[str, Any]:
     """What became of one pair: `outcome`, and the lists of `kdiff diff --json`."""
     try:
-        if pair.pre.read_bytes() == pair.post.read_bytes():
+        before, after = load(pair.pre), load(pair.post)
+        if len(before) == len(after) and bytes(before) == bytes(after):
             return {"outcome": "same", "equal_bytes": True}
-        plan = compare(read(pair.pre), read(pair.post), False, pairs)
+        pre = read_bytes(before, str(pair.pre))
+        plan = compare(pre, read_bytes(after, str(pair.post), pre), False, pairs)
         types = retyped((plan,) if plan.replaced or plan.in_place else ())
         refusals = (*review(plan), *review_types(types, accepted))
     except (OSError, KdiffError, Refused) as error:

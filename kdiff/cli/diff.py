@@ -56,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
     if args.post is None:
         raise KdiffError("diff.pairs", "there is only one object", remedy="name PRE.o and POST.o")
     pairs = read_pairs(args.pairs) if args.pairs else None
-    planned = compare(read(args.pre), read(args.post), bool(args.why or args.same or args.html), pairs)
+    before = read(args.pre)
+    whole = bool(args.why or args.same or args.html)
+    planned = compare(before, read(args.post, before), whole, pairs)
     pre, post, delta, pairing = planned.pre, planned.post, planned.delta, planned.pairing
     if args.why:
         return _why(planned, args.why, args.json)

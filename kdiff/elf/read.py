@@ -2,25 +2,26 @@
 """Stage 1: a relocatable ELF object as columns.
 
 In: the bytes of an ET_REL file, 32 or 64 bit, either byte order, REL or RELA, any number of sections.
-Out: an `Object`: sections and symbols as read-only structured arrays, relocations as columns, all
-bounds checked, so that later stages index without asking. Layouts are those of the System V gABI, chapter
-"Object Files"; no third-party reader is used because none copes with more than 65 279 section headers.
+Out: an `Object`: sections and symbols as read-only structured arrays, relocations as columns, all bounds
+checked, so that later stages index without asking. No third-party reader is used because none copes with more
+than 65 279 section headers.
 """
 
 from __future__ import annotations
 
 import mmap
 from dataclasses import field
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdiff.arch import ByteOrder
 from kdiff.elf.checks import check_sections
+from kdiff.elf.layout import LAYOUTS, SECTION, SYMBOL, Layout, identify, raw
 from kdiff.elf.relocations import Relocations, read_relocations
+from kdiff.elf.twins import differing, same_headers
 from kdiff.errors import KdiffError
 from kdiff.values import dataclass
 
@@ -43,44 +44,6 @@ MAPPED = 1 << 20
 
 LONGEST_NAME = 4096
 """Bytes: a kernel's symbols have 512 at most (KSYM_NAME_LEN), and sections are named after them."""
-
-SECTION_COLUMNS = ("name", "type", "flags", "addr", "offset", "size", "link", "info", "align", "entsize")
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Field formats of one ELF class."""
-
-    header: str
-    section: tuple[str, ...]
-    symbol: tuple[tuple[str, str], ...]
-    word: str
-
-
-_LAYOUTS = {
-    32: _Layout(
-        "u4",
-        ("u4", "u4", "u4", "u4", "u4", "u4", "u4", "u4", "u4", "u4"),
-        (("name", "u4"), ("value", "u4"), ("size", "u4"), ("info", "u1"), ("other", "u1"), ("shndx", "u2")),
-        "u4",
-    ),
-    64: _Layout(
-        "u8",
-        ("u4", "u4", "u8", "u8", "u8", "u8", "u4", "u4", "u8", "u8"),
-        (("name", "u4"), ("info", "u1"), ("other", "u1"), ("shndx", "u2"), ("value", "u8"), ("size", "u8")),
-        "u8",
-    ),
-}
-
-SYMBOL = np.dtype(
-    {
-        "names": ("name", "value", "size", "type", "binding", "other", "section"),
-        "formats": ("u4", "u8", "u8", "u1", "u1", "u1", "u4"),
-        "offsets": (16, 0, 8, 24, 25, 26, 20),
-        "itemsize": 32,
-    }
-)
-"""`section`: 0 undefined; a section index; or a reserved index + RESERVED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,40 +188,58 @@ class Object:
         return raw[:end].decode("utf-8", "surrogateescape")
 
 
-def read(path: Path) -> Object:
-    """Read a file; KdiffError if it cannot be opened or is not a sound ET_REL object."""
+def read(path: Path, twin: Object | None = None) -> Object:
+    """Read a file; KdiffError if it cannot be opened or is not a sound ET_REL object.
+
+    `twin`: an object that may have the same columns, which both then share.
+    """
+    data = load(path)
+    if not len(data):
+        raise KdiffError("elf.truncated", "the file is empty", place=str(path))
+    return read_bytes(data, str(path), twin)
+
+
+def load(path: Path) -> bytes | mmap.mmap:
+    """The bytes of a file; KdiffError if it cannot be opened."""
     try:
         with open(path, "rb", buffering=0) as file:
             size = file.seek(0, 2)
-            if size == 0:
-                raise KdiffError("elf.truncated", "the file is empty", place=str(path))
             if size >= MAPPED:
-                data: bytes | mmap.mmap = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            else:
-                file.seek(0)
-                data = file.read()
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            file.seek(0)
+            return file.read()
     except OSError as error:
         raise KdiffError("elf.unreadable", error.strerror or str(error), place=str(path)) from error
-    return read_bytes(data, str(path))
 
 
-def read_bytes(data: bytes | mmap.mmap, path: str = "") -> Object:
+def read_bytes(data: bytes | mmap.mmap, path: str = "", twin: Object | None = None) -> Object:
     """Read an object that is in memory; `path` is for messages."""
     view = memoryview(data)
-    elf_class, order = _identify(view, path)
-    layout = _LAYOUTS[elf_class]
+    elf_class, order = identify(view, path)
+    layout = LAYOUTS[elf_class]
     endian = "<" if order == "little" else ">"
-    header = _header(view, layout, endian, path)
+    header: Any = np.frombuffer(view, raw(layout, endian).header, 1)[0]
     if header["type"] != ET_REL:
         raise KdiffError(
             "elf.not_relocatable",
             f"ELF type {header['type']}, expected a relocatable object (ET_REL)",
             place=path,
         )
-    sections, names = _sections(view, layout, endian, header, path)
-    symtab = _only(sections, SHT_SYMTAB, path)
-    symbols = _symbols(view, layout, endian, sections, symtab, path)
-    relocations, bounds = read_relocations(view, endian + layout.word, sections, symtab, len(symbols), path)
+    if twin is not None and _same_headers(view, twin, header):
+        sections, names, symtab = twin.sections, twin.section_names, twin.symtab
+        other = set(sections["type"][differing(view, twin.data, sections)].tolist())
+    else:
+        sections, names = _sections(view, layout, endian, header, path)
+        symtab, twin, other = _only(sections, SHT_SYMTAB, path), None, set()
+    if twin is not None and other.isdisjoint((SHT_SYMTAB, SHT_SYMTAB_SHNDX)):
+        symbols = twin.symbols
+    else:
+        symbols = _symbols(view, layout, endian, sections, symtab, path)
+    if twin is not None and other.isdisjoint((SHT_RELA, SHT_REL)):
+        relocations, bounds = twin.relocations, twin.relocation_bounds
+    else:
+        word = endian + layout.word
+        relocations, bounds = read_relocations(view, word, sections, symtab, len(symbols), path)
     relocations.freeze()
     for column in (sections, symbols, bounds):
         column.flags.writeable = False
@@ -279,60 +260,24 @@ def read_bytes(data: bytes | mmap.mmap, path: str = "") -> Object:
     )
 
 
-def _identify(view: memoryview, path: str) -> tuple[Literal[32, 64], ByteOrder]:
-    if len(view) < 52 or bytes(view[:4]) != b"\x7fELF":
-        raise KdiffError("elf.not_elf", "not an ELF file", place=path)
-    if view[4] not in (1, 2) or view[5] not in (1, 2):
-        raise KdiffError("elf.class", f"unknown ELF class {view[4]} or byte order {view[5]}", place=path)
-    if view[4] == 2 and len(view) < 64:
-        raise KdiffError("elf.truncated", "the ELF header is cut off", place=path)
-    return (64 if view[4] == 2 else 32), ("little" if view[5] == 1 else "big")
+def _same_headers(view: memoryview, twin: Object, header: Any) -> bool:
+    size = len(twin.sections) * int(header["shentsize"])
+    return same_headers(view, twin.data, int(header["shoff"]), size)
 
 
-def _header(view: memoryview, layout: _Layout, endian: str, path: str) -> Any:
-    return np.frombuffer(view, _raw(layout, endian).header, 1)[0]
-
-
-class _Raw(NamedTuple):
-    """The types of what a file holds: ELF header, section headers, symbols."""
-
-    header: np.dtype[Any]
-    section: np.dtype[Any]
-    symbol: np.dtype[Any]
-
-
-@cache
-def _raw(layout: _Layout, endian: str) -> _Raw:
-    word = layout.word
-    fields = [
-        ("ident", "V16"), ("type", "u2"), ("machine", "u2"), ("version", "u4"), ("entry", word),
-        ("phoff", word),
-        ("shoff", word), ("flags", "u4"), ("ehsize", "u2"), ("phentsize", "u2"), ("phnum", "u2"),
-        ("shentsize", "u2"), ("shnum", "u2"), ("shstrndx", "u2"),
-    ]  # fmt: skip
-    return _Raw(
-        np.dtype([(name, kind if kind == "V16" else endian + kind) for name, kind in fields]),
-        np.dtype([(n, endian + k) for n, k in zip(SECTION_COLUMNS, layout.section, strict=True)]),
-        np.dtype([(name, endian + kind) for name, kind in layout.symbol]),
-    )
-
-
-SECTION = np.dtype([(n, "u4" if n in ("name", "type", "link", "info") else "u8") for n in SECTION_COLUMNS])
-
-
-def _sections(view: memoryview, layout: _Layout, endian: str, header: Any, path: str) -> tuple[Column, int]:
-    raw = _raw(layout, endian).section
+def _sections(view: memoryview, layout: Layout, endian: str, header: Any, path: str) -> tuple[Column, int]:
+    kind = raw(layout, endian).section
     start, count, names = int(header["shoff"]), int(header["shnum"]), int(header["shstrndx"])
-    if start == 0 or header["shentsize"] != raw.itemsize or start + raw.itemsize > len(view):
+    if start == 0 or header["shentsize"] != kind.itemsize or start + kind.itemsize > len(view):
         raise KdiffError("elf.truncated", "the section headers are missing or cut off", place=path)
-    first = np.frombuffer(view, raw, 1, start)[0]
+    first = np.frombuffer(view, kind, 1, start)[0]
     if count == 0:
         count = int(first["size"])
     if names == SHN_XINDEX:
         names = int(first["link"])
-    if count > (len(view) - start) // raw.itemsize:
+    if count > (len(view) - start) // kind.itemsize:
         raise KdiffError("elf.truncated", f"{count} section headers do not fit the file", place=path)
-    table = np.frombuffer(view, raw, count, start)
+    table = np.frombuffer(view, kind, count, start)
     sections = table.astype(SECTION)
     sections[:1] = 0
     check_sections(sections, len(view), path)
@@ -349,16 +294,16 @@ def _only(sections: Column, kind: int, path: str) -> int:
 
 
 def _symbols(
-    view: memoryview, layout: _Layout, endian: str, sections: Column, symtab: int, path: str
+    view: memoryview, layout: Layout, endian: str, sections: Column, symtab: int, path: str
 ) -> Column:
     if not symtab:
         return np.zeros(1, SYMBOL)
-    raw = _raw(layout, endian).symbol
+    kind = raw(layout, endian).symbol
     section = sections[symtab]
     strings = int(section["link"])
-    if section["size"] % raw.itemsize or strings >= len(sections) or sections["type"][strings] != SHT_STRTAB:
+    if section["size"] % kind.itemsize or strings >= len(sections) or sections["type"][strings] != SHT_STRTAB:
         raise KdiffError("elf.symtab", "the symbol table's size or string table is wrong", place=path)
-    table = np.frombuffer(view, raw, int(section["size"]) // raw.itemsize, int(section["offset"]))
+    table = np.frombuffer(view, kind, int(section["size"]) // kind.itemsize, int(section["offset"]))
     symbols = np.zeros(max(len(table), 1), SYMBOL)
     if len(table) > 1:
         for column in ("name", "value", "size", "other"):
