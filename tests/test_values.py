@@ -61,6 +61,13 @@ class Kept:
     b: tuple[int, ...] = ()
 
 
+@values.dataclass(frozen=True, slots=True)
+class Wider(Kept):
+    """One that has further fields than its base."""
+
+    c: int = 0
+
+
 def both(body: type, **more: bool) -> tuple[Any, Any]:
     """The class as kdiff makes it, and as the standard library does."""
     ours, theirs = (
@@ -142,3 +149,12 @@ def test_it_can_be_replaced_and_pickled() -> None:
 def test_what_is_not_frozen_is_no_value() -> None:
     with pytest.raises(TypeError):
         values.dataclass(frozen=False, slots=True)
+
+
+def test_a_value_of_a_value_has_the_fields_of_both() -> None:
+    made = Wider(1, b=(3,), c=4)
+    assert (made.a, made.b, made.c) == (1, (3,), 4)
+    assert made == Wider(1, (3,), 4)
+    assert made != Kept(1, (3,))
+    assert [each.name for each in dataclasses.fields(made)] == ["a", "b", "c"]
+    assert not hasattr(made, "__dict__")

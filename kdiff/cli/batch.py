@@ -11,7 +11,6 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -94,6 +93,8 @@ def _results(
     if args.jobs <= 1:
         yield from (_compared(pair, accepted, compare, told) for pair in pairs)
         return
+    from concurrent.futures import ProcessPoolExecutor
+
     with ProcessPoolExecutor(args.jobs) as pool:
         chunk = max(1, min(16, len(pairs) // (4 * args.jobs)))
         rest = ([each] * len(pairs) for each in (accepted, args.facts, told))
