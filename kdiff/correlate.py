@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
+from operator import attrgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from kdiff.split import Kind
 from kdiff.values import dataclass
 
 NOTHING: Mapping[int, int] = MappingProxyType({})
+_section_name = attrgetter("section_name")
 
 
 class Pair(NamedTuple):
@@ -140,10 +142,10 @@ class _Work:
         self._fresh: deque[Pair] = deque()
         self._settled: set[int] = set()
         """Pre nodes all of whose references lead to nodes that are paired; pairs are never taken back."""
-        self._named = tuple(
+        self._named = [
             [node for node in graph.nodes if node.table is None or node.names] for graph in (pre, post)
-        )
-        """All nodes of either graph but table entries without a name."""
+        ]
+        """Nodes of either graph that may be open, but for table entries without a name."""
         for one, other in wishes.pinned.items():
             self.add(one, other, "pinned")
 
@@ -173,7 +175,7 @@ class _Work:
 
     def pair_unique(self, how: str, key: Callable[[Node], Hashable | None]) -> None:
         """Pair nodes whose key exists once on either side."""
-        ours, theirs = (_group(self._named[g is self.post], key, seen) for g, seen in self._sides())
+        ours, theirs = (_group(self._open(g, seen), key) for g, seen in self._sides())
         for value, nodes in ours.items():
             partners = theirs.get(value, [])
             if len(nodes) == len(partners) == 1:
@@ -208,7 +210,7 @@ class _Work:
     ) -> None:
         """Pair nodes of equal key, with `rows` also nameless entries, in order: they have no identity."""
         ours, theirs = (
-            _group(g.nodes if rows else self._named[g is self.post], partial(key, g), seen)
+            _group(_without(g.nodes, seen) if rows else self._open(g, seen), partial(key, g))
             for g, seen in self._sides()
         )
         for value, nodes in ours.items():
@@ -231,6 +233,12 @@ class _Work:
             return graph.contents(node), tuple(targets), places
 
         self.pair_in_order("content", key)
+
+    def _open(self, graph: SectionGraph, seen: Mapping[int, Pair]) -> list[Node]:
+        """The nodes that have no pair yet, but for table entries without a name."""
+        side = graph is self.post
+        self._named[side] = _without(self._named[side], seen)
+        return self._named[side]
 
     def _sides(self) -> tuple[tuple[SectionGraph, Mapping[int, Pair]], ...]:
         return (self.pre, self.by_pre), (self.post, self.by_post)
@@ -307,9 +315,7 @@ class _Work:
             node = graph.nodes[reference.target]
             if node.id in paired or node.kind in (Kind.STRING, Kind.EXTERN) or node.is_fragment:
                 continue
-            if graph.is_pool_word(node):
-                continue
-            if node.kind is Kind.FUNCTION and not is_part(node.name):
+            if graph.is_pool_word(node) or (node.kind is Kind.FUNCTION and not is_part(node.name)):
                 continue
             key = (node.kind, stem(node.name) or node.section_name)
             found.setdefault(key, {})[node.id] = None
@@ -327,9 +333,10 @@ class _Work:
         entries, others = self.pre.entries, self.post.entries
         owning = [p for p in self.by_pre.values() if p.pre in entries and p.post in others]
         for pair in owning:
-            ours = _group((self.pre.nodes[e] for e in entries[pair.pre]), _table_key, self.by_pre)
-            theirs = _group((self.post.nodes[e] for e in others[pair.post]), _table_key, self.by_post)
-            for table, nodes in ours.items():
+            mine = _without((self.pre.nodes[e] for e in entries[pair.pre]), self.by_pre)
+            yours = _without((self.post.nodes[e] for e in others[pair.post]), self.by_post)
+            theirs = _group(yours, _section_name)
+            for table, nodes in _group(mine, _section_name).items():
                 for one, other in zip(nodes, theirs.get(table, []), strict=False):
                     self.add(one.id, other.id, "owner")
 
@@ -359,10 +366,6 @@ def _through_pool(graph: SectionGraph, index: int) -> tuple[Reference, ...]:
     )
 
 
-def _table_key(node: Node) -> Hashable:
-    return node.section_name
-
-
 def _same_section(one: Node, other: Node) -> bool:
     return stem(one.section_name) == stem(other.section_name)
 
@@ -383,12 +386,14 @@ def _by_names(nodes: Iterable[Node], seen: Mapping[int, Pair]) -> dict[Hashable,
     return found
 
 
-def _group(
-    nodes: Iterable[Node], key: Callable[[Node], Hashable | None], seen: Mapping[int, Pair]
-) -> dict[Hashable, list[Node]]:
+def _without(nodes: Iterable[Node], seen: Mapping[int, Pair]) -> list[Node]:
+    return [node for node in nodes if node.id not in seen]
+
+
+def _group(nodes: Iterable[Node], key: Callable[[Node], Hashable | None]) -> dict[Hashable, list[Node]]:
     found: dict[Hashable, list[Node]] = {}
     for node in nodes:
-        value = None if node.id in seen else key(node)
+        value = key(node)
         if value is not None:
             found.setdefault(value, []).append(node)
     return found
