@@ -24,9 +24,10 @@ def told_apart(
     pre: tuple[SectionGraph, Node, Name, Sequence[int]], post: tuple[SectionGraph, Node, Name, Sequence[int]]
 ) -> dict[int, int]:
     """(pre id -> post id) for all variables, or nothing; one more or less of them is never told apart."""
-    ours, theirs = _uses(*pre[:3]), _uses(*post[:3])
-    if len(pre[3]) != len(post[3]) or max(len(ours), len(theirs)) > _MOST:
+    most = max(len(graph.references[node.id]) for graph, node, *_ in (pre, post))
+    if len(pre[3]) != len(post[3]) or most > _MOST:
         return {}
+    ours, theirs = _uses(*pre[:3]), _uses(*post[:3])
     forth = _partners(ours, theirs, pre[3], post[3])
     back = _partners(ours[::-1], theirs[::-1], pre[3], post[3])
     return forth if forth == back else {}

@@ -23,6 +23,7 @@ LABEL, UNIQUE = ".L", "__UNIQUE_ID_"
 """How names begin of labels that mean nothing, and of what macros declare."""
 
 
+@lru_cache(maxsize=1 << 12)
 def stem(name: str) -> str:
     """A name without the numbers compilers add."""
     if is_made_unique(name):
@@ -41,6 +42,7 @@ def is_made_unique(name: str) -> bool:
     return name.startswith(UNIQUE)
 
 
+@lru_cache(maxsize=1 << 12)
 def is_numbered(name: str) -> bool:
     """Whether the name of a static carries a compiler's number, so that an equal name proves nothing."""
     return bool(_NUMBERED.search(name))
