@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-import numpy as np
-
 from kdiff.elf.read import SHF_ALLOC, SHT_GROUP, SHT_NOTE
 from kdiff.errors import Refusal
 from kdiff.graph import Node, SectionGraph
@@ -25,15 +23,20 @@ _FACTS = "name the size of its entries with --facts, or compare objects that hav
 
 def unknown_sections(graph: SectionGraph, among: Collection[str] | None = None) -> tuple[str, ...]:
     """The names of loaded sections with contents that no plugin's row names, sorted; all, or some of them."""
+    asked = set(_filled(graph) if among is None else among).difference(graph.arch.pools)
+    strange = [name for name in asked if not graph.habits.known(name) and name not in graph.special]
+    if not strange:
+        return ()
+    rows = Rows(graph.special)
+    return tuple(sorted({name for name in strange if rows.row(name) is None} & _filled(graph)))
+
+
+def _filled(graph: SectionGraph) -> set[str]:
+    """The names of loaded sections with contents."""
     sections, names = graph.obj.sections, graph.obj.names_of_sections()
     chosen = (sections["flags"] & SHF_ALLOC > 0) & (sections["size"] > 0)
     chosen &= (sections["type"] != SHT_GROUP) & (sections["type"] != SHT_NOTE)
-    named = {names[index] for index in np.flatnonzero(chosen).tolist()}.difference(graph.arch.pools)
-    if among is not None:
-        named &= set(among)
-    strange = [name for name in named if not graph.habits.known(name) and name not in graph.special]
-    rows = Rows(graph.special if strange else {})
-    return tuple(sorted(name for name in strange if rows.row(name) is None))
+    return {names[index] for index in chosen.nonzero()[0].tolist()}
 
 
 def opaque_tables(graph: SectionGraph) -> tuple[tuple[str, str], ...]:

@@ -239,6 +239,8 @@ def _by_symbols(
     Of what is left over, each of the `payloads` is a piece by itself.
     """
     size = int(obj.sections["size"][section])
+    if len(labels) == 1 and labels[0].start == 0 and labels[0].size == size and not payloads:
+        return [Piece(section, 0, size, kind, (labels[0],))]
     at = by_start(labels)
     ranges: list[tuple[int, int]] = []
     for start in sorted(at):
