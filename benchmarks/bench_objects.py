@@ -36,7 +36,7 @@ import othersuite
 import pairlab
 
 from kdiff import registry
-from kdiff.cli.main import NEW_OBJECTS
+from kdiff.cli.main import NEW_OBJECTS, keep_memory
 from kdiff.compare import comparer
 from kdiff.elf.read import read
 from kdiff.review import review
@@ -119,6 +119,7 @@ def in_new_process(paths: list[tuple[Path, Path]]) -> Batch:
 def compared(paths: list[tuple[Path, Path]]) -> Batch:
     """Compare each pair once; what is imported and asked of plugins for all of them is not counted."""
     gc.set_threshold(NEW_OBJECTS)  # as the command does
+    keep_memory()
     compare = comparer(registry.load())
     review(compare(*map(read, paths[0]), False, None))
     seconds = []

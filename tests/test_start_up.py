@@ -12,6 +12,7 @@ from compiled import UNIT, compiled
 
 from kdiff import api
 from kdiff.btf import structures
+from kdiff.cli.main import keep_memory
 from kdiff.elf.image import open_image
 
 SLOW = ("lief", "networkx", "rich", "elftools")
@@ -62,3 +63,9 @@ def test_each_name_that_plugins_may_import_is_found_where_it_lives() -> None:
     assert found["btf_structures"] is structures
     with pytest.raises(AttributeError, match="no attribute 'open_door'"):
         api.open_door  # noqa: B018
+
+
+def test_a_c_library_that_cannot_keep_memory_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_memory()
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    keep_memory()

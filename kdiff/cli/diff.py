@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kdiff import registry
 from kdiff.cli.delta import as_json, is_listed
+from kdiff.cli.main import keep_memory
 from kdiff.compare import comparer
 from kdiff.correlate import Pairing
 from kdiff.diff import Delta
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the delta; exit 0, 66 if there is nothing to do, 3 if the change must not be patched live."""
+    keep_memory()
     plugins = registry.load()
     compare = comparer(plugins, _facts(args.facts))
     if args.batch or args.pre.is_dir():

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 
@@ -44,6 +45,10 @@ COMMANDS = {
 ON_TARGET = frozenset(("apply", "view", "undo"))
 NEW_OBJECTS = 1_000_000
 """Between two searches for cycles: stages return millions of frozen values, which hardly ever form any."""
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MOST_KEPT = -1, -3, 1 << 30
+"""Parameters of mallopt(3), and bytes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,6 +87,16 @@ def run_command(name: str, words: Sequence[str], program: str) -> int:
     parser.add_argument("--raw-errors", action="store_true", help="first line of stderr is an error code")
     module.add_arguments(parser)
     return _guarded(module, parser.parse_args(words), program)
+
+
+def keep_memory() -> None:
+    """Let the C library keep what is freed, as columns of one size come again and again; glibc only."""
+    import ctypes
+
+    with suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        for parameter in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            library.mallopt(parameter, _MOST_KEPT)
 
 
 def _guarded(module: ModuleType, args: argparse.Namespace, program: str) -> int:
