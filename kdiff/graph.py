@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from operator import attrgetter
 
 from kdiff.alike import Scope
@@ -28,7 +29,7 @@ from kdiff.elf.read import (
 )
 from kdiff.elf.relocations import Raw
 from kdiff.errors import KdiffError
-from kdiff.habits import NO_HABITS, Habits, Standing
+from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
 from kdiff.insn import Code, Instruction, decoded, insn_addend
 from kdiff.kernel import SpecialSection
 from kdiff.labels import labels_in
@@ -151,9 +152,8 @@ def _nodes(obj: Object, habits: Habits, pieces: Iterable[Piece]) -> Iterator[Nod
     for index, (section, start, size, kind, labels, table, row) in enumerate(pieces):
         if section != current:
             current, name = section, obj.section_name(section)
-            aligned = max(int(obj.sections["align"][section]), 1)
-            standing, constant = habits.standing(name), habits.is_constant(name)
-            remade = habits.remade("", name)
+            aligned = max(obj.row(section)[8], 1)
+            standing, constant, remade = _meaning(habits, name)
         names, local, weak = tuple[str, ...](), True, False
         if labels:
             names = tuple(dict.fromkeys([each.name for each in labels if each.name]))
@@ -170,6 +170,12 @@ def _nodes(obj: Object, habits: Habits, pieces: Iterable[Piece]) -> Iterator[Nod
             start, size, min(aligned, start & -start or aligned), names, local, weak,
             table, row, standing, own,
         )  # fmt: skip
+
+
+@lru_cache(maxsize=1 << 12)
+def _meaning(habits: Habits, section: str) -> tuple[Standing, bool, RemadeData | None]:
+    """What a section's name says of what lies in it."""
+    return habits.standing(section), habits.is_constant(section), habits.remade("", section)
 
 
 def _unique(nodes: Iterable[Node]) -> list[Node]:
@@ -192,7 +198,7 @@ def _references(
         if section != node.section:
             section = node.section
             silent = speaking is not None and not speaking[section]
-            _, _, flags, _, _, total, *_ = obj.sections[section].item()
+            _, _, flags, _, _, total, *_ = obj.row(section)
             code = flags & SHF_EXECINSTR > 0
             rows = [] if silent else lookup.rows(section)
             places = [row[1] for row in rows]

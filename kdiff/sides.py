@@ -9,6 +9,7 @@ classes of sections by name.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ class Names:
     def __init__(self, pre: Object, post: Object, rows: Rows, habits: Habits) -> None:
         post.share_names(pre)
         self.rows, self._habits = rows, habits
-        self._sections, self._data = _Told(self._section), _Told(self._datum)
+        self._sections, self._data = _Told(_section, habits), _Told(_datum, habits)
         objects = pre, post
         self.section_ids = _numbers(*(each.names_of_sections() for each in objects))
         self.symbol_ids = _numbers(*(each.names_of_symbols() for each in objects))
@@ -108,36 +109,36 @@ class Names:
             ],
         )
 
-    def _section(self, name: str) -> int:
-        remade = name.startswith(self._habits.remade_families)
-        return REMADE * remade | NUMBERED * is_numbered(name) | CONSTANT * self._habits.is_constant(name)
-
-    def _datum(self, name: str) -> int:
-        if "." not in name and not is_made_unique(name):
-            return REMADE * (name in self._habits.remade_names)
-        return REMADE * (self._habits.remade(stem(name), "") is not None) | NUMBERED * is_numbered(name)
-
 
 REMADE, NUMBERED, CONSTANT = 1, 2, 4
 """Made anew, a static with a number, constant."""
 
 
-class _Told(dict[str, int]):
-    """What is told of each name that was asked for, in bits."""
+@lru_cache(maxsize=1 << 12)
+def _section(habits: Habits, name: str) -> int:
+    remade = name.startswith(habits.remade_families)
+    return REMADE * remade | NUMBERED * is_numbered(name) | CONSTANT * habits.is_constant(name)
 
-    def __init__(self, tell: Callable[[str], int]) -> None:
-        self._tell = tell
+
+@lru_cache(maxsize=1 << 12)
+def _datum(habits: Habits, name: str) -> int:
+    if "." not in name and not is_made_unique(name):
+        return REMADE * (name in habits.remade_names)
+    return REMADE * (habits.remade(stem(name), "") is not None) | NUMBERED * is_numbered(name)
+
+
+class _Told:
+    """What was told of names, in bits; what both objects ask is told once."""
+
+    def __init__(self, tell: Callable[[Habits, str], int], habits: Habits) -> None:
+        self._tell, self._habits = tell, habits
         self._last: tuple[list[str], Column, Column] = [], np.zeros(0), np.zeros(0)
-
-    def __missing__(self, name: str) -> int:
-        found = self[name] = self._tell(name)
-        return found
 
     def of(self, names: list[str], chosen: Column, some: Callable[[list[int]], list[int]]) -> Column:
         """By name: the bits of those that are chosen; `some` of them alone may have any."""
         if names is not self._last[0] or not np.array_equal(chosen, self._last[1]):
             found, special = np.zeros(len(names), "u1"), some(chosen.tolist())
-            found[special] = [self[names[each]] for each in special]
+            found[special] = [self._tell(self._habits, names[each]) for each in special]
             self._last = names, chosen, found
         return self._last[2].copy()
 

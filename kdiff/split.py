@@ -89,7 +89,7 @@ def split(
     in_runs: dict[int, SpecialSection] = {}
     for index in wanted.nonzero()[0].tolist():
         pieces = found[index] = []
-        _, held, flags, _, _, size, _, _, _, entsize = obj.sections[index].item()
+        _, held, flags, _, _, size, _, _, _, entsize = obj.row(index)
         if held in (SHT_GROUP, SHT_NOTE):
             continue
         if not size:

@@ -127,7 +127,7 @@ def _layout(
     around: _Around,
 ) -> SpecialSection:  # fmt: skip
     """The row for one section, with the layout that facts and object agree on; kept for its like."""
-    _, held, _, _, _, total, *_, entsize = obj.sections[section].item()
+    _, held, _, _, _, total, *_, entsize = obj.row(section)
     name = obj.section_name(section)
     if held == SHT_NOBITS:
         return _opaque(row, f"{name} has no contents")

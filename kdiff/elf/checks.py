@@ -54,7 +54,7 @@ def _disjoint(offsets: Column, sizes: Column, path: str) -> None:
 
 
 def check_relocations(
-    offset: Column, symbol: Column, bounds: Column, sections: Column, symbols: int, path: str
+    section: Column, offset: Column, symbol: Column, bounds: Column, sections: Column, symbols: int, path: str
 ) -> None:
     """Check all records, which are sorted by the section they change and by offset.
 
@@ -70,7 +70,7 @@ def check_relocations(
     if np.count_nonzero(sections["type"][changed] == SHT_NOBITS):
         raise _wrong("a relocation changes a section without contents", path)
     again = (offset[:-MOST_AT_ONE_PLACE] == offset[MOST_AT_ONE_PLACE:]).nonzero()[0]
-    if len(again) and np.any(again + MOST_AT_ONE_PLACE < bounds[np.searchsorted(bounds, again, "right")]):
+    if np.count_nonzero(section[again] == section[again + MOST_AT_ONE_PLACE]):
         raise _wrong(f"over {MOST_AT_ONE_PLACE} relocations change one place", path)
 
 

@@ -72,6 +72,8 @@ class Object:
     _tables: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Where tables of strings begin and end in the file."""
     _section_names: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _rows: dict[int, tuple[int, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Headers that were asked for, by section."""
     _contents: dict[int, memoryview] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Contents that were asked for, by section."""
     _lists: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -133,11 +135,18 @@ class Object:
         """The relocations of a section."""
         return self.relocations.of(slice(*self.relocation_bounds[index : index + 2].tolist()))
 
+    def row(self, index: int) -> tuple[int, ...]:
+        """The header of a section, in the order of `SECTION_COLUMNS`."""
+        found = self._rows.get(index)
+        if found is None:
+            found = self._rows[index] = self.sections[index].item()
+        return found
+
     def contents(self, index: int) -> memoryview:
         """The raw bytes of a section; empty for SHT_NOBITS."""
         found = self._contents.get(index)
         if found is None:
-            _, kind, _, _, start, size, *_ = self.sections[index].item()
+            _, kind, _, _, start, size, *_ = self.row(index)
             stop = start if kind == SHT_NOBITS else start + size
             found = self._contents[index] = self.data[start:stop]
         return found

@@ -98,7 +98,8 @@ def read_relocations(
     order = _order(found["section"], found["offset"])
     if order is not None:
         found = found.of(order)
-    check_relocations(found["offset"], found["symbol"], bounds, sections, symbols, path)
+    section, offset, symbol = (found[name] for name in ("section", "offset", "symbol"))
+    check_relocations(section, offset, symbol, bounds, sections, symbols, path)
     return found, bounds
 
 
@@ -131,7 +132,7 @@ def _records(
         raise KdiffError("elf.relocations", f"relocation section {table} is malformed", place=path)
     if int(sizes.sum()) > len(view):
         raise KdiffError("elf.relocations", "relocation sections overlap", place=path)
-    np.add.at(per_section, targets, counts)
+    per_section += np.bincount(targets, counts, len(per_section)).astype("i8")
     section, at = np.repeat(targets, counts), 0
     made = {name: np.empty(len(section), each) for name, each in COLUMNS.items() if name != "section"}
     made["implicit"].fill(kind == SHT_REL)
