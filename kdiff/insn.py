@@ -8,8 +8,9 @@ nothing become one-byte instructions that are not `known`, so the result always 
 from __future__ import annotations
 
 from bisect import bisect_right
-from functools import cached_property, lru_cache
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
+from typing import NamedTuple, cast
 
 from kdiff.arch import Architecture, Howto
 from kdiff.decoder import UNKNOWN, Texts, decoder
@@ -24,11 +25,15 @@ class Instruction(NamedTuple):
     """False for a byte that begins no instruction."""
 
 
+_instruction = cast(Callable[[tuple[int, int, bool]], Instruction], partial(tuple.__new__, Instruction))
+"""Instruction._make, which looks again at how many fields there are."""
+
+
 def instructions(arch: Architecture, code: bytes) -> tuple[Instruction, ...]:
     """Cut `code` into instructions, without a gap."""
     if arch.capstone is None:
         return tuple([Instruction(at, size, text != UNKNOWN) for at, size, text, _ in _words(arch, code, 0)])
-    found = list(map(Instruction._make, decoder(*arch.capstone).instructions(code)))
+    found = list(map(_instruction, decoder(*arch.capstone).instructions(code)))
     end = found[-1].offset + found[-1].size if found else 0
     return (*found, *(Instruction(at, 1, False) for at in range(end, len(code))))
 

@@ -66,7 +66,7 @@ def _differences(pre: SectionGraph, post: SectionGraph, one: Node, other: Node) 
     if len(ours) != len(theirs) or not _may_be_loads(pre, post, one, other):
         return ()
     before, after = pre.code(one), post.code(other)
-    if [each[:2] for each in before] != [each[:2] for each in after]:
+    if before != after and [each[:2] for each in before] != [each[:2] for each in after]:
         return ()
     known: tuple[dict[int, int], dict[int, int]] = ({}, {})
     in_parts = any(row.source is not None for row in pre.arch.constants)

@@ -330,13 +330,13 @@ def _section_indices(
     indices = shndx.astype("u4")
     extended = shndx == SHN_XINDEX
     reserved = (shndx >= SHN_LORESERVE) & ~extended
-    if extended.any():
+    if np.count_nonzero(extended):
         tables = np.flatnonzero((sections["type"] == SHT_SYMTAB_SHNDX) & (sections["link"] == symtab))
         if len(tables) != 1 or sections["size"][tables[0]] // 4 < len(shndx):
             raise KdiffError("elf.xindex", "extended section indices without their table", place=path)
         wide = np.frombuffer(view, endian + "u4", len(shndx), int(sections["offset"][tables[0]]))
         indices[extended] = wide[extended]
-    if (indices[~reserved] >= len(sections)).any():
+    if np.count_nonzero((indices >= len(sections)) & ~reserved):
         raise KdiffError("elf.symtab", "a symbol names a section that does not exist", place=path)
-    indices[reserved] += np.uint32(RESERVED)
+    indices += reserved * np.uint32(RESERVED)
     return indices
