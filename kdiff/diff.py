@@ -62,7 +62,7 @@ def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
     work = _Comparison(pre, post, pairing, cache(lambda: _line_tables(pre, post)))
     causes: dict[int, tuple[Cause, ...]] = {}
     for pair in pairing.by_pre.values():
-        found = tuple(work.differences(pair))
+        found = () if work.plainly_same(pair) else tuple(work.differences(pair))
         if found:
             causes[pair.post] = found
     written = in_place(pre, post, pairing, (p for p in causes if _only_contents(causes[p])), work.equivalent)
@@ -100,6 +100,17 @@ class _Comparison:
     pairing: Pairing
     tables: Tables
 
+    def plainly_same(self, pair: Pair) -> bool:
+        """Whether a pair refers to nothing, owns nothing, and is of equal bytes, or of another unit."""
+        pre, post = self.pre, self.post
+        one, other = pre.nodes[pair.pre], post.nodes[pair.post]
+        if pre.references[one.id] or post.references[other.id] or one.kind is not other.kind:
+            return False
+        if one.id in pre.entries or other.id in post.entries:
+            return False
+        alike = one.size == other.size and one.align == other.align and _class(one) == _class(other)
+        return one.kind is Kind.EXTERN or (alike and pre.contents(one) == post.contents(other))
+
     def differences(self, pair: Pair) -> Iterator[Cause]:
         """Every way in which a pair differs by itself."""
         one, other = self.pre.nodes[pair.pre], self.post.nodes[pair.post]
@@ -115,18 +126,13 @@ class _Comparison:
             yield Cause("section", f"moved from {one.section_name} to {other.section_name}")
         if one.size != other.size:
             yield Cause("size", f"size was {one.size}, is {other.size}", min(one.size, other.size))
-        if one.size == other.size and not self._same_bytes(one, other):
+        if one.size == other.size:
             ours, theirs = _plain(self.pre, one), _plain(self.post, other)
             if ours != theirs and not self.only_lines_moved(one, other):
                 at = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
                 yield Cause("content", f"byte was {ours[at]:#04x}, is {theirs[at]:#04x}", at)
         yield from self._references(one, other)
         yield from self._entries(one, other)
-
-    def _same_bytes(self, one: Node, other: Node) -> bool:
-        """Whether both are equal bytes and nothing else."""
-        plain = not self.pre.references[one.id] and not self.post.references[other.id]
-        return plain and self.pre.contents(one) == self.post.contents(other)
 
     def _references(self, one: Node, other: Node) -> Iterator[Cause]:
         ours, theirs = self.pre.references[one.id], self.post.references[other.id]
@@ -195,8 +201,14 @@ class _Comparison:
                 yield Cause("entry", f"owned {len(mine)} entries of {table}, owns {len(yours)}")
                 continue
             for a, b in zip(mine, yours, strict=True):
-                if _plain(self.pre, a) != _plain(self.post, b) or any(self._references(a, b)):
+                if not self._same_contents(a, b) or any(self._references(a, b)):
                     yield Cause("entry", f"its entry {a.row} of {table} differs")
+
+    def _same_contents(self, one: Node, other: Node) -> bool:
+        """Whether two entries hold the same, but for the fields of their references."""
+        if one.table == other.table and self.pre.contents(one) == self.post.contents(other):
+            return True
+        return _plain(self.pre, one) == _plain(self.post, other)
 
 
 def _spread(work: _Comparison, causes: dict[int, tuple[Cause, ...]], written: frozenset[int]) -> None:
