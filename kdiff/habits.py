@@ -124,7 +124,7 @@ class Habits:
         self.ahead = tuple(row.name for row in ahead)
         self.rewritten_ahead = tuple(row for row in ahead if row.sites or row.behind)
         self.read_only = tuple(row for row in rows if isinstance(row, ReadOnlyMemory))
-        self._standings: dict[str, Standing] = {}
+        self._known: dict[str, Standing | None] = {}
         self._constants = frozenset(row.name for row in rows if isinstance(row, ConstantSection))
         self._constant_families = tuple(f"{name}." for name in self._constants)
         self.constant_families = (*self._constants, *self._constant_families)
@@ -136,14 +136,17 @@ class Habits:
 
     def standing(self, section: str) -> Standing:
         """The class of a section: that of the longest name which its own begins with."""
-        if section not in self._standings:
-            found = self._class(section)
-            self._standings[section] = Standing.ORDINARY if found is None else self._classes[found[0]]
-        return self._standings[section]
+        return self._standing(section) or Standing.ORDINARY
 
     def known(self, section: str) -> bool:
         """Whether any row names a section."""
-        return self._class(section) is not None
+        return self._standing(section) is not None
+
+    def _standing(self, section: str) -> Standing | None:
+        if section not in self._known:
+            found = self._class(section)
+            self._known[section] = None if found is None else self._classes[found[0]]
+        return self._known[section]
 
     def is_constant(self, section: str) -> bool:
         """Whether what lies in a section is read-only whatever its flags say."""

@@ -139,10 +139,12 @@ def _entries_inside(plan: Plan) -> Iterator[Refusal]:
     used_elsewhere = {
         reference.target
         for source, references in enumerate(plan.pre.references)
+        if references and source not in replaced and _is_used(plan.pre.nodes[source])
         for reference in references
-        if source not in replaced and _is_used(plan.pre.nodes[source])
     }
     for source, references in enumerate(plan.pre.references):
+        if not references:
+            continue
         node = plan.pre.nodes[source]
         if node.table is not None or source in replaced or node.is_fragment or plan.pre.is_piece(node):
             continue
