@@ -73,7 +73,7 @@ class Lookup:
         if nodes[-1].row >= 0:
             ends = np.array((nodes[0].start, nodes[-1].start + nodes[-1].size), "u8")
             first, last = (first + self.obj.relocations["offset"][first:last].searchsorted(ends)).tolist()
-        return self.obj.relocations.of(slice(first, last)).rows()
+        return self.obj.relocations.rows(slice(first, last))
 
     def extern(self, name: str, weak: bool = False) -> int:
         if name not in self._by_name:

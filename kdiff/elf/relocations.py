@@ -64,9 +64,9 @@ class Relocations:
         numbers = chosen.nonzero()[0] if chosen.dtype == bool else chosen
         return Relocations({name: column.take(numbers) for name, column in self._columns.items()})
 
-    def rows(self) -> list[Raw]:
-        """All records one by one."""
-        return list(zip(*(column.tolist() for column in self._columns.values()), strict=True))
+    def rows(self, chosen: slice = slice(None)) -> list[Raw]:
+        """The records of a range one by one, or all."""
+        return list(zip(*[column[chosen].tolist() for column in self._columns.values()], strict=True))
 
     def freeze(self) -> None:
         """Let nobody write to the columns any more."""
