@@ -81,6 +81,7 @@ class _Comparison:
         self.same_names, self.same_symbols = self._same_symbols()
         self.starts = Starts(pre, post, self.to_post, self.to_pre, self.same_names)
         self.texts: dict[bytes, int] = {}
+        self.depending: dict[tuple[bool, bytes], Column] = {}
         self.meaning = self._meaning(pre, self.identity), self._meaning(post, self.to_pre)
         self.same_records = self._same_records()
         self.numbered: Column = pre.numbered | post.numbered[self.to_post]
@@ -287,6 +288,12 @@ class _Comparison:
 
     def _depending(self, side: Side, targets: Column) -> Column:
         """Who refers to these sections, but for calls of functions; strings are compared by what they say."""
+        key = side is self.pre, targets.tobytes()
+        if key not in self.depending:
+            self.depending[key] = self._referring(side, targets)
+        return self.depending[key]
+
+    def _referring(self, side: Side, targets: Column) -> Column:
         marked = np.zeros(len(targets), bool)
         chosen = ((targets & ~side.strings)[side.target]).nonzero()[0]
         calls = self.starts.among(side, chosen)

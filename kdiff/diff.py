@@ -239,7 +239,8 @@ def _spread(work: _Comparison, causes: dict[int, tuple[Cause, ...]], written: fr
 
 def _may_follow(post: SectionGraph, index: int) -> bool:
     node = post.nodes[index]
-    return node.kind is not Kind.EXTERN and (node.table is None or node.id not in post.owners)
+    needs = bool(post.references[index]) or index in post.entries
+    return needs and node.kind is not Kind.EXTERN and (node.table is None or index not in post.owners)
 
 
 def _needs(graph: SectionGraph, node: Node) -> Iterator[Reference]:

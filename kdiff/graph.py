@@ -182,6 +182,8 @@ def _unique(nodes: Iterable[Node]) -> list[Node]:
     """Tell nodes of one label apart by their place."""
     nodes = list(nodes)
     seen = Counter([node.label for node in nodes])
+    if len(seen) == len(nodes):
+        return nodes
     return [
         n if seen[n.label] == 1 else n._replace(label=f"{n.label}@{n.section_name}+{n.start:#x}")
         for n in nodes
