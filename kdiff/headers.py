@@ -126,10 +126,16 @@ def _users(
     def macros(path: str) -> list[Macro]:
         return [macro for text in versions(path) for macro in definitions(text)]
 
-    glued = dict.fromkeys((*sight.containing(GLUE), *(path for path in files if sight.units(path))))
+    def define(words: Iterable[bytes]) -> Iterator[Macro]:
+        wanted = frozenset(words)
+        for path in sight.defining(wanted) | patched:
+            yield from (macro for macro in macros(path) if macro.name in wanted)
+
+    patched = frozenset(path for path in files if sight.units(path))
+    glued = frozenset(sight.containing(GLUE)) | patched
     pasting = ((path, macro) for path in glued for macro in macros(path) if GLUE in macro.body)
     given = frozenset(name.encode() for command in wanted.values() for name in _GIVEN.findall(command))
-    pastes = Pastes(pasting, sight.find, parts, macros, sight.units, given)
+    pastes = Pastes(pasting, sight.find, parts, define, sight.units, given)
     users = mentioning(names, sight.every, sight, parts, pastes.of)
     if users is None:
         return None

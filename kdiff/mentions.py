@@ -4,15 +4,16 @@
 Headers are compared part by part (`kdiff.parts`), in their order. If only static inline functions, macros,
 structures and the like change, come, go or move, a unit is affected only if it mentions one of their names,
 or a name whose own part mentions one; where a part may do more than declare, all that include its file are.
-Of a structure whose members change it is enough to follow who may look into one (`kdiff.pointers`). Of two
-parts that change places either one tells: what one has to do with the other, its text says. Names that
-macros paste together are mentioned where they are pasted (`kdiff.pastes`); what is included, or not any more,
-is told apart (`kdiff.certain`).
+Of a structure whose members change it is enough to follow who may look into one, of a function whose body
+changes, who may call it (`kdiff.pointers`). Of two parts that change places either one tells: what one has to
+do with the other, its text says. Names that macros paste together are mentioned where they are pasted
+(`kdiff.pastes`); what is included, or not any more, is told apart (`kdiff.certain`).
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
 from functools import reduce
@@ -20,15 +21,17 @@ from operator import or_
 from typing import Protocol
 
 from kdiff.macros import Part
-from kdiff.parts import placed
+from kdiff.parts import Placed, placed
 from kdiff.pastes import Paste
-from kdiff.pointers import Kind, Name, Names, knowing, named
+from kdiff.pointers import Kind, Name, Names, calling, knowing, named, rewritten
 from kdiff.values import dataclass
 
 _WORD = re.compile(rb"\w+")
 _MOST_NAMES = 200
 """When so many names are affected, looking for them saves nothing."""
 _FEW = 100
+_TEXTS = (Kind.ANY, Kind.LAYOUT, Kind.VALUE)
+"""Names of what matters to more than code that calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,29 @@ def change(pre: bytes, post: bytes) -> Change:
     edits = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     gone = [each for what, a, b, _, _ in edits if what != "equal" for each in old[a:b]]
     come = [each for what, _, _, a, b in edits if what != "equal" for each in new[a:b]]
-    declared = [named(each.part) for each in gone + come]
+    bodies = _rewritten(gone, come)
+    declared = [named(each.part) for each in gone + come if each.part.declares not in bodies]
     before, after = (frozenset(filter(None, (each.include for each in side))) for side in (gone, come))
     names = None if None in declared else frozenset(name for names in declared for name in names or ())
+    if names is not None:
+        names |= {Name(word, Kind.CODE) for body in bodies for word in body}
     return Change(names, before, after)
+
+
+def _rewritten(gone: Iterable[Placed], come: Iterable[Placed]) -> set[frozenset[bytes]]:
+    """What each function declares of which nothing but the body changes."""
+    sides: defaultdict[frozenset[bytes] | None, tuple[list[Placed], list[Placed]]] = defaultdict(
+        lambda: ([], [])
+    )
+    for number, side in enumerate((gone, come)):
+        for each in side:
+            sides[each.part.declares][number].append(each)
+    return {
+        declares
+        for declares, (old, new) in sides.items()
+        if declares and len(old) == len(new) == 1 and old[0].under == new[0].under
+        if rewritten(old[0].part, new[0].part)
+    }
 
 
 class Seen(Protocol):
@@ -97,14 +119,18 @@ def mentioning(
 
         places: list[tuple[Names, int]] = []
         for paste in pasted(words):
-            units = paste.units & who([paste.name], *Kind)
-            places.append((named(paste.part) if units.bit_count() > _FEW else None, units))
+            for kinds, names_of in ((_TEXTS, named), ((Kind.CODE,), calling)):
+                units = paste.units & who([paste.name], *kinds)
+                places.append((names_of(paste.part) if units.bit_count() > _FEW else None, units))
         for file, found in seen.find(words).items():
             may = seen.units(file)
             for part in read(file):
                 uses = found & set(_WORD.findall(part.text))
                 if units := may & who(uses, Kind.ANY):
-                    places.append((named(part), units))
+                    plain = frozenset(word for word in uses if Name(word) in waiting)
+                    places.append((named(part, plain), units))
+                if units := may & who(uses, Kind.CODE):
+                    places.append((calling(part), units))
                 if units := may & who(uses, Kind.LAYOUT, Kind.VALUE):
                     tags, values = (
                         frozenset(word for word in uses if Name(word, kind) in waiting)

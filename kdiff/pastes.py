@@ -92,9 +92,9 @@ class Pastes:
     """The search for pastes of names.
 
     `macros`: all definitions that hold `##`, and their files. `find` says which files have which of some
-    words, of the files that count; `read` gives the parts of a file, `define` the macros it defines; `seen`
-    says which units may see a file, a bit each: what no unit sees together is no paste. `command` are names
-    that a command line defines.
+    words, of the files that count; `read` gives the parts of a file, `define` all definitions of some words;
+    `seen` says which units may see a file, a bit each: what no unit sees together is no paste. `command` are
+    names that a command line defines.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Pastes:
         macros: Iterable[tuple[str, Macro]],
         find: Callable[[Iterable[bytes]], Mapping[str, frozenset[bytes]]],
         read: Callable[[str], Iterable[Part]],
-        define: Callable[[str], Iterable[Macro]],
+        define: Callable[[Iterable[bytes]], Iterable[Macro]],
         seen: Callable[[str], int],
         command: frozenset[bytes] = frozenset(),
     ) -> None:
@@ -352,16 +352,13 @@ class Pastes:
         """Find out what words become when they are expanded: another word, or anything; or what they do."""
         found: dict[bytes, set[bytes | Unknown]] = {word: set() for word in words}
         called: dict[bytes, list[Macro]] = {word: [] for word in found}
-        for file, here in self._find(found).items():
-            for macro in self._define(file):
-                if macro.name not in here:
-                    continue
-                if macro.called:
-                    called[macro.name].append(macro)
-                else:
-                    body = TOKEN.findall(macro.body)
-                    plain = len(body) == 1 and WORD.fullmatch(body[0])
-                    found[macro.name] |= {body[0]} if plain else {UNKNOWN} if body else set()
+        for macro in self._define(found):
+            if macro.called:
+                called[macro.name].append(macro)
+            else:
+                body = TOKEN.findall(macro.body)
+                plain = len(body) == 1 and WORD.fullmatch(body[0])
+                found[macro.name] |= {body[0]} if plain else {UNKNOWN} if body else set()
         for word, values in found.items():
             self._values.setdefault(word, frozenset(values))
         self._called |= called

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a header depends on the layout of a structure, going by text: whatever may look into one.
+"""What of a header depends on something that changes, going by text, and on a structure's layout above all.
 
 Code looks into a structure through something of that type: a variable or parameter whose declaration names
 the tag, or a member, function or object that is declared elsewhere to lead to one. So a structure that holds
 a pointer to another does not change with it; its member's name is what matters from there on. A prototype
 that takes a pointer hands on what its caller has got, and the caller's text shows that already. Whatever is
 not plainly of one of these shapes depends on the structure as it does on any other name.
+
+A function of which only the body changes matters to whoever may call it, and to no type: constants cannot
+call it, and what `typeof` and `sizeof` ask of a call is in the function's head.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from kdiff.macros import MARK, TOKEN, Part
 
 _DEFINED = re.compile(rb"\b(?:struct|union)\s+(\w+)\s*\{")
 _DEFINITION = re.compile(rb"(?:struct|union)\b[\w\s]*\{.*\}[^{}=]*;", re.DOTALL)
+_ENUMERATION = re.compile(rb"enum\b[\w\s]*\{.*\}[^{}=]*;", re.DOTALL)
+_CONDITION = re.compile(rb"[ \t]*#[ \t]*(?:if|ifn?def|elif|elifn?def|else|endif)\b")
 _BETWEEN = re.compile(rb"[;{}]")
 _CALLED = re.compile(rb"\b(\w+)\s*\(")
 _WORD = re.compile(rb"\w+")
@@ -39,6 +44,8 @@ class Kind(Enum):
     """As the tag of a structure or union whose members change."""
     VALUE = 2
     """In an expression: a member, a function or an object."""
+    CODE = 3
+    """Where code calls it: a function whose head stays the same, or a macro that stands for such a call."""
 
 
 class Name(NamedTuple):
@@ -51,14 +58,19 @@ class Name(NamedTuple):
 Names = frozenset[Name] | None
 
 
-def named(part: Part) -> Names:
-    """What changes with a part that names something which changes; None if it may do more than declare."""
+def named(part: Part, words: Words | None = None) -> Names:
+    """What changes with a part, or with one that names changing `words`; None if it may do more than declare.
+
+    A function that names them in its body alone stays what it is to all but its callers.
+    """
     if part.declares is None:
         return None
     if _DEFINITION.fullmatch(part.text):
         tags = frozenset(_DEFINED.findall(part.text))
         return frozenset(Name(word, Kind.LAYOUT if word in tags else Kind.ANY) for word in part.declares)
-    head = b"" if part.text.startswith(b"#") else part.text.partition(b"{")[0]
+    head = _head(part)
+    if words is not None and _is_body(part) and words.isdisjoint(_WORD.findall(head)):
+        return _as(Kind.CODE, part)
     called = frozenset(_CALLED.findall(head))
     return frozenset(Name(word, Kind.VALUE if word in called else Kind.ANY) for word in part.declares)
 
@@ -70,8 +82,49 @@ def knowing(part: Part, tags: Words, values: Words) -> Names:
     if _DEFINITION.fullmatch(part.text):
         return _through_members(part, tags, values)
     if MARK in part.text or b"{" in part.text or b"=" in part.text:
-        return named(part)
+        hands_on = _is_body(part) and _only_hands_on(_tokens(_head(part)), tags, values)
+        return _as(Kind.CODE, part) if hands_on else named(part, tags | values)
     return frozenset() if _only_hands_on(_tokens(part.text), tags, values) else named(part)
+
+
+def calling(part: Part) -> Names:
+    """What changes with a part that names functions of which only the bodies change; None as above."""
+    if _CONDITION.match(part.text):
+        return frozenset()
+    if part.declares is None:
+        return None
+    if part.text.startswith(b"#") or _is_body(part):
+        return _as(Kind.CODE, part)
+    plain = b"{" not in part.text or any(each.fullmatch(part.text) for each in (_DEFINITION, _ENUMERATION))
+    return frozenset() if plain else named(part)
+
+
+def rewritten(before: Part, after: Part) -> bool:
+    """Whether both are the same function, and differ in its body alone."""
+    return (
+        _is_body(before)
+        and _is_body(after)
+        and before.declares == after.declares
+        and _tokens(_head(before)) == _tokens(_head(after))
+    )
+
+
+def _as(kind: Kind, part: Part) -> frozenset[Name]:
+    return frozenset(Name(word, kind) for word in part.declares or ())
+
+
+def _head(part: Part) -> bytes:
+    """What is in front of a body; nothing of a directive."""
+    return b"" if part.text.startswith(b"#") else part.text.partition(b"{")[0]
+
+
+def _is_body(part: Part) -> bool:
+    """Whether a part is a function, whose head no condition cuts."""
+    if not part.declares or b"{" not in part.text:
+        return False
+    head = _head(part)
+    plain = MARK not in head and head.rstrip().endswith(b")")
+    return plain and not part.declares.isdisjoint(_CALLED.findall(head))
 
 
 # Prototypes ------------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 
 from kdiff.includes import Includes, folders, run_grep, texts
 from kdiff.workplace import Workplace
 
+_DEFINED = r"#[[:space:]]*define[[:space:]]+\w+"
 _AT_ONCE = 10_000
 """So many names of files fit onto a command line."""
 
@@ -70,6 +72,18 @@ class Sight:
     def containing(self, text: bytes) -> list[str]:
         """The files that a unit may see and that contain a text."""
         return [os.fsdecode(line) for line in self._grep("-lIF", text + b"\n")]
+
+    def defining(self, words: Iterable[bytes]) -> frozenset[str]:
+        """The files that a unit may see and that define one of some macros."""
+        return frozenset(file for word in words for file in self._defining.get(word, ()))
+
+    @cached_property
+    def _defining(self) -> Mapping[bytes, set[str]]:
+        found: dict[bytes, set[str]] = defaultdict(set)
+        for line in self._grep("-HIoE", _DEFINED.encode()):
+            file, _, definition = line.partition(b":")
+            found[definition.split()[-1]].add(os.fsdecode(file))
+        return found
 
     def _grep(self, flags: str, patterns: bytes) -> Iterator[bytes]:
         for tree, names in self._trees.items():

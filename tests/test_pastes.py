@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,9 +40,13 @@ class Tree(dict[str, bytes]):
     def parts(self, path: str) -> list[Part]:
         return (directives if path.endswith(".c") else chunks)(self[path])
 
+    def define(self, words: Iterable[bytes]) -> list[Macro]:
+        wanted = frozenset(words)
+        return [macro for path in self for macro in self.macros(path) if macro.name in wanted]
+
     def pastes(self, *names: bytes) -> set[Paste]:
         macros = [(path, macro) for path in self for macro in self.macros(path) if GLUE in macro.body]
-        return Pastes(macros, self.find, self.parts, self.macros, lambda path: 1, frozenset({b"GIVEN"})).of(
+        return Pastes(macros, self.find, self.parts, self.define, lambda path: 1, frozenset({b"GIVEN"})).of(
             names
         )
 
@@ -186,7 +190,7 @@ def test_files_that_no_unit_sees_together_paste_nothing() -> None:
     tree = Tree({"a.h": b"#define CAT(a, b) a##b\n", "b.c": b"CAT(get_, thing)"})
     (macro,) = tree.macros("a.h")
     for sees, names in ((lambda path: 1 if path == "a.h" else 2, []), (lambda path: 3, [NAME])):
-        search = Pastes([("a.h", macro)], tree.find, tree.parts, tree.macros, sees)
+        search = Pastes([("a.h", macro)], tree.find, tree.parts, tree.define, sees)
         assert [paste.name for paste in search.of([NAME])] == names
 
 
@@ -215,11 +219,16 @@ def test_names_that_units_of_the_kernel_paste_are_found(kernel: KernelSetup) -> 
         def macros(path: str) -> list[Macro]:
             return definitions(text(path))
 
+        def define(words: Iterable[bytes]) -> Iterator[Macro]:
+            wanted = frozenset(words)
+            for path in sight.defining(wanted):
+                yield from (macro for macro in macros(path) if macro.name in wanted)
+
         pasting = [
             (path, macro) for path in sight.containing(GLUE) for macro in macros(path) if GLUE in macro.body
         ]
         given = frozenset(name.encode() for command in units.values() for name in _GIVEN.findall(command))
-        pastes = Pastes(pasting, sight.find, parts, macros, sight.units, given)
+        pastes = Pastes(pasting, sight.find, parts, define, sight.units, given)
         for unit, command in units.items():
             text_of = preprocess(command, place.shadow / unit, place.build)
             assert text_of is not None

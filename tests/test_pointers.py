@@ -12,7 +12,7 @@ import pytest
 
 from kdiff.mentions import change, mentioning
 from kdiff.parts import chunks, directives
-from kdiff.pointers import Kind, Name, knowing, named
+from kdiff.pointers import Kind, Name, calling, knowing, named
 
 TAGS, VALUES = frozenset({b"item"}), frozenset({b"held"})
 BEFORE = b"struct item { int id; struct item *next; long last; };\n"
@@ -104,6 +104,93 @@ def test_what_depends_on_a_layout(text: str, names: set[str] | None) -> None:
 def test_where_what_is_declared_matters(text: str, kind: Kind) -> None:
     part = chunks(text.encode())[0]
     assert part.declares is None or dict(named(part) or ())[b"box"] is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("static inline int use(int a) { return get(a); }", {"use"}),
+        ("#define USE(a) get(a)", {"USE"}),
+        ("#ifdef get\n#endif", set()),
+        ("struct box { int get; char a[sizeof(get(1))]; };", set()),
+        ("enum { GET = sizeof(get(1)), LAST = 2 };", set()),
+        ("int use(int (*get)(int a));", set()),
+        ("extern int get;", set()),
+        ("DEFINE(get);", None),
+        ("int (*use)(int a) = get;", None),
+        ("static const struct box b = { .use = get };", None),
+        ("static int use(int a) { return get(a); }", None),
+    ],
+)
+def test_what_depends_on_the_body_of_a_function(text: str, names: set[str] | None) -> None:
+    found = [calling(part) for part in chunks(text.encode())]
+    assert (
+        None in found
+        if names is None
+        else set(found[0] or ()) == {Name(name.encode(), Kind.CODE) for name in names}
+    )
+
+
+@pytest.mark.parametrize(
+    ("after", "names"),
+    [
+        ("static inline int get(int a) { return 2; }", {Name(b"get", Kind.CODE)}),
+        ("static  inline int get(int a)\n{ return 2; }\n", {Name(b"get", Kind.CODE)}),
+        ("static inline long get(int a) { return 2; }", {Name(b"get", Kind.VALUE)}),
+        ("static inline int get(long a) { return 2; }", {Name(b"get", Kind.VALUE)}),
+        ("int get(int a);", {Name(b"get", Kind.VALUE)}),
+        ("#ifdef A\nstatic inline int get(int a) { return 2; }\n#endif", {Name(b"get", Kind.VALUE)}),
+        ("#define get(a) 2", {Name(b"get", Kind.VALUE), Name(b"get")}),
+        ("", {Name(b"get", Kind.VALUE)}),
+    ],
+)
+def test_when_it_is_but_the_body_that_changes(after: str, names: set[Name]) -> None:
+    before = b"int a;\nstatic inline int get(int a) { return 1; }\n"
+    found = change(before, b"int a;\n" + after.encode() + b"\n")
+    assert found.names == names
+
+
+CALLED = b"static inline long get(long n) { return n + 1; }\n"
+CALLERS = (
+    "long f(void) { return get(1); }",
+    "long f(void) { return sizeof(get(1)); }",
+    "long (*f)(long) = get;",
+    "#define f(n) (get(n) * 2)\nlong g(long n) { return f(n); }",
+    "#define f(n) get(n)\nenum { A = sizeof(f(1)) }; long g(void) { return A; }",
+    "#define each(x) x(get)\n#define name(n) N_##n,\nenum { each(name) Z };\nlong g(void) { return Z; }",
+    "#define each(x) x(get)\n#define call(n) n(1)\nlong g(void) { long a[] = { each(call) }; return *a; }",
+    "static inline long f(long n) { return get(n); }\nlong g(void) { return f(1); }",
+    "static inline long f(long n) { return get(n); }\nlong g(long n) { return n; }",
+    "struct box { typeof(get(1)) a; }; long g(struct box *b) { return b->a; }",
+    "struct box { long get; }; long g(struct box *b) { return b->get; }",
+    "typedef typeof(get(1)) number; number g(number n) { return n; }",
+    "static inline long a(long n) { long (*f)(long) = get; return f(n); }\nlong g(void) { return a(1); }",
+)
+
+
+@pytest.mark.parametrize("more", CALLERS)
+def test_no_unit_is_missed_that_a_body_changes(more: str, tmp_path: Path) -> None:
+    """The last declaration is the unit's, the others are in a header."""
+    after = CALLED.replace(b"n + 1", b"n + 3")
+    names = change(CALLED, after).names
+    assert names == {Name(b"get", Kind.CODE)}
+    *header, unit = more.encode().split(b"\n")
+    texts = (b"\n".join((get, *header, unit, b"")) for get in (CALLED, after))
+    codes = [compiled(tmp_path, text) for text in texts]
+    files = Files({"all.h": b"\n".join((CALLED, *header, b"")), "unit.c": unit})
+    parts = {path: (directives if path == "unit.c" else chunks)(text) for path, text in files.items()}
+    found = mentioning(names, 1, files, parts.__getitem__, lambda words: [])
+    assert codes[0] is not None
+    assert found or codes[0] == codes[1]
+
+
+def test_constants_and_types_do_not_change_with_a_body() -> None:
+    header = (
+        b"#define each(x) x(get)\nenum { each(name) LAST };\nstruct box { long get; typeof(get(1)) a; };\n"
+    )
+    files = Files({"all.h": CALLED + header, "unit.c": b"long f(struct box *b) { return b->a + LAST; }"})
+    parts = {path: (directives if path == "unit.c" else chunks)(text) for path, text in files.items()}
+    assert mentioning([Name(b"get", Kind.CODE)], 1, files, parts.__getitem__, lambda words: []) == 0
 
 
 def test_what_a_condition_cuts_is_not_plain() -> None:
