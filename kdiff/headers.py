@@ -3,7 +3,7 @@
 
 Four steps, each on what the one before it left: sources that may include the file going by text
 (`kdiff.includes`), those of them that Kbuild compiles, if they are many those that mention what changes
-(`kdiff.mentions`), and those whose preprocessed text changes in a way that can matter (`kdiff.preprocess`).
+(`kdiff.users`), and those whose preprocessed text changes in a way that can matter (`kdiff.preprocess`).
 A unit whose preprocessing fails is kept: a header that the build has yet to generate is no reason to miss it.
 """
 
@@ -14,24 +14,19 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import cache
 
-from kdiff.certain import Certain
 from kdiff.distribution import Say
 from kdiff.edits import Files
 from kdiff.errors import Refusal
 from kdiff.includes import Includes, forced, read_by_makefiles
-from kdiff.macros import GLUE, Macro, Part
-from kdiff.mentions import Change, change, mentioning
-from kdiff.parts import chunks, definitions, directives
-from kdiff.pastes import Pastes
+from kdiff.mentions import change
 from kdiff.preprocess import Judge, Text, preprocess
 from kdiff.shadow import replaced
-from kdiff.sight import Sight
 from kdiff.units import Commands, commands
+from kdiff.users import pristine, users
 from kdiff.workplace import Workplace
 
 _AT_ONCE = 32
@@ -40,9 +35,6 @@ _FIRST = 4
 """How many are judged at first, so that what is to be refused is soon seen in one of them."""
 _ENOUGH = 16
 """How many that change are waited for, once some have been told of."""
-
-_GIVEN = re.compile(r"(?<!\S)-D(\w+)")
-"""What a command line defines."""
 
 _MODULE = " -DMODULE "
 """In the command of a unit that is no part of vmlinux."""
@@ -56,26 +48,23 @@ def reached(
 ) -> Generator[tuple[str, ...], None, frozenset[str]]:
     """Find the units that include one of `paths` and that `files`, the patched contents, may change.
 
-    They are told of a few at a time, as they are found, those of vmlinux first. Returned are those of `paths`
-    that no unit includes. `known` units are compiled anyway and not judged.
+    They are told of a few at a time, as they are found, those of vmlinux first, and of these those that name
+    what changes. Returned are those of `paths` that no unit includes. `known` units are compiled anyway and
+    not judged.
     """
     paths = sorted(paths)
-    changes = {path: change(_pristine(place, path), files[path] or b"") for path in paths}
-    if not any(changes.values()):
+    if not any(change(pristine(place, path), files[path] or b"") for path in paths):
         return frozenset()
     includes = Includes(place)
     may = {path: includes.reaching(path) for path in paths}
     candidates = _candidates(place, frozenset().union(*may.values()))
     wanted = {path: found for path, found in candidates.items() if path not in set(known)}
     say(f"{len(candidates)} units may include {', '.join(paths)}")
-    users = None
-    if len(wanted) > _MANY and all(each.names is not None for each in changes.values()):
-        users = _users(place, includes, changes, files, wanted)
-    if users is not None:
-        say(f"{len(users)} of them mention what changes")
-        wanted = {path: wanted[path] for path in users}
-    used = yield from _judged(place, wanted, paths, files, say)
-    if users is not None:
+    asked = users(place, includes, paths, files, wanted) if len(wanted) > _MANY else list(wanted)
+    if len(asked) < len(wanted):
+        say(f"{len(asked)} of them mention what changes")
+    used = yield from _judged(place, {path: wanted[path] for path in asked}, paths, files, say)
+    if len(asked) < len(wanted):
         used |= {path for path in paths if may[path] & candidates.keys()}
     used |= {path for path in paths if may[path] & set(known)}
     return frozenset(paths) - used
@@ -89,71 +78,17 @@ def _candidates(place: Workplace, files: frozenset[str]) -> Commands:
     return commands(place, files)
 
 
-def _pristine(place: Workplace, path: str) -> bytes:
-    """A header's contents, none for one that the patch adds."""
-    file = place.source / path
-    return file.read_bytes() if file.exists() else b""
-
-
-def _users(
-    place: Workplace,
-    includes: Includes,
-    changes: Mapping[str, Change],
-    files: Files,
-    wanted: Commands,
-) -> frozenset[str] | None:
-    """Those of the `wanted` units that mention what changes; None if names do not tell."""
-    sight = Sight(place, includes, wanted, forced(place))
-    around = frozenset().union(*map(includes.reaching, changes))
-    for version in ({}, files):
-        certain = Certain(place, wanted, version, around, sight.find)
-        for path, each in changes.items():
-            if not certain.repeats(path, each.after if version else each.before):
-                return None
-    names = frozenset(name for each in changes.values() for name in each.names or ())
-
-    def versions(path: str) -> Iterator[bytes]:
-        tree = place.source if (place.source / path).exists() or path in files else place.build
-        yield _pristine(place, path) if tree is place.source else (tree / path).read_bytes()
-        if path in files:
-            yield files[path] or b""
-
-    @cache
-    def parts(path: str) -> list[Part]:
-        return [part for text in versions(path) for part in (directives if path in wanted else chunks)(text)]
-
-    @cache
-    def macros(path: str) -> list[Macro]:
-        return [macro for text in versions(path) for macro in definitions(text)]
-
-    def define(words: Iterable[bytes]) -> Iterator[Macro]:
-        wanted = frozenset(words)
-        for path in sight.defining(wanted) | patched:
-            yield from (macro for macro in macros(path) if macro.name in wanted)
-
-    patched = frozenset(path for path in files if sight.units(path))
-    glued = frozenset(sight.containing(GLUE)) | patched
-    pasting = ((path, macro) for path in glued for macro in macros(path) if GLUE in macro.body)
-    given = frozenset(name.encode() for command in wanted.values() for name in _GIVEN.findall(command))
-    pastes = Pastes(pasting, sight.find, parts, define, sight.units, given)
-    users = mentioning(names, sight.every, sight, parts, pastes.of)
-    if users is None:
-        return None
-    told = {unit for unit, command in wanted.items() if any(name.word.decode() in command for name in names)}
-    return sight.names(users) | told
-
-
 def _judged(
     place: Workplace, wanted: Commands, paths: list[str], files: Files, say: Say
 ) -> Generator[tuple[str, ...], None, set[str]]:
     """Tell of the units that change; returned are those of `paths` that are included at all."""
     judge = Judge()
     new = {path for path in paths if not (place.source / path).exists()}
-    users: set[str] = set()
+    used: set[str] = set()
     changed: list[str] = []
     told = 0
     began = time.monotonic()
-    units = sorted(wanted, key=lambda unit: (_MODULE in wanted[unit], unit))
+    units = sorted(wanted, key=lambda unit: _MODULE in wanted[unit])
     done = 0
     with ThreadPoolExecutor(place.jobs) as pool:
         while done < len(units):
@@ -163,7 +98,7 @@ def _judged(
                 unit: [path for path in paths if text is None or path in new or _reads(text, path)]
                 for unit, text in before.items()
             }
-            users.update(path for found in including.values() for path in found)
+            used.update(path for found in including.values() for path in found)
             seeing = {unit: wanted[unit] for unit in batch if including[unit]}
             after = _texts(place, pool, seeing, files)
             for unit, post in after.items():
@@ -178,7 +113,7 @@ def _judged(
                 left = (time.monotonic() - began) / done * (len(units) - done)
                 say(f"{done} of {len(units)} units judged, {len(changed)} change; about {left:.0f} s left")
     yield tuple(changed[told:])
-    return users
+    return used
 
 
 def _differs(judge: Judge, unit: str, pre: Text, post: Text) -> bool:

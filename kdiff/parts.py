@@ -23,8 +23,8 @@ _INCLUDE = re.compile(rb'[ \t]*#[ \t]*include[ \t]*(<[^<>"\n]+>|"[^<>"\n]+")')
 _GUARD = re.compile(
     rb"[ \t]*#[ \t]*(?:ifndef[ \t]+(\w+)|if[ \t]*![ \t]*defined[ \t]*\(?[ \t]*(\w+)[ \t]*\)?)"
 )
-_OPENS = frozenset({b"if", b"ifdef", b"ifndef"})
-_CONDITIONS = _OPENS | {b"elif", b"elifdef", b"elifndef", b"else", b"endif"}
+OPENS = frozenset({b"if", b"ifdef", b"ifndef"})
+CONDITIONS = OPENS | {b"elif", b"elifdef", b"elifndef", b"else", b"endif"}
 _LEVEL = re.compile(rb""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[{}()]""")
 _DEPTH = {b"{": 1, b"(": 1, b"}": -1, b")": -1}
 
@@ -67,7 +67,7 @@ def directives(text: bytes) -> list[Part]:
 def chunks(text: bytes) -> list[Part]:
     """The parts of a header with the names each declares, None if it may do more; `#line` is no part."""
     found, code = _scan(text)
-    conditions = [_part(each) for _, each in found if _kind(each) in _CONDITIONS]
+    conditions = [_part(each) for _, each in found if kind_of(each) in CONDITIONS]
     return [*(each.part for each in _placed(found, code)), *conditions]
 
 
@@ -139,30 +139,41 @@ def _guard(found: Directives, code: bytes) -> bytes | None:
         if under and b"\n" in under[0]:  # it has another branch
             return None
     defined = _MACRO.match(found[1][1])
-    return name if defined and defined[1] == name and _kind(found[1][1]) == b"define" else None
+    return name if defined and defined[1] == name and kind_of(found[1][1]) == b"define" else None
 
 
 def _scan(text: bytes) -> tuple[Directives, bytes]:
     """All directives but `#line`, and the code."""
-    bare = _COMMENT.sub(lambda found: b" " if found[0].startswith(b"/") else found[0], text)
+    text = bare(text)
     directives: Directives = []
     code: list[bytes] = []
     length = end = 0
-    for found in _DIRECTIVE.finditer(bare):
-        kind = _kind(found[0])
-        before = bare[end : found.start()]
+    for found in lines_of(text):
+        kind = kind_of(found[0])
+        before = text[end : found.start()]
         length += len(before)
         code.append(before)
         if kind != b"line":
             directives.append((length, found[0].strip()))
-        if kind == b"include" or kind in _CONDITIONS:
+        if kind == b"include" or kind in CONDITIONS:
             code.append(MARK)
             length += len(MARK)
         end = found.end()
-    return directives, b"".join([*code, bare[end:]])
+    return directives, b"".join([*code, text[end:]])
 
 
-def _kind(directive: bytes) -> bytes:
+def bare(text: bytes) -> bytes:
+    """The text without comments."""
+    return _COMMENT.sub(lambda found: b" " if found[0].startswith(b"/") else found[0], text)
+
+
+def lines_of(text: bytes) -> Iterator[re.Match[bytes]]:
+    """The directives of a text without comments, each with the end of its line."""
+    return _DIRECTIVE.finditer(text)
+
+
+def kind_of(directive: bytes) -> bytes:
+    """The word behind the `#`."""
     found = _KIND.match(directive)
     return found[1] if found else b""
 
@@ -176,13 +187,13 @@ def _part(directive: bytes) -> Part:
 
 def _step(directive: bytes, under: list[bytes], made: list[Placed]) -> None:
     """Go over a directive."""
-    kind = _kind(directive)
-    if kind in _OPENS:
+    kind = kind_of(directive)
+    if kind in OPENS:
         under.append(directive)
     elif kind == b"endif":
         if under:
             under.pop()
-    elif kind in _CONDITIONS:
+    elif kind in CONDITIONS:
         if under:
             under[-1] += b"\n" + directive
     else:
@@ -194,14 +205,14 @@ def _is_even(part: bytes, inside: tuple[tuple[int, bytes], ...]) -> bool:
     opened: list[int] = []
     depth = end = 0
     for offset, each in inside:
-        kind = _kind(each)
-        if kind not in _CONDITIONS:
+        kind = kind_of(each)
+        if kind not in CONDITIONS:
             continue
         depth += sum(_DEPTH.get(sign, 0) for sign in _LEVEL.findall(part[end:offset]))
         end = offset
         if not depth:
             return False
-        if kind in _OPENS:
+        if kind in OPENS:
             opened.append(depth)
         elif not opened or opened[-1] != depth:
             return False

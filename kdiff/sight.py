@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cached_property
 
 from kdiff.includes import Includes, folders, run_grep, texts
 from kdiff.workplace import Workplace
 
-_DEFINED = r"#[[:space:]]*define[[:space:]]+\w+"
+_SET = rb"#[[:space:]]*(define|undef)[[:space:]]+%b"
+_FEW = 32
+"""More macros than this are looked up in a list of all."""
 _AT_ONCE = 10_000
 """So many names of files fit onto a command line."""
 
@@ -34,6 +35,8 @@ class Sight:
         self._seen |= {unit: 1 << bit for bit, unit in enumerate(self._units)}
         always = [name for name in self._seen if os.path.basename(name) in forced]
         self._seen |= dict.fromkeys(always, self.every)
+        self._known: Mapping[bytes, set[str]] | None = None
+        """The files that set macros, by their names, once so many have been asked for."""
         self._spread(includes, {*self._units, *always})
 
     def _spread(self, includes: Includes, waiting: set[str]) -> None:
@@ -56,6 +59,10 @@ class Sight:
         """The units that may see a file, as bits."""
         return self._seen.get(file, 0)
 
+    def bits(self, units: Collection[str]) -> int:
+        """Some units as bits."""
+        return sum(1 << bit for bit, unit in enumerate(self._units) if unit in units)
+
     def names(self, units: int) -> frozenset[str]:
         """The units that bits stand for."""
         return frozenset(unit for bit, unit in enumerate(self._units) if units >> bit & 1)
@@ -73,16 +80,21 @@ class Sight:
         """The files that a unit may see and that contain a text."""
         return [os.fsdecode(line) for line in self._grep("-lIF", text + b"\n")]
 
-    def defining(self, words: Iterable[bytes]) -> frozenset[str]:
-        """The files that a unit may see and that define one of some macros."""
-        return frozenset(file for word in words for file in self._defining.get(word, ()))
+    def setting(self, macros: Iterable[bytes]) -> frozenset[str]:
+        """The files that a unit may see and that define one of some macros, or take it away."""
+        macros = frozenset(macros)
+        if len(macros) > _FEW or self._known is not None:
+            self._known = known = self._known or self._settings(rb"\w+")
+        else:
+            known = self._settings(b"(%b)" % b"|".join(sorted(macros))) if macros else {}
+        return frozenset(file for macro in macros for file in known.get(macro, ()))
 
-    @cached_property
-    def _defining(self) -> Mapping[bytes, set[str]]:
+    def _settings(self, pattern: bytes) -> Mapping[bytes, set[str]]:
+        """The files that set macros, by their names."""
         found: dict[bytes, set[str]] = defaultdict(set)
-        for line in self._grep("-HIoE", _DEFINED.encode()):
-            file, _, definition = line.partition(b":")
-            found[definition.split()[-1]].add(os.fsdecode(file))
+        for line in self._grep("-HIowE", _SET % pattern):
+            file, _, directive = line.partition(b":")
+            found[directive.split()[-1]].add(os.fsdecode(file))
         return found
 
     def _grep(self, flags: str, patterns: bytes) -> Iterator[bytes]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 from kdiff.errors import Refusal
@@ -91,7 +92,8 @@ def _names(source: Path, file: str, text: str, target: str) -> bool:
 def commands(place: Workplace, paths: Iterable[str]) -> Commands:
     """Those of the sources that Kbuild lists for the kernel or a module."""
     sources = {path for path in paths if path.endswith(SUFFIXES)}
-    where = {path: _folders(place.source, path) for path in sources}
+    folders_of = _folders(place.source)
+    where = {path: folders_of(path) for path in sources}
     known = _objects(place, {folder for folders in where.values() for folder in folders})
     return {
         path: known[folder][path]
@@ -108,7 +110,8 @@ def homes(place: Workplace, paths: Iterable[str]) -> Mapping[str, str]:
     inner folder is a goal of both makes, and the outer one would compile it with its own flags.
     """
     inside = [path for path in paths if path.startswith("arch/") and path.endswith(SUFFIXES)]
-    where = {path: _folders(place.source, path) for path in inside}
+    folders_of = _folders(place.source)
+    where = {path: folders_of(path) for path in inside}
     known = _objects(place, {folder for folders in where.values() for folder in folders})
     return {path: f for path, folders in where.items() for f in reversed(folders) if path in known[f]}
 
@@ -124,10 +127,19 @@ def at_home(place: Workplace, units: Mapping[str, str]) -> Mapping[str, str]:
     return {"MAKEFILES": str(skip)} if text else {}
 
 
-def _folders(source: Path, path: str) -> list[str]:
-    """The directories whose makefile may list a file: its own and those above that have one."""
-    above = [str(parent) for parent in Path(path).parents if str(parent) != "."]
-    return [each for each in above if any((source / each / name).exists() for name in ("Kbuild", "Makefile"))]
+def _folders(source: Path) -> Callable[[str], list[str]]:
+    """What tells the directories whose makefile may list a file: its own and those above that have one."""
+
+    @cache
+    def has_makefile(folder: str) -> bool:
+        return any((source / folder / name).exists() for name in ("Kbuild", "Makefile"))
+
+    @cache
+    def above(folder: str) -> list[str]:
+        parents = above(posixpath.dirname(folder)) if folder else []
+        return [folder, *parents] if folder and has_makefile(folder) else parents
+
+    return lambda path: above(posixpath.dirname(path))
 
 
 def _objects(place: Workplace, folders: Iterable[str]) -> Mapping[str, Mapping[str, str]]:

@@ -450,6 +450,7 @@ def test_where_many_units_may_include_a_header_only_those_that_mention_the_chang
     fake: FakeKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdiff.headers._MANY", 1)
+    monkeypatch.setattr("kdiff.users._FEW", 1)
     change = ("one(int x)\n{\n\treturn x", "one(int x)\n{\n\treturn -x")
     assert through_header(fake, monkeypatch, *change) == ["net/user.c"]
     assert set(fake.preprocessed()) == {"user.c"}

@@ -14,7 +14,6 @@ import pytest
 from kdiff.compiler import find_compiler
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
-from kdiff.headers import _GIVEN
 from kdiff.includes import Includes
 from kdiff.macros import GLUE, Macro, Part
 from kdiff.parts import chunks, definitions, directives
@@ -22,6 +21,7 @@ from kdiff.pastes import Paste, Pastes
 from kdiff.preprocess import preprocess
 from kdiff.sight import Sight
 from kdiff.units import commands
+from kdiff.users import given
 from kdiff.workplace import open_workplace
 
 NAME = b"get_thing"
@@ -221,14 +221,13 @@ def test_names_that_units_of_the_kernel_paste_are_found(kernel: KernelSetup) -> 
 
         def define(words: Iterable[bytes]) -> Iterator[Macro]:
             wanted = frozenset(words)
-            for path in sight.defining(wanted):
+            for path in sight.setting(wanted):
                 yield from (macro for macro in macros(path) if macro.name in wanted)
 
         pasting = [
             (path, macro) for path in sight.containing(GLUE) for macro in macros(path) if GLUE in macro.body
         ]
-        given = frozenset(name.encode() for command in units.values() for name in _GIVEN.findall(command))
-        pastes = Pastes(pasting, sight.find, parts, define, sight.units, given)
+        pastes = Pastes(pasting, sight.find, parts, define, sight.units, given(units.values()))
         for unit, command in units.items():
             text_of = preprocess(command, place.shadow / unit, place.build)
             assert text_of is not None
