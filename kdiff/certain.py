@@ -13,12 +13,12 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 
 from kdiff.edits import Files
-from kdiff.parts import Outline, outline, sets
+from kdiff.parts import Outline, above, outline, sets
 from kdiff.units import Commands
 from kdiff.workplace import Workplace
 
@@ -33,16 +33,24 @@ class Certain:
         place: Workplace,
         units: Commands,
         files: Files,
-        around: Iterable[str],
+        reaching: Callable[[str], frozenset[str]],
         find: Callable[[Iterable[bytes]], Mapping[str, frozenset[bytes]]],
+        settled: Callable[[bytes], bytes] = bytes,
     ) -> None:
-        """`around`: all that may include one of the headers; `find`: which files have which words."""
+        """`reaching`: all that may include a file; `find`: which files have which words.
+
+        `settled`: a file's text without the branches that the units do not see.
+        """
         self._place, self._files, self._find = place, files, find
         self._trees = (place.source, place.build)
-        self._around = frozenset(around)
+        self._settled = settled
+        self._reaching = cache(reaching)
+        self._resolved = cache(self._resolve)
         self._outlines: dict[str, Outline] = {}
         self._doubtful: frozenset[bytes] = frozenset()
         """Guards that several files define."""
+        self._asked: frozenset[bytes] = frozenset()
+        """Those that have been looked for."""
         common = _common(units.values())
         self._quoted = not any("-iquote" in command for command in units.values())
         """Whether quotation marks mean no other search path, except what lies beside a file."""
@@ -52,39 +60,84 @@ class Certain:
     def repeats(self, header: str, included: Iterable[bytes]) -> bool:
         """Whether the lines of `header` that include these would read nothing that is not read before."""
         included = frozenset(included)
-        if not included:
-            return True
-        lines = self._outline(header).includes
-        found = [self._closure(header, lines, text) for text in included]
-        guards = {guard for entered in found for each in entered if (guard := self._outline(each).guard)}
-        self._doubtful = self._defined_twice(guards)
+        for text in included:
+            self._heed(self.before(header, text))
         return all(
-            self._is_nothing(self._resolved(header, text), self._closure(header, lines, text))
-            for text in included
+            self._is_nothing(self._resolved(header, text), self.before(header, text)) for text in included
         )
 
-    def _closure(self, header: str, lines: Iterable[tuple[bytes, bool]], text: bytes) -> set[str]:
-        """The files whose reading has certainly begun where `header` includes `text` first."""
-        waiting = [path for each in self._first if (path := self._in_tree(each)) is not None]
-        for each, plain in lines:
-            if each == text:
+    def newly(self, header: str, included: bytes) -> frozenset[str] | None:
+        """What the line of `header` that includes this may read and has not been read before.
+
+        None if that is not the same for all units, or may be read more than once.
+        """
+        while True:
+            entered = self.before(header, included)
+            found: set[str] = set()
+            waiting = [(header, included)]
+            while waiting:
+                path = self._resolved(*waiting.pop())
+                if path is None:
+                    return None
+                if path in found or self._is_nothing(path, entered):
+                    continue
+                lines = self._outline(path).includes
+                if self._outline(path).guard is None or self._outline(path).guard in self._doubtful:
+                    return None
+                found.add(path)
+                waiting += [(path, each) for each, _ in lines]
+            if not self._heed(entered | found):
+                return frozenset(found)
+
+    def covered(self, mentions: Mapping[str, frozenset[bytes]], files: frozenset[str]) -> frozenset[str]:
+        """Those that have certainly read all of `files` before they mention any of their own words here.
+
+        Where no words are given: before there is anything but `#include` lines.
+        """
+        lines = {path: above(self._read(path), words) for path, words in mentions.items()}
+        while True:
+            entered = {path: self._entered(path, each.includes) for path, each in lines.items()}
+            guards = {each.guard for each in lines.values() if each.guard}
+            if not self._heed({each for found in entered.values() for each in found}, guards):
                 break
-            path = self._resolved(header, each)
-            if plain and path is not None:
-                waiting.append(path)
+        return frozenset(
+            path
+            for path, found in entered.items()
+            if files <= found - self._reaching(path) and lines[path].guard not in self._doubtful
+        )
+
+    def before(self, header: str, text: bytes) -> set[str]:
+        """The files whose reading has certainly begun where `header` includes `text` first."""
+        return self._entered(header, takewhile(lambda line: line[0] != text, self._outline(header).includes))
+
+    def _entered(self, file: str, above: Iterable[tuple[bytes, bool]]) -> set[str]:
+        """The same for some first lines of a file."""
+        waiting = [path for each in self._first if (path := self._in_tree(each)) is not None]
+        waiting += [
+            path for each, plain in above if plain and (path := self._resolved(file, each)) is not None
+        ]
+        around = self._reaching(file)
         entered: set[str] = set()
         while waiting:
             path = waiting.pop()
             if path in entered:
                 continue
             entered.add(path)
-            if path not in self._around and self._outline(path).guard not in self._doubtful:
+            if path not in around and self._outline(path).guard not in self._doubtful:
                 waiting += [
                     inner
                     for each, plain in self._outline(path).includes
                     if plain and (inner := self._resolved(path, each)) is not None
                 ]
         return entered
+
+    def _heed(self, files: Iterable[str], more: Iterable[bytes] = ()) -> bool:
+        """Look for others that define the guards of files; whether there are more than known before."""
+        guards = {guard for each in files if (guard := self._outline(each).guard)}.union(more) - self._asked
+        self._asked |= guards
+        doubtful = self._defined_twice(guards) if guards else frozenset()
+        self._doubtful |= doubtful
+        return bool(doubtful)
 
     def _is_nothing(self, path: str | None, entered: set[str]) -> bool:
         if path is None or path not in entered:
@@ -100,9 +153,9 @@ class Certain:
         guards = frozenset(guards)
         doubtful: set[bytes] = set()
         for path, words in self._find(guards).items():
-            own = self._outline(path).guard
-            others = words - {own}
-            doubtful |= others & sets(self._read(path)) if others else set()
+            text = self._read(path)
+            own = above(text, frozenset()).guard
+            doubtful |= (words - {own}) & sets(text) if words - {own} else set()
         return frozenset(doubtful)
 
     def _outline(self, path: str) -> Outline:
@@ -112,11 +165,11 @@ class Certain:
 
     def _read(self, path: str) -> bytes:
         if path in self._files:
-            return self._files[path] or b""
+            return self._settled(self._files[path] or b"")
         tree = self._place.source if self._is_source(path) else self._place.build
-        return (tree / path).read_bytes()
+        return self._settled((tree / path).read_bytes())
 
-    def _resolved(self, file: str, text: bytes) -> str | None:
+    def _resolve(self, file: str, text: bytes) -> str | None:
         """The file that a line of `file` includes, if it is the same for all units."""
         name = os.fsdecode(text[1:-1])
         if text.startswith(b'"'):

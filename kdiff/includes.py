@@ -53,13 +53,12 @@ class Includes:
 
     def reaching(self, path: str) -> frozenset[str]:
         """The file at `path` and all that may include it, directly or through others."""
-        found = {path}
-        waiting = [path]
-        while waiting:
-            new = set(self.naming(waiting.pop())) - found
-            found |= new
-            waiting += new
-        return frozenset(found)
+        first = {path, *self.naming(path)}
+        found = new = {self._index[each] for each in first if each in self._index}
+        while new:
+            new = set().union(*map(self._including.__getitem__, new)) - found
+            found = found | new
+        return frozenset(first | {self._names[each] for each in found})
 
     def naming(self, path: str) -> Iterable[str]:
         """The files that may include the one at `path` themselves."""

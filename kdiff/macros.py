@@ -8,7 +8,7 @@ expansion.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 GLUE = b"##"
@@ -215,6 +215,45 @@ def arguments_of(tokens: Sequence[bytes]) -> tuple[tuple[bytes, ...], ...] | Non
     text = b" ".join(tokens)
     arguments, end = _call(text, len(tokens[0]))
     return arguments if end == len(text) else None
+
+
+def may_be_called(code: bytes, word: bytes, define: Callable[[Iterable[bytes]], Iterable[Macro]]) -> bool:
+    """Whether code may call a function-like macro that it names: a parenthesis may come to stand behind it.
+
+    It may where the name is an argument of macros, unless these only paste it or make a string of it.
+    """
+    tokens = TOKEN.findall(code)
+    opened: list[tuple[bytes, int]] = []
+    before = b""
+    for token, then in zip(tokens, [*tokens[1:], b""], strict=True):
+        if token == word:
+            if then == b"(" or not all(_keeps(name, position, define) for name, position in opened):
+                return True
+        elif token == b"(":
+            opened.append((before, 0))
+        elif token == b")" and opened:
+            opened.pop()
+        elif token == b"," and opened:
+            opened[-1] = (opened[-1][0], opened[-1][1] + 1)
+        before = token
+    return False
+
+
+def _keeps(name: bytes, position: int, define: Callable[[Iterable[bytes]], Iterable[Macro]]) -> bool:
+    """Whether no macro of a name puts a parenthesis behind its argument at a position."""
+    if not WORD.fullmatch(name):
+        return name != b")"  # what a call stands for may be called itself
+    for macro in define([name]):
+        if not macro.called:
+            return False
+        parameter = macro.parameters[position : position + 1] or (macro.further,)
+        body = [b"", *TOKEN.findall(macro.body), b""]
+        if any(
+            token == parameter[0] and GLUE not in (before, then) and before != b"#"
+            for before, token, then in zip(body, body[1:], body[2:], strict=False)
+        ):
+            return False
+    return True
 
 
 def _call(text: bytes, at: int) -> tuple[tuple[tuple[bytes, ...], ...] | None, int]:

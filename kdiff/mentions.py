@@ -7,7 +7,7 @@ or a name whose own part mentions one; where a part may do more than declare, al
 Of a structure whose members change it is enough to follow who may look into one, of a function whose body
 changes, who may call it (`kdiff.pointers`). Of two parts that change places either one tells: what one has to
 do with the other, its text says. Names that macros paste together are mentioned where they are pasted
-(`kdiff.pastes`); what is included, or not any more, is told apart (`kdiff.certain`).
+(`kdiff.pastes`); what is included, or not any more, is told apart (`kdiff.certain`, `kdiff.newly`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Protocol
 from kdiff.macros import Part
 from kdiff.parts import Placed, placed
 from kdiff.pastes import Paste
-from kdiff.pointers import Kind, Name, Names, calling, knowing, named, rewritten
+from kdiff.pointers import Kind, Name, Names, calling, is_new, knowing, named, rewritten
 from kdiff.values import dataclass
 
 _WORD = re.compile(rb"\w+")
@@ -39,16 +39,18 @@ class Change:
     """What differs between two versions of a header.
 
     `names`: all that the parts declare which come, go or move; None if these are not all. `before` and
-    `after`: what the `#include` lines among them include.
+    `after`: what the `#include` lines among them include. `new`: functions and types that were not there;
+    what names them in code has compiled without them, so it means something else, unless there are macros.
     """
 
     names: Names
     before: frozenset[bytes] = frozenset()
     after: frozenset[bytes] = frozenset()
+    new: frozenset[bytes] = frozenset()
 
     def __bool__(self) -> bool:
         """Whether anything differs at all."""
-        return self.names is None or bool(self.names or self.before or self.after)
+        return self.names is None or bool(self.names or self.before or self.after or self.new)
 
 
 def change(pre: bytes, post: bytes) -> Change:
@@ -58,12 +60,18 @@ def change(pre: bytes, post: bytes) -> Change:
     gone = [each for what, a, b, _, _ in edits if what != "equal" for each in old[a:b]]
     come = [each for what, _, _, a, b in edits if what != "equal" for each in new[a:b]]
     bodies = _rewritten(gone, come)
-    declared = [named(each.part) for each in gone + come if each.part.declares not in bodies]
+    there = frozenset(name for each in old for name in each.part.declares or ())
+    added = {
+        each.part.declares
+        for each in come
+        if each.part.declares and there.isdisjoint(each.part.declares) and is_new(each.part)
+    }
+    declared = [named(each.part) for each in gone + come if each.part.declares not in bodies | added]
     before, after = (frozenset(filter(None, (each.include for each in side))) for side in (gone, come))
     names = None if None in declared else frozenset(name for names in declared for name in names or ())
     if names is not None:
         names |= {Name(word, Kind.CODE) for body in bodies for word in body}
-    return Change(names, before, after)
+    return Change(names, before, after, frozenset(name for names in added for name in names))
 
 
 def _rewritten(gone: Iterable[Placed], come: Iterable[Placed]) -> set[frozenset[bytes]]:

@@ -25,6 +25,7 @@ _GUARD = re.compile(
 )
 OPENS = frozenset({b"if", b"ifdef", b"ifndef"})
 CONDITIONS = OPENS | {b"elif", b"elifdef", b"elifndef", b"else", b"endif"}
+_NAMED = rb"\b(?:%b)\b"
 _LEVEL = re.compile(rb""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[{}()]""")
 _DEPTH = {b"{": 1, b"(": 1, b"}": -1, b")": -1}
 
@@ -112,6 +113,39 @@ def outline(text: bytes) -> Outline:
     lines = tuple((each.include, each.under == opening) for each in made if each.include is not None)
     others = [each for each in made if each.include is None and each.part.declares != frozenset({guard})]
     return Outline(lines, guard, not others and not code.strip())
+
+
+def above(text: bytes, words: frozenset[bytes]) -> Outline:
+    """What a file includes above the first line that has one of some words; above all else if there are none.
+
+    Its guard is the one that all of this is in, though more may follow: whoever reads the file a second time
+    has read this.
+    """
+    found, code = _scan(text)
+    guard = _opening(found)
+    pattern = _NAMED % b"|".join(map(re.escape, sorted(words))) if words else rb"\S"
+    named = re.search(pattern, code)
+    end = named.start() if named else len(code)
+    made: list[Placed] = []
+    under: list[bytes] = []
+    for at, (offset, each) in enumerate(found):
+        other = re.search(pattern, each) if words else kind_of(each) == b"define" and not (guard and at == 1)
+        if offset > end or other:
+            break
+        _step(each, under, made)
+    opening = (found[0][1],) if guard else ()
+    lines = tuple((each.include, each.under in ((), opening)) for each in made if each.include is not None)
+    return Outline(lines, guard, empty=False)
+
+
+def _opening(found: Directives) -> bytes | None:
+    """The macro that the first two directives ask for and define, and no other one sets."""
+    first = _GUARD.fullmatch(found[0][1]) if len(found) > 1 else None
+    if first is None or kind_of(found[1][1]) != b"define":
+        return None
+    name = first[1] or first[2]
+    setting = [at for at, (_, each) in enumerate(found) if (macro := _MACRO.match(each)) and macro[1] == name]
+    return name if setting == [1] else None
 
 
 def sets(text: bytes) -> frozenset[bytes]:

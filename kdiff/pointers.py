@@ -69,7 +69,7 @@ def named(part: Part, words: Words | None = None) -> Names:
         tags = frozenset(_DEFINED.findall(part.text))
         return frozenset(Name(word, Kind.LAYOUT if word in tags else Kind.ANY) for word in part.declares)
     head = _head(part)
-    if words is not None and _is_body(part) and words.isdisjoint(_WORD.findall(head)):
+    if words is not None and is_function(part) and words.isdisjoint(_WORD.findall(head)):
         return _as(Kind.CODE, part)
     called = frozenset(_CALLED.findall(head))
     return frozenset(Name(word, Kind.VALUE if word in called else Kind.ANY) for word in part.declares)
@@ -82,7 +82,7 @@ def knowing(part: Part, tags: Words, values: Words) -> Names:
     if _DEFINITION.fullmatch(part.text):
         return _through_members(part, tags, values)
     if MARK in part.text or b"{" in part.text or b"=" in part.text:
-        hands_on = _is_body(part) and _only_hands_on(_tokens(_head(part)), tags, values)
+        hands_on = is_function(part) and _only_hands_on(_tokens(_head(part)), tags, values)
         return _as(Kind.CODE, part) if hands_on else named(part, tags | values)
     return frozenset() if _only_hands_on(_tokens(part.text), tags, values) else named(part)
 
@@ -93,7 +93,7 @@ def calling(part: Part) -> Names:
         return frozenset()
     if part.declares is None:
         return None
-    if part.text.startswith(b"#") or _is_body(part):
+    if part.text.startswith(b"#") or is_function(part):
         return _as(Kind.CODE, part)
     plain = b"{" not in part.text or any(each.fullmatch(part.text) for each in (_DEFINITION, _ENUMERATION))
     return frozenset() if plain else named(part)
@@ -102,11 +102,18 @@ def calling(part: Part) -> Names:
 def rewritten(before: Part, after: Part) -> bool:
     """Whether both are the same function, and differ in its body alone."""
     return (
-        _is_body(before)
-        and _is_body(after)
+        is_function(before)
+        and is_function(after)
         and before.declares == after.declares
         and _tokens(_head(before)) == _tokens(_head(after))
     )
+
+
+def is_new(part: Part) -> bool:
+    """Whether a part that was not there before means nothing to code that compiled: a function or a type."""
+    if part.text.startswith(b"#"):
+        return False
+    return is_function(part) or any(each.fullmatch(part.text) for each in (_DEFINITION, _ENUMERATION))
 
 
 def _as(kind: Kind, part: Part) -> frozenset[Name]:
@@ -118,8 +125,8 @@ def _head(part: Part) -> bytes:
     return b"" if part.text.startswith(b"#") else part.text.partition(b"{")[0]
 
 
-def _is_body(part: Part) -> bool:
-    """Whether a part is a function, whose head no condition cuts."""
+def is_function(part: Part) -> bool:
+    """Whether a part is a function with its body, whose head no condition cuts."""
     if not part.declares or b"{" not in part.text:
         return False
     head = _head(part)

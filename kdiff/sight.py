@@ -7,15 +7,19 @@ Sets of units are integers, a bit for each: there are thousands of units and ten
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from kdiff.includes import Includes, folders, run_grep, texts
 from kdiff.workplace import Workplace
 
+_WORD = re.compile(rb"\w+")
 _SET = rb"#[[:space:]]*(define|undef)[[:space:]]+%b"
+_SETTING = re.compile(rb"^([^:\n]+):.*\b(\w+)$", re.MULTILINE)
+_GUARD = rb"#[[:space:]]*if(ndef|[[:space:]]*![[:space:]]*defined)[^[:alnum:]_]*\w+"
 _FEW = 32
-"""More macros than this are looked up in a list of all."""
+"""More macros than this, in all, are looked up in a list."""
 _AT_ONCE = 10_000
 """So many names of files fit onto a command line."""
 
@@ -35,7 +39,10 @@ class Sight:
         self._seen |= {unit: 1 << bit for bit, unit in enumerate(self._units)}
         always = [name for name in self._seen if os.path.basename(name) in forced]
         self._seen |= dict.fromkeys(always, self.every)
-        self._known: Mapping[bytes, set[str]] | None = None
+        self._remembered: dict[bytes, set[str]] = {}
+        """The files that have some words that have been looked for."""
+        self._asked = 0
+        self._known: Mapping[bytes, set[bytes]] | None = None
         """The files that set macros, by their names, once so many have been asked for."""
         self._spread(includes, {*self._units, *always})
 
@@ -69,37 +76,59 @@ class Sight:
 
     def find(self, words: Iterable[bytes]) -> Mapping[str, frozenset[bytes]]:
         """For each file that a unit may see, which of some words it has."""
+        words = frozenset(words)
         found: dict[str, set[bytes]] = defaultdict(set)
+        for word in words & self._remembered.keys():
+            for file in self._remembered[word]:
+                found[file].add(word)
+        words -= self._remembered.keys()
+        if not words:
+            return {file: frozenset(each) for file, each in found.items()}
         patterns = b"".join(word + b"\n" for word in sorted(words))
-        for line in self._grep("-HIowF", patterns):
-            file, _, word = line.rpartition(b":")
-            found[os.fsdecode(file)].add(word)
+        for line in self._lines("-HIowF", patterns):
+            path, _, word = line.rpartition(b":")
+            found[os.fsdecode(path)].add(word)
         return {file: frozenset(each) for file, each in found.items()}
+
+    def remember_guards(self) -> None:
+        """Look for all macros that headers ask for first, so that they need not be looked for one by one."""
+        guards = {name for line in self._lines("-hIoEm1", _GUARD) for name in _WORD.findall(line)[-1:]}
+        found = self.find(guards)
+        self._remembered |= {guard: set() for guard in guards}
+        for file, words in found.items():
+            for word in words:
+                self._remembered[word].add(file)
 
     def containing(self, text: bytes) -> list[str]:
         """The files that a unit may see and that contain a text."""
-        return [os.fsdecode(line) for line in self._grep("-lIF", text + b"\n")]
+        return [os.fsdecode(line) for line in self._lines("-lIF", text + b"\n")]
 
     def setting(self, macros: Iterable[bytes]) -> frozenset[str]:
         """The files that a unit may see and that define one of some macros, or take it away."""
         macros = frozenset(macros)
-        if len(macros) > _FEW or self._known is not None:
+        self._asked += len(macros)
+        if self._asked > _FEW or self._known is not None:
             self._known = known = self._known or self._settings(rb"\w+")
         else:
             known = self._settings(b"(%b)" % b"|".join(sorted(macros))) if macros else {}
-        return frozenset(file for macro in macros for file in known.get(macro, ()))
+        return frozenset(os.fsdecode(file) for macro in macros for file in known.get(macro, ()))
 
-    def _settings(self, pattern: bytes) -> Mapping[bytes, set[str]]:
+    def _settings(self, pattern: bytes) -> Mapping[bytes, set[bytes]]:
         """The files that set macros, by their names."""
-        found: dict[bytes, set[str]] = defaultdict(set)
-        for line in self._grep("-HIowE", _SET % pattern):
-            file, _, directive = line.partition(b":")
-            found[directive.split()[-1]].add(os.fsdecode(file))
+        found: dict[bytes, set[bytes]] = defaultdict(set)
+        for text in self._grep("-HIowE", _SET % pattern):
+            for file, name in _SETTING.findall(text):
+                found[name].add(file)
         return found
+
+    def _lines(self, flags: str, patterns: bytes) -> Iterator[bytes]:
+        """What grep prints of the files that a unit may see, each line once."""
+        for text in self._grep(flags, patterns):
+            yield from set(text.splitlines())
 
     def _grep(self, flags: str, patterns: bytes) -> Iterator[bytes]:
         for tree, names in self._trees.items():
             seen = [name for name in names if self._seen[name]]
             for start in range(0, len(seen), _AT_ONCE):
                 part = seen[start : start + _AT_ONCE]
-                yield from set(run_grep([flags, "-f", "-", "--", *part], tree, patterns).splitlines())
+                yield run_grep([flags, "-f", "-", "--", *part], tree, patterns)

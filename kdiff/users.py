@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache, cached_property
 
 from kdiff.certain import Certain
 from kdiff.configured import ASKING, Configured, disputed, options
@@ -19,8 +19,10 @@ from kdiff.edits import Files
 from kdiff.includes import Includes, forced
 from kdiff.macros import GLUE, Macro, Part
 from kdiff.mentions import Change, change, mentioning
+from kdiff.newly import Newly, Partly, Uncovered, newly
 from kdiff.parts import chunks, definitions, directives
 from kdiff.pastes import Paste, Pastes
+from kdiff.pointers import Name
 from kdiff.sight import Sight
 from kdiff.units import Commands
 from kdiff.workplace import Workplace
@@ -29,7 +31,7 @@ _GIVEN = re.compile(r"(?<!\S)-[DU]\s*(\w+)")
 """What a command line defines or takes away."""
 _ASSEMBLY = b"__ASSEMBLY__"
 _FEW = 16
-"""So few units are sooner judged than names are searched for."""
+"""So few doubtful units are sooner judged than names are searched for: they see much of the kernel."""
 _OWN = frozenset({"include/generated/autoconf.h", "include/linux/kconfig.h"})
 """Where options, and what asks about them, are defined for all units."""
 
@@ -48,10 +50,10 @@ def users(
     search = _Search(place, includes, files, wanted, sight)
     groups = _groups(place, paths, files, wanted, sight)
     found: set[str] = set()
-    for changes, units in groups:
-        mention = search.users(changes, units) if any(changes.values()) else frozenset()
+    for changes, units, known in groups:
+        mention = search.users(changes, units, known) if any(changes.values()) else frozenset()
         found |= units if mention is None else units & mention
-    words = {name.word for changes, _ in groups for each in changes.values() for name in each.names or ()}
+    words = {name.word for changes, *_ in groups for each in changes.values() for name in each.names or ()}
     naming = sight.find(words) if found and words else {}
     return sorted(found, key=lambda unit: (unit not in naming, unit))
 
@@ -69,8 +71,11 @@ def pristine(place: Workplace, path: str) -> bytes:
 
 def _groups(
     place: Workplace, paths: Iterable[str], files: Files, wanted: Commands, sight: Sight
-) -> list[tuple[Changes, frozenset[str]]]:
-    """The units for which the same changes: of C, of assembly, and those that may have other options set."""
+) -> list[tuple[Changes, frozenset[str], Configured]]:
+    """The units for which the same changes: of C, of assembly, and those that may have other options set.
+
+    With each what is known of conditions in all files that they see.
+    """
     texts = {path: (pristine(place, path), files[path] or b"") for path in paths}
     words = frozenset(word for both in texts.values() for word in disputed(*both))
     defined = options(place.build)
@@ -79,22 +84,27 @@ def _groups(
     doubtful = {
         unit for unit, command in wanted.items() if "kconfig.h" not in command or asked & macros[unit]
     }
-    for file in sight.setting(asked | words & {*ASKING, _ASSEMBLY}) - _OWN:
+    for file in sight.setting(asked | words & ASKING | {_ASSEMBLY}) - _OWN:
         doubtful |= sight.names(sight.units(file))
     assembly = {unit for unit in wanted if _ASSEMBLY in macros[unit]} - doubtful
     early = forced(place)
+    language = frozenset({_ASSEMBLY})
 
     def seen(more: Mapping[bytes, bytes]) -> Changes:
-        known = Configured({**defined, **more}, asked | {_ASSEMBLY})
+        known = Configured({**defined, **more}, asked | language)
         return {
             path: change(*both if os.path.basename(path) in early else map(known.settled, both))
             for path, both in texts.items()
         }
 
     return [
-        (seen({}), frozenset(wanted) - doubtful - assembly),
-        (seen({_ASSEMBLY: b"1"}), frozenset(assembly)),
-        ({path: change(*both) for path, both in texts.items()}, frozenset(doubtful)),
+        (seen({}), frozenset(wanted) - doubtful - assembly, Configured({}, language)),
+        (seen({_ASSEMBLY: b"1"}), frozenset(assembly), Configured({_ASSEMBLY: b"1"}, language)),
+        (
+            {path: change(*both) for path, both in texts.items()},
+            frozenset(doubtful),
+            Configured({}, frozenset()),
+        ),
     ]
 
 
@@ -106,54 +116,82 @@ class _Search:
     ) -> None:
         self._place, self._includes, self._files = place, includes, files
         self._wanted, self._sight = wanted, sight
+        self._patched = frozenset(path for path in files if sight.units(path))
         self.parts, self.macros = cache(self._parts), cache(self._macros)
-        self._pastes: Pastes | None = None
 
-    def users(self, changes: Changes, units: Collection[str]) -> frozenset[str] | None:
+    def users(self, changes: Changes, units: Collection[str], known: Configured) -> frozenset[str] | None:
         """Those of the units that mention what changes; None if names do not tell."""
-        if len(units) <= _FEW or not self._tell(changes):
+        doubtful = not known.asked
+        anew = None if doubtful and len(units) <= _FEW else self._anew(changes, known)
+        if anew is None:
             return None
         names = frozenset(name for each in changes.values() for name in each.names or ())
-        sight = self._sight
-        mention = mentioning(names, sight.bits(units), sight, self.parts, self._pasted)
+        new = (word for each in changes.values() for word in each.new)
+        names |= frozenset(Name(word) for word in new if self._sight.setting([word]))
+        every = self._sight.bits(units)
+        mention = self._mention(names, anew, every, known)
         if mention is None:
             return None
-        words = [name.word.decode() for name in names]
-        return sight.names(mention) | {
+        words = [name.word.decode() for name in names | anew.names]
+        return self._sight.names(mention | anew.units & every) | {
             unit for unit in units if any(word in self._wanted[unit] for word in words)
         }
 
-    def _tell(self, changes: Changes) -> bool:
-        """Whether names are all that changes: nothing is read that was not, or not any more."""
+    def _mention(self, names: frozenset[Name], anew: Newly, every: int, known: Configured) -> int | None:
+        """Those of `every` unit that mention what changes or is read anew; None if names do not tell."""
+        sight = self._sight
+        words = {name.word for name in names}
+        words |= {macro.name for path in anew.others for macro in self.macros(path)}
+        only = frozenset(name.word for name in anew.names if name.word not in words)
+        if not only:
+            return mentioning(names | anew.names, every, sight, self.parts, self._pasted)
+        sight.remember_guards()
+        certain = self._certain({}, known)
+        uncovered = Uncovered(sight, certain, anew.files, self.parts, self._define)
+        uncovered.ask(sight.containing(GLUE))
+
+        @cache
+        def there() -> Pastes:
+            return self._pastes(uncovered.units)
+
+        seen = Partly(sight, uncovered, only, self._pasted, lambda words: there().of(words))
+        return mentioning(names | anew.names, every, seen, self.parts, seen.pasted)
+
+    def _anew(self, changes: Changes, known: Configured) -> Newly | None:
+        """What is read that was not; None if names do not tell what changes, or something is read no more."""
         if any(each.names is None for each in changes.values()):
-            return False
-        around = frozenset().union(*map(self._includes.reaching, changes))
-        for version in ({}, self._files):
-            certain = Certain(self._place, self._wanted, version, around, self._sight.find)
-            for path, each in changes.items():
-                if not certain.repeats(path, each.after if version else each.before):
-                    return False
-        return True
+            return None
+        before = self._certain({}, known)
+        if not all(before.repeats(path, each.before) for path, each in changes.items()):
+            return None
+        after = self._certain(self._files, known)
+        lines = {path: each.after for path, each in changes.items() if not after.repeats(path, each.after)}
+        return newly(lines, after, self._sight, self.parts)
 
-    def _pasted(self, words: Iterable[bytes]) -> Iterable[Paste]:
-        if self._pastes is None:
-            patched = frozenset(path for path in self._files if self._sight.units(path))
+    def _certain(self, files: Files, known: Configured) -> Certain:
+        return Certain(
+            self._place, self._wanted, files, self._includes.reaching, self._sight.find, known.settled
+        )
 
-            def define(words: Iterable[bytes]) -> Iterator[Macro]:
-                asked = frozenset(words)
-                for path in self._sight.setting(asked) | patched:
-                    yield from (macro for macro in self.macros(path) if macro.name in asked)
+    @cached_property
+    def _pasted(self) -> Callable[[Iterable[bytes]], Iterable[Paste]]:
+        return self._pastes(self._sight.units).of
 
-            pasting = (
-                (path, macro)
-                for path in frozenset(self._sight.containing(GLUE)) | patched
-                for macro in self.macros(path)
-                if GLUE in macro.body
-            )
-            self._pastes = Pastes(
-                pasting, self._sight.find, self.parts, define, self._sight.units, given(self._wanted.values())
-            )
-        return self._pastes.of(words)
+    def _pastes(self, seen: Callable[[str], int]) -> Pastes:
+        sight = self._sight
+        pasting = (
+            (path, macro)
+            for path in frozenset(sight.containing(GLUE)) | self._patched
+            for macro in self.macros(path)
+            if GLUE in macro.body
+        )
+        return Pastes(pasting, sight.find, self.parts, self._define, seen, given(self._wanted.values()))
+
+    def _define(self, words: Iterable[bytes]) -> Iterator[Macro]:
+        """All definitions of some macros that units may see."""
+        asked = frozenset(words)
+        for path in self._sight.setting(asked) | self._patched:
+            yield from (macro for macro in self.macros(path) if macro.name in asked)
 
     def _versions(self, path: str) -> Iterator[bytes]:
         """The contents of a file, and what the patch makes of them."""

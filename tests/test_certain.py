@@ -119,7 +119,7 @@ def test_a_line_that_only_repeats_changes_nothing(case: str, tmp_path: Path) -> 
             for name, text in files.items()
         }
 
-    certain = Certain(place, {"x.c": f"{command} -DX"}, {}, includes.reaching("include/h.h"), find)
+    certain = Certain(place, {"x.c": f"{command} -DX"}, {}, includes.reaching, find)
     found = certain.repeats("include/h.h", [LINE.removeprefix("#include ").encode()])
     assert found is expected
 
@@ -154,7 +154,9 @@ def test_where_units_search_elsewhere_first_nothing_is_certain(tmp_path: Path) -
 
     def repeats(*commands: str) -> bool:
         units = {f"{at}.c": f"gcc {command}" for at, command in enumerate(commands)}
-        return Certain(place, units, {}, [], lambda words: {}).repeats("include/h.h", [b"<t.h>"])
+        return Certain(place, units, {}, lambda path: frozenset([path]), lambda words: {}).repeats(
+            "include/h.h", [b"<t.h>"]
+        )
 
     ours = f"-I{source}/include"
     assert repeats(ours, f"{ours} -I{source}/net")

@@ -150,6 +150,30 @@ def test_when_it_is_but_the_body_that_changes(after: str, names: set[Name]) -> N
     assert found.names == names
 
 
+@pytest.mark.parametrize(
+    ("added", "names", "new"),
+    [
+        ("static inline int get(int a) { return 2; }", set(), {"get"}),
+        ("struct box { int a; };", set(), {"box"}),
+        ("enum { ONE, TWO };", set(), {"ONE", "TWO"}),
+        ("#ifdef A\nstatic inline int get(int a) { return 2; }\n#endif", set(), {"get"}),
+        ("int get(int a);", {"get"}, set()),
+        ("extern int get;", {"get"}, set()),
+        ("#define GET 1", {"GET"}, set()),
+        ("static inline int there(int a) { return 2; }", {"there"}, set()),
+        ("struct other { int a; };", {"other"}, set()),
+        ("enum { FIRST, TWO };", {"FIRST", "TWO"}, set()),
+        ("DEFINE(get);", None, set()),
+    ],
+)
+def test_functions_and_types_that_are_new(added: str, names: set[str] | None, new: set[str]) -> None:
+    before = b"int there(int a);\nstruct other { int a, b; };\nenum { FIRST };\n"
+    found = change(before, before + added.encode() + b"\n")
+    assert (found.names is None) is (names is None)
+    assert {name.word.decode() for name in found.names or ()} == (names or set())
+    assert {name.decode() for name in found.new} == new
+
+
 CALLED = b"static inline long get(long n) { return n + 1; }\n"
 CALLERS = (
     "long f(void) { return get(1); }",
