@@ -174,15 +174,21 @@ def _may_be_type(token: bytes) -> bool:
 
 
 def _through_members(part: Part, tags: Words, values: Words) -> Names:
-    """The members that point to one, if nothing else in a structure knows it."""
+    """The members that point to one, if nothing else in a structure knows it.
+
+    Not those that point to the structure they are in: whoever uses one has such a pointer by another name.
+    """
     found: set[bytes] = set()
+    own = _DEFINED.findall(part.text)
     for statement in _statements(part.text):
         if (tags | values).isdisjoint(_WORD.findall(statement)):
             continue
-        members = None if MARK in statement else _members(_tokens(statement), tags, values)
+        tokens = _tokens(statement)
+        members = None if MARK in statement else _members(tokens, tags, values)
         if members is None:
             return named(part)
-        found |= members
+        if b"(" in tokens or tokens[1:2] != own:
+            found |= members
     return frozenset(Name(each, Kind.VALUE) for each in found)
 
 
