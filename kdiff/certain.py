@@ -152,9 +152,13 @@ class Certain:
     def _defined_twice(self, guards: Iterable[bytes]) -> frozenset[bytes]:
         guards = frozenset(guards)
         doubtful: set[bytes] = set()
+        owned: set[bytes | None] = set()
         for path, words in self._find(guards).items():
             text = self._read(path)
             own = above(text, frozenset()).guard
+            if own in words:
+                doubtful |= {own} & owned
+                owned.add(own)
             doubtful |= (words - {own}) & sets(text) if words - {own} else set()
         return frozenset(doubtful)
 

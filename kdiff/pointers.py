@@ -105,7 +105,7 @@ def rewritten(before: Part, after: Part) -> bool:
         is_function(before)
         and is_function(after)
         and before.declares == after.declares
-        and _tokens(_head(before)) == _tokens(_head(after))
+        and TOKEN.findall(_head(before)) == TOKEN.findall(_head(after))
     )
 
 

@@ -127,7 +127,7 @@ class _Search:
             return None
         names = frozenset(name for each in changes.values() for name in each.names or ())
         new = (word for each in changes.values() for word in each.new)
-        names |= frozenset(Name(word) for word in new if self._sight.setting([word]))
+        names |= frozenset(Name(word) for word in new if word in self._given or self._sight.setting([word]))
         every = self._sight.bits(units)
         mention = self._mention(names, anew, every, known)
         if mention is None:
@@ -185,7 +185,11 @@ class _Search:
             for macro in self.macros(path)
             if GLUE in macro.body
         )
-        return Pastes(pasting, sight.find, self.parts, self._define, seen, given(self._wanted.values()))
+        return Pastes(pasting, sight.find, self.parts, self._define, seen, self._given)
+
+    @cached_property
+    def _given(self) -> frozenset[bytes]:
+        return given(self._wanted.values())
 
     def _define(self, words: Iterable[bytes]) -> Iterator[Macro]:
         """All definitions of some macros that units may see."""

@@ -58,6 +58,11 @@ CASES = {
         {"a.h": guarded("A_H", LINE), "t.h": T, "o.h": "#undef T_H\n"},
         "#include <a.h>\n",
     ),
+    "another one has the same guard": (
+        False,
+        {"a.h": guarded("A_H", LINE), "t.h": T, "o.h": guarded("T_H", "int o;")},
+        "#include <a.h>\n",
+    ),
     "no guard": (False, {"a.h": guarded("A_H", LINE), "t.h": "int t;\n"}, "#include <a.h>\n"),
     "a guard with another branch": (
         False,

@@ -142,6 +142,7 @@ def test_what_depends_on_the_body_of_a_function(text: str, names: set[str] | Non
         ("static inline int get(int a) { return 2; }", {Name(b"get", Kind.CODE)}),
         ("static  inline int get(int a)\n{ return 2; }\n", {Name(b"get", Kind.CODE)}),
         ("static inline long get(int a) { return 2; }", {Name(b"get", Kind.VALUE)}),
+        ("static inline const int get(int a) { return 2; }", {Name(b"get", Kind.VALUE)}),
         ("static inline int get(long a) { return 2; }", {Name(b"get", Kind.VALUE)}),
         ("int get(int a);", {Name(b"get", Kind.VALUE)}),
         ("#ifdef A\nstatic inline int get(int a) { return 2; }\n#endif", {Name(b"get", Kind.VALUE)}),
