@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
@@ -51,11 +51,15 @@ class Certain:
         """Guards that several files define."""
         self._asked: frozenset[bytes] = frozenset()
         """Those that have been looked for."""
+        self._closures: dict[str, frozenset[str]] = {}
+        """What has certainly been read once a file has, as long as nothing there includes who reads it."""
         common = _common(units.values())
         self._quoted = not any("-iquote" in command for command in units.values())
         """Whether quotation marks mean no other search path, except what lies beside a file."""
-        self._folders = [text for flag, text in common if flag == "I"]
-        self._first = [text for flag, text in common if flag == "include"]
+        self._folders = [self._in_tree(text) for flag, text in common if flag == "I"]
+        first = (self._in_tree(text) for flag, text in common if flag == "include")
+        self._first = [path for path in first if path is not None]
+        self._searched = cache(self._search)
 
     def repeats(self, header: str, included: Iterable[bytes]) -> bool:
         """Whether the lines of `header` that include these would read nothing that is not read before."""
@@ -98,7 +102,7 @@ class Certain:
         while True:
             entered = {path: self._entered(path, each.includes) for path, each in lines.items()}
             guards = {each.guard for each in lines.values() if each.guard}
-            if not self._heed({each for found in entered.values() for each in found}, guards):
+            if not self._heed(set().union(*entered.values()), guards):
                 break
         return frozenset(
             path
@@ -106,40 +110,53 @@ class Certain:
             if files <= found - self._reaching(path) and lines[path].guard not in self._doubtful
         )
 
-    def before(self, header: str, text: bytes) -> set[str]:
+    def before(self, header: str, text: bytes) -> frozenset[str]:
         """The files whose reading has certainly begun where `header` includes `text` first."""
         return self._entered(header, takewhile(lambda line: line[0] != text, self._outline(header).includes))
 
-    def _entered(self, file: str, above: Iterable[tuple[bytes, bool]]) -> set[str]:
+    def _entered(self, file: str, above: Iterable[tuple[bytes, bool]]) -> frozenset[str]:
         """The same for some first lines of a file."""
-        waiting = [path for each in self._first if (path := self._in_tree(each)) is not None]
-        waiting += [
-            path for each, plain in above if plain and (path := self._resolved(file, each)) is not None
-        ]
+        first = [*self._first, *self._plain(file, above)]
+        entered = frozenset().union(*map(self._closure, first))
         around = self._reaching(file)
+        return entered if around.isdisjoint(entered) else self._walk(first, around)
+
+    def _closure(self, path: str) -> frozenset[str]:
+        if path not in self._closures:
+            self._closures[path] = self._walk([path], frozenset())
+        return self._closures[path]
+
+    def _walk(self, waiting: list[str], around: frozenset[str]) -> frozenset[str]:
+        """What is certainly read by reading some files first; of those `around`, not what they include."""
         entered: set[str] = set()
         while waiting:
             path = waiting.pop()
             if path in entered:
                 continue
+            if not around and path in self._closures:
+                entered |= self._closures[path]
+                continue
             entered.add(path)
             if path not in around and self._outline(path).guard not in self._doubtful:
-                waiting += [
-                    inner
-                    for each, plain in self._outline(path).includes
-                    if plain and (inner := self._resolved(path, each)) is not None
-                ]
-        return entered
+                waiting += self._plain(path, self._outline(path).includes)
+        return frozenset(entered)
+
+    def _plain(self, file: str, lines: Iterable[tuple[bytes, bool]]) -> Iterator[str]:
+        """What those of a file's lines include that no condition is around."""
+        found = (self._resolved(file, text) for text, plain in lines if plain)
+        return (path for path in found if path is not None)
 
     def _heed(self, files: Iterable[str], more: Iterable[bytes] = ()) -> bool:
         """Look for others that define the guards of files; whether there are more than known before."""
         guards = {guard for each in files if (guard := self._outline(each).guard)}.union(more) - self._asked
         self._asked |= guards
         doubtful = self._defined_twice(guards) if guards else frozenset()
-        self._doubtful |= doubtful
+        if doubtful:
+            self._doubtful |= doubtful
+            self._closures.clear()
         return bool(doubtful)
 
-    def _is_nothing(self, path: str | None, entered: set[str]) -> bool:
+    def _is_nothing(self, path: str | None, entered: frozenset[str]) -> bool:
         if path is None or path not in entered:
             return False
         found = self._outline(path)
@@ -183,21 +200,25 @@ class Certain:
                 return beside
             if not self._quoted:
                 return None
+        return self._searched(name)
+
+    def _search(self, name: str) -> str | None:
+        """The file of this name in the first directories of the search path."""
         for folder in self._folders:
-            path = self._in_tree(f"{folder}/{name}")
-            if path is None:
+            path = None if folder is None else posixpath.normpath(f"{folder}/{name}")
+            if path is None or path.startswith(".."):
                 return None
             if any(map(partial(self._exists, path), self._trees)):
                 return path
         return None
 
     def _is_source(self, path: str) -> bool:
-        return path in self._files or (self._place.source / path).is_file()
+        return path in self._files or os.path.isfile(f"{self._place.source}/{path}")
 
     def _exists(self, path: str, tree: Path) -> bool:
         if path in self._files:
             return self._files[path] is not None
-        return (tree / path).is_file()
+        return os.path.isfile(f"{tree}/{path}")
 
     def _in_tree(self, path: str) -> str | None:
         """A path of the command line below one of the two trees."""

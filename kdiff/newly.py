@@ -48,7 +48,7 @@ def newly(
 ) -> Newly | None:
     """What comes with the lines of headers that include these texts; None if that cannot be told."""
     found: set[str] = set()
-    known: set[str] | None = None
+    known: frozenset[str] | None = None
     for header, included in lines.items():
         for text in included:
             files = certain.newly(header, text)

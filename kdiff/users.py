@@ -31,7 +31,11 @@ _GIVEN = re.compile(r"(?<!\S)-[DU]\s*(\w+)")
 """What a command line defines or takes away."""
 _ASSEMBLY = b"__ASSEMBLY__"
 _FEW = 16
-"""So few doubtful units are sooner judged than names are searched for: they see much of the kernel."""
+"""So few units of assembly, or doubtful ones, are sooner judged than names are searched for: they see much
+of the kernel, and those of C have been searched.
+"""
+_OF_C = Configured({}, frozenset({_ASSEMBLY}))
+"""What is known of conditions in all files that units of C see."""
 _OWN = frozenset({"include/generated/autoconf.h", "include/linux/kconfig.h"})
 """Where options, and what asks about them, are defined for all units."""
 
@@ -88,18 +92,21 @@ def _groups(
         doubtful |= sight.names(sight.units(file))
     assembly = {unit for unit in wanted if _ASSEMBLY in macros[unit]} - doubtful
     early = forced(place)
-    language = frozenset({_ASSEMBLY})
 
     def seen(more: Mapping[bytes, bytes]) -> Changes:
-        known = Configured({**defined, **more}, asked | language)
+        known = Configured({**defined, **more}, asked | {_ASSEMBLY})
         return {
             path: change(*both if os.path.basename(path) in early else map(known.settled, both))
             for path, both in texts.items()
         }
 
     return [
-        (seen({}), frozenset(wanted) - doubtful - assembly, Configured({}, language)),
-        (seen({_ASSEMBLY: b"1"}), frozenset(assembly), Configured({_ASSEMBLY: b"1"}, language)),
+        (seen({}), frozenset(wanted) - doubtful - assembly, _OF_C),
+        (
+            seen({_ASSEMBLY: b"1"}),
+            frozenset(assembly),
+            Configured({_ASSEMBLY: b"1"}, _OF_C.asked),
+        ),
         (
             {path: change(*both) for path, both in texts.items()},
             frozenset(doubtful),
@@ -121,8 +128,8 @@ class _Search:
 
     def users(self, changes: Changes, units: Collection[str], known: Configured) -> frozenset[str] | None:
         """Those of the units that mention what changes; None if names do not tell."""
-        doubtful = not known.asked
-        anew = None if doubtful and len(units) <= _FEW else self._anew(changes, known)
+        few = len(units) <= _FEW and known != _OF_C
+        anew = None if few else self._anew(changes, known)
         if anew is None:
             return None
         names = frozenset(name for each in changes.values() for name in each.names or ())
