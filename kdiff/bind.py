@@ -8,7 +8,7 @@ to an undefined symbol for which run-pre matching has proved the address, name a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from kdiff.addressbook import KERNEL, AddressBook, BookEntry
 from kdiff.carry import Carrier
@@ -21,7 +21,7 @@ from kdiff.naming import is_numbered
 from kdiff.plan import Plan, keeps_identity, new_globals
 from kdiff.solve import RunMatch
 from kdiff.split import Kind
-from kdiff.update import Borrowed, How, Replacement, Update
+from kdiff.update import Borrowed, How, Initial, Replacement, Update
 from kdiff.values import dataclass
 from kdiff.verdict import Match
 
@@ -60,6 +60,23 @@ def bind(update_id: str, units: tuple[Bound, ...], exports: Mapping[str, Export]
         tuple(sorted(work.borrowed.values(), key=lambda each: each.symbol)),
         tuple(modules[name] for name in sorted(modules)),
     )
+
+
+def bind_initial(units: Iterable[Bound]) -> tuple[Initial, ...]:
+    """What the variables of modules start with that are loaded later; Refused if one cannot be named."""
+    work = _Binder({})
+    found = []
+    for unit in units:
+        for item in unit.plan.delta.initial:
+            variable = work.borrow_known(unit, item.pre)
+            found += [
+                Initial(variable, each.offset, each.old, each.new)
+                for each in item.writes
+                if variable is not None and isinstance(each.old, bytes) and isinstance(each.new, bytes)
+            ]
+    if work.refusals:
+        raise Refused(*dict.fromkeys(work.refusals))
+    return tuple(found)
 
 
 class _Binder:
@@ -178,10 +195,10 @@ class _Binder:
         target = unit.plan.post.nodes[reference.target]
         pre = unit.plan.pairing.to_pre(target.id)
         if pre is not None and target.kind is not Kind.EXTERN:
-            return self._borrow_known(unit, pre)
+            return self.borrow_known(unit, pre)
         return self._borrow_extern(unit, target, pre)
 
-    def _borrow_known(self, unit: Bound, pre: int) -> Borrowed | None:
+    def borrow_known(self, unit: Bound, pre: int) -> Borrowed | None:
         node = unit.plan.pre.nodes[pre]
         address = unit.run.addresses.get(pre)
         listed = [entry for name in node.names for entry in unit.book.named(name, unit.plan.target)]

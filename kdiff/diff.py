@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kdiff.correlate import Pair, Pairing
 from kdiff.graph import Node, Reference, SectionGraph
-from kdiff.inplace import InPlace, in_place
+from kdiff.inplace import InPlace, in_place, initial_values
 from kdiff.linenumbers import Tables, moved_lines, same_but_line
 from kdiff.split import Kind
 from kdiff.values import dataclass
@@ -48,6 +48,7 @@ class Delta:
     """The result. Node ids: `same` pairs (pre, post); `removed` in the pre, `added` in the post graph.
 
     `in_place`: which of `changed` keep their place and get new contents there, so that nothing follows.
+    `initial`: which are variables that a module could start with, if it is loaded later.
     """
 
     same: tuple[tuple[int, int], ...]
@@ -55,6 +56,7 @@ class Delta:
     added: tuple[int, ...]
     removed: tuple[int, ...]
     in_place: tuple[InPlace, ...] = ()
+    initial: tuple[InPlace, ...] = ()
 
 
 def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
@@ -65,7 +67,9 @@ def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
         found = () if work.plainly_same(pair) else tuple(work.differences(pair))
         if found:
             causes[pair.post] = found
-    written = in_place(pre, post, pairing, (p for p in causes if _only_contents(causes[p])), work.equivalent)
+    others = [post for post in causes if _only_contents(causes[post])]
+    written = in_place(pre, post, pairing, others, work.equivalent)
+    initial = initial_values(pre, post, pairing, others, work.equivalent)
     _spread(work, causes, frozenset(each.post for each in written))
     changed = sorted(causes)
     return Delta(
@@ -76,6 +80,7 @@ def diff(pre: SectionGraph, post: SectionGraph, pairing: Pairing) -> Delta:
         added=tuple(node.id for node in post.nodes if node.id not in pairing.by_post),
         removed=tuple(node.id for node in pre.nodes if node.id not in pairing.by_pre),
         in_place=written,
+        initial=initial,
     )
 
 

@@ -48,6 +48,10 @@ class Emitter(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def sets_initial(self) -> bool:
+        """Whether its modules set what variables of modules start with (`Update.initial`)."""
+
     def redirects(self, graph: SectionGraph, function: int) -> bool:
         """Whether calls of a function of a pre graph can be redirected; if not, its callers may do."""
 

@@ -10,6 +10,10 @@ A constant has no item if writing to it could not be right or would not be enoug
 pairing that is not sure, a weak definition (another one may have won), memory that is freed or not read-only,
 mergeable sections (the linker lets several users share equal contents), sections of unknown meaning (tables
 that are read once), no name of its own.
+
+Variables have a value of their own in a running kernel, but not in a module that is not loaded yet: for those
+there are `initial_values`, by the same rules, of plain bytes only. None of them may have to do with a table
+about code: the kernel takes what is at a jump label for what the key's first value says.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from kdiff.correlate import Pairing
 from kdiff.elf.read import SHF_MERGE
 from kdiff.graph import Node, Reference, SectionGraph
 from kdiff.habits import Standing
+from kdiff.kernel import Keep
 from kdiff.split import Kind
 from kdiff.values import dataclass
 
@@ -39,7 +44,10 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class InPlace:
-    """A constant to write to; `holder` is the pre node because of which it stays in use, itself if global."""
+    """A constant, or a variable, to write to.
+
+    `holder` is the pre node because of which it stays in use, itself if global.
+    """
 
     pre: int
     post: int
@@ -57,7 +65,11 @@ def in_place(
     """The items for `differing`: post ids of nodes whose own bytes or references differ, but nothing else."""
     pairs = [pairing.by_post[index] for index in sorted(differing)]
     both = [(pre.nodes[pair.pre], post.nodes[pair.post]) for pair in pairs if pair.sure]
-    both = [(one, other) for one, other in both if _may(pre, one) and _may(post, other) and _fits(one, other)]
+    both = [
+        (one, other)
+        for one, other in both
+        if _may(pre, one, Kind.CONSTANT) and _may(post, other, Kind.CONSTANT) and _fits(one, other)
+    ]
     held = _holders(pre) if both else {}
     found = []
     for one, other in both:
@@ -67,13 +79,48 @@ def in_place(
     return tuple(found)
 
 
+def initial_values(
+    pre: SectionGraph,
+    post: SectionGraph,
+    pairing: Pairing,
+    differing: Iterable[int],
+    equivalent: Equivalent,
+) -> tuple[InPlace, ...]:
+    """The items for variables among `differing`, which a module could start with."""
+    pairs = [pairing.by_post[index] for index in sorted(differing)]
+    both = [(pre.nodes[pair.pre], post.nodes[pair.post]) for pair in pairs if pair.sure]
+    both = [
+        (one, other)
+        for one, other in both
+        if _may(pre, one, Kind.DATA) and _may(post, other, Kind.DATA) and _fits(one, other)
+    ]
+    listed, listed_later = (_listed(pre), _listed(post)) if both else (frozenset(), frozenset())
+    found = []
+    for one, other in both:
+        writes = _writes(pre, post, one, other, equivalent)
+        plain = all(isinstance(each.old, bytes) and isinstance(each.new, bytes) for each in writes)
+        if writes and plain and one.id not in listed and other.id not in listed_later:
+            found.append(InPlace(one.id, other.id, one.id, writes))
+    return tuple(found)
+
+
+def _listed(graph: SectionGraph) -> frozenset[int]:
+    """What table entries refer to that belong to code."""
+    return frozenset(
+        reference.target
+        for node in graph.nodes
+        if node.table is not None and node.table.keep is Keep.OWNER
+        for reference in graph.references[node.id]
+    )
+
+
 def _fits(one: Node, other: Node) -> bool:
     return (one.size, one.align) == (other.size, other.align)
 
 
-def _may(graph: SectionGraph, node: Node) -> bool:
+def _may(graph: SectionGraph, node: Node, kind: Kind) -> bool:
     merged = int(graph.obj.sections["flags"][node.section]) & SHF_MERGE
-    plain = node.kind is Kind.CONSTANT and node.table is None and node.remade is None and not merged
+    plain = node.kind is kind and node.table is None and node.remade is None and not merged
     plain = plain and graph.habits.known(node.section_name)
     return plain and bool(node.names) and not node.weak and node.standing is Standing.ORDINARY
 

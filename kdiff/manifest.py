@@ -80,6 +80,7 @@ def manifest(
             }
             for each in update.modules
         ],
+        "initial": initial_as_json(update),
         "borrowed": borrowed_summary(update.borrowed),
         "pairs": None if pairs is None else pairs.as_json(),
         "accepted_layouts": [{"name": each.title, "changes": list(each.what)} for each in accepted],
@@ -94,6 +95,21 @@ def utsname(facts: KernelFacts) -> tuple[str, str, str, str]:
     """
     number = facts.version.find("#")
     return "Linux", facts.machine, facts.release, facts.version[number:] if number >= 0 else facts.version
+
+
+def initial_as_json(update: Update) -> list[Mapping[str, object]]:
+    """What variables of modules start with once the update is applied; bytes in hexadecimal."""
+    return [
+        {
+            "module": each.variable.owner,
+            "name": each.variable.name,
+            "position": each.variable.position,
+            "offset": each.offset,
+            "old": each.old.hex(),
+            "new": each.new.hex(),
+        }
+        for each in update.initial
+    ]
 
 
 def _pre_hash(unit: Bound, node: int) -> str:

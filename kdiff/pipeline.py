@@ -18,7 +18,7 @@ from typing import Any
 from kdiff import kbuild
 from kdiff.addressbook import KERNEL, AddressBook
 from kdiff.arch import Architecture
-from kdiff.bind import Bound, bind
+from kdiff.bind import Bound, bind, bind_initial
 from kdiff.callers import by_callers
 from kdiff.confdir import Config, read_config
 from kdiff.correlate import correlate
@@ -163,17 +163,19 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
         check_units(request.pairs, (unit.source for unit in built.units))
     plans = join(tuple(read(unit) for unit in built.units))
     built, plans = _in_time(request, config, patch, built, plans, book, read, say)
+    types = _types(plans, loaded, map(compare, built.units))
+    later = frozenset(types.fresh(request.accept_layouts)) & {each.target for each in plans if each.replaced}
+    starting = later if emitter.sets_initial else frozenset()
     refusals = [
         refusal
         for each in plans
         for refusal in (
-            *review(each),
+            *review(each, each.target in starting),
             *review_layouts(each, facts.release),
             *review_stacking(each, memory),
             *emitter.review(each, facts),
         )
     ]
-    types = _types(plans, loaded, map(compare, built.units))
     for line in types.notes:
         say(line)
     for name in types.unknown(request.accept_layouts):
@@ -201,22 +203,28 @@ def check(request: Request, plugins: Registry, say: Say) -> Checked:
     if refusals:
         raise Refused(*dict.fromkeys(refusals))
 
-    units = tuple(
+    every = tuple(
         Bound(each, run, targets.memory(each.target).address_book(), targets.module(each.target))
         for each, run in zip(plans, runs, strict=True)
-        if each.carried or each.in_place
     )
+    units = tuple(each for each in every if each.plan.carried or each.plan.in_place)
     update = with_original_code(
         bind(request.id, units, exports),
         units,
         lambda obj: graph_to_match(obj, _architecture(plugins, obj), special, habits),
     )
-    update = replace(update, fresh=_fresh(types, request.accept_layouts, update))
+    update = replace(
+        update,
+        fresh=_fresh(types, request.accept_layouts, update),
+        initial=bind_initial(each for each in every if each.plan.target in starting),
+    )
     for fresh in update.fresh:
         say(
             f"module {fresh.module} must be loaded after the update is applied, and unloaded before it is"
             f" undone, for new layouts: {', '.join(fresh.types)}"
         )
+    for owner, name in dict.fromkeys((each.variable.owner, each.variable.name) for each in update.initial):
+        say(f"variable {name} of module {owner} will start with another value")
     proof = prove(
         units,
         update.replacements,

@@ -23,10 +23,10 @@ from kdiff.sectionrows import row_of
 from kdiff.split import Kind
 
 
-def review(plan: Plan) -> tuple[Refusal, ...]:
-    """Apply every rule to a plan."""
+def review(plan: Plan, later: bool = False) -> tuple[Refusal, ...]:
+    """Apply every rule to a plan. `later`: of a module that is loaded after the update, and not before."""
     return (
-        *review_data(plan),
+        *review_data(plan, later),
         *review_scope(plan),
         *_tables(plan),
         *_lost_state(plan),

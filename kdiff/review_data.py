@@ -22,9 +22,12 @@ _PLACES = frozenset(("alignment", "kind", "section"))
 """Keys of causes that say where a variable lies, not what it holds."""
 
 
-def review_data(plan: Plan) -> Iterator[Refusal]:
-    """Refuse what changes data that exists, and what adds data that no module can have."""
-    in_place = {each.post for each in plan.in_place}
+def review_data(plan: Plan, later: bool = False) -> Iterator[Refusal]:
+    """Refuse what changes data that exists, and what adds data that no module can have.
+
+    `later`: the plan is for a module that is loaded after the update, which sets what it starts with.
+    """
+    in_place = {each.post for each in (*plan.in_place, *(plan.delta.initial if later else ()))}
     staying = _used_by_what_stays(plan)
     for change in plan.delta.changed:
         node = plan.post.nodes[change.post]

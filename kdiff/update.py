@@ -74,6 +74,19 @@ class Fresh(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Initial:
+    """What a variable of a `Fresh` module starts with: `new` bytes at `offset` in place of `old` ones.
+
+    They must be there before any code of the module runs, and nothing is written if the old ones are not.
+    """
+
+    variable: Borrowed
+    offset: int
+    old: bytes
+    new: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """An update, ready for an emitter.
 
@@ -90,6 +103,7 @@ class Update:
     borrowed: tuple[Borrowed, ...]
     modules: tuple[ModuleIdentity, ...] = ()
     fresh: tuple[Fresh, ...] = ()
+    initial: tuple[Initial, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -6,17 +6,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from compiled import graph, planned
+from elftools.elf.elffile import ELFFile
 from fakemachine import MODULE, FakeMachine, proof
 from updates import PATCHES, make
 
 from kdiff.distribution import KernelSetup
 from kdiff.errors import KdiffError, Refused
 from kdiff.guest import Guest, Result
+from kdiff.kernel import Keep, SpecialSection
 from kdiff.kernel_log import complaints
 from kdiff.module_files import contents, module_files
 from kdiff.package import Package, save
@@ -81,6 +84,43 @@ def test_a_layout_of_nobody_knows_what_is_refused() -> None:
 
 def test_a_layout_that_the_author_accepts_asks_for_nothing() -> None:
     assert retyped(plan_of("one")).fresh(("item",)) == {}
+
+
+STARTS = "int limit = 3, other = 4; int (*ask)(struct item *) = use; int get(void) { return limit + other; }"
+
+
+@pytest.mark.parametrize(("old", "new"), [(3, 5), (3, 0), (0, 5)])  # what starts as 0 is in another section
+def test_a_variable_may_start_with_another_value_in_a_module_that_is_loaded_later(old: int, new: int) -> None:
+    before, after = (STARTS.replace("limit = 3", f"limit = {value}") for value in (old, new))
+    (plan,) = plan_of("one", before=TEXT + before, after=GROWN + after)
+    assert review(plan, True) == ()
+    assert {each.key for each in review(plan, False)} == {"review.data_changed"}
+    (item,) = plan.delta.initial
+    assert plan.post.nodes[item.post].name == "limit"
+    assert [(each.offset, each.old, each.new) for each in item.writes] == [(0, bytes([old]), bytes([new]))]
+
+
+def test_a_variable_that_starts_with_another_address_or_of_each_processor_is_refused() -> None:
+    (plan,) = plan_of("one", before=TEXT + STARTS, after=GROWN + STARTS.replace("= use", "= 0"))
+    assert {each.key for each in review(plan, True)} == {"review.data_changed"}
+    section = '__attribute__((section(".data..percpu"))) '
+    (plan,) = plan_of(
+        "one",
+        before=TEXT + section + STARTS,
+        after=GROWN + section + STARTS.replace("limit = 3", "limit = 5"),
+    )
+    assert "review.per_cpu_changed" in {each.key for each in review(plan, True)}
+
+
+@pytest.mark.parametrize("keep", [Keep.OWNER, Keep.ADDED])
+def test_a_variable_may_not_start_otherwise_if_a_table_about_code_refers_to_it(keep: Keep) -> None:
+    text = """int limit = 3; int get(void) { asm(".pushsection __keys, \\"a\\"; .quad get; .quad limit;"
+        ".popsection"); return limit; }"""
+    row = SpecialSection("__keys", 16, keep, owner=0)
+    before, after = TEXT + text, GROWN + text.replace("limit = 3", "limit = 5")
+    plan = planned(*(graph(each, "-g", special=(row,)) for each in (before, after)))
+    found = {each.key for each in review(plan, True)}
+    assert ("review.data_changed" in found) == (keep is Keep.OWNER)
 
 
 def test_a_variable_of_the_module_that_grows_is_refused_all_the_same() -> None:
@@ -269,7 +309,8 @@ def held(guest: Guest, folder: Path, line: str, status: int = 0) -> Result:
     return result
 
 
-LOAD = "insmod brd.ko rd_nr=1 rd_size=1024"
+START = "insmod brd.ko rd_nr=1"
+LOAD = f"{START} rd_size=1024"
 APPLY, UNDO = program("apply", "ksplice-fresh_brd.tar.gz"), program("undo", "fresh_brd")
 
 
@@ -283,6 +324,9 @@ def test_the_update_says_what_must_be_loaded_later(update: Package) -> None:
     (module,) = update.manifest["modules"]  # type: ignore[misc]
     assert (module["name"], module["new_layouts"]) == ("brd", ["struct brd_device"])
     assert [each["fresh"] for each in json.loads(update.proof)["modules"]] == [True]
+    (value,) = update.manifest["initial"]  # type: ignore[misc]
+    assert (value["module"], value["name"], value["offset"]) == ("brd", "rd_size", 1)
+    assert (value["old"], value["new"]) == ("40", "20")
 
 
 @pytest.mark.kernel
@@ -292,23 +336,45 @@ def test_a_module_gets_its_new_layout_when_it_is_loaded_after_the_update(guest: 
     held(guest, folder, LOAD)
     assert sectors(guest, folder) == 2048
     assert "target.loaded_already: module brd" in held(guest, folder, APPLY, status=3).output
+    held(guest, folder, "rmmod brd && insmod brd.ko rd_nr=1")
+    assert sectors(guest, folder) == 32768
     held(guest, folder, "rmmod brd")
     held(guest, folder, APPLY)
-    held(guest, folder, LOAD)
-    assert sectors(guest, folder) == 2056
-    held(
-        guest,
-        folder,
-        "busybox dd if=/dev/zero of=/dev/ram0 bs=4k count=100",
-    )
+    held(guest, folder, START)
+    assert sectors(guest, folder) == 16384 + 8
+    held(guest, folder, "busybox dd if=/dev/zero of=/dev/ram0 bs=4k count=100")
     assert "target.loaded_since: module brd" in held(guest, folder, UNDO, status=3).output
     assert "fresh_brd" in held(guest, folder, program("view")).output
     held(guest, folder, "rmmod brd")
     held(guest, folder, UNDO)
-    held(guest, folder, LOAD)
-    assert sectors(guest, folder) == 2048
+    held(guest, folder, START)
+    assert sectors(guest, folder) == 32768
     held(guest, folder, "rmmod brd")
+    held(guest, folder, APPLY)
+    held(guest, folder, LOAD)
+    assert sectors(guest, folder) == 2048 + 8  # the parameter counts, not what the variable starts with
+    held(guest, folder, "rmmod brd")
+    held(guest, folder, UNDO)
     assert complaints(guest.records()[start:]) == ()
+
+
+def other_value(module: bytes) -> bytes:
+    """Module brd, unsigned, whose variable rd_size starts with another value."""
+    module = module.removesuffix(b"~Module signature appended~\n")
+    elf = ELFFile(BytesIO(module))
+    (symbol,) = elf.get_section_by_name(".symtab").get_symbol_by_name("rd_size")
+    at = elf.get_section(symbol["st_shndx"])["sh_offset"] + symbol["st_value"] + 1
+    return module[:at] + bytes([module[at] ^ 1]) + module[at + 1 :]
+
+
+@pytest.mark.kernel
+@pytest.mark.guest
+def test_a_module_that_starts_with_another_value_already_is_kept_out(guest: Guest, folder: Path) -> None:
+    (folder / "other.ko").write_bytes(other_value((folder / "brd.ko").read_bytes()))
+    held(guest, folder, APPLY)
+    assert guest.run("insmod other.ko rd_nr=1", timeout=60, directory=folder).status != 0
+    assert "was made for another build of module brd: rd_size differs" in guest.log()
+    held(guest, folder, UNDO)
 
 
 @pytest.mark.kernel

@@ -26,6 +26,7 @@ from kdiff.errors import (
     Refused,
     json_of,
 )
+from kdiff.manifest import initial_as_json
 from kdiff.pipeline import Checked, check
 from kdiff.registry import Registry
 from kdiff.split import Kind
@@ -144,6 +145,9 @@ def _applies(verdict: Verdict, found: Checked) -> Iterator[str]:
     for fresh in found.update.fresh:
         types = ", ".join(fresh.types)
         yield f"  demands   module {fresh.module} to be loaded later, for new layouts: {types}"
+    for value in found.update.initial:
+        where = f"{value.variable.name}+{value.offset:#x} of module {value.variable.owner}"
+        yield f"  sets      {where} from {value.old.hex()} to {value.new.hex()} when it is loaded"
     for note in found.types.notes:
         yield f"  note      {note}"
     for borrowed in found.update.borrowed:
@@ -229,6 +233,7 @@ def as_json(verdict: Verdict) -> dict[str, object]:
             for each in found.types.accepted(found.request.accept_layouts)
         ],
         "fresh": [each._asdict() for each in found.update.fresh],
+        "initial": initial_as_json(found.update),
         "notes": list(found.types.notes),
         "units": list(proved(found)),
     }

@@ -25,6 +25,7 @@ class LivepatchEmitter:
     """The emitter `livepatch`."""
 
     name: str = "livepatch"
+    sets_initial: bool = True
 
     def redirects(self, graph: SectionGraph, function: int) -> bool:
         """Whether a function has an ftrace site."""

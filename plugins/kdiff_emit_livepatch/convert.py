@@ -51,6 +51,19 @@ def by_position(borrowed: Iterable[Borrowed]) -> tuple[Borrowed, ...]:
     return tuple(each for each in borrowed if each.how is How.POSITION)
 
 
+def variables(update: Update) -> tuple[Borrowed, ...]:
+    """The variables that `runtime.c` sets, under the names that it has for them."""
+    return tuple(
+        replace(each.variable, symbol=f"kdiff_variable_{number}")
+        for number, each in enumerate(update.initial)
+    )
+
+
+def looked_up(update: Update) -> tuple[Borrowed, ...]:
+    """All that the module has livepatch resolve."""
+    return by_position((*update.borrowed, *variables(update)))
+
+
 def check_update(update: Update) -> None:
     """Raise KdiffError `emit.update` if the update is none that this emitter can write."""
     problems = [
@@ -66,12 +79,12 @@ def check_update(update: Update) -> None:
 
 def _bad_names(update: Update) -> Iterable[str]:
     names = [(each.name, each.position) for each in update.replacements]
-    names += [(each.name, each.position) for each in by_position(update.borrowed)]
+    names += [(each.name, each.position) for each in looked_up(update)]
     for name, position in names:
         if not NAME.fullmatch(name) or len(name) >= KSYM_NAME_LEN or position < 0:
             yield f"livepatch cannot look up {name!r} at position {position}"
     known = {KERNEL, *(module.name for module in update.modules)}
-    needed_by = {each.needed_by for each in by_position(update.borrowed)}
+    needed_by = {each.needed_by for each in looked_up(update)}
     for owner in sorted({*update.targets, *needed_by} - known):
         yield f"it is not known which build of module {owner} is meant"
     for module in update.modules:

@@ -31,7 +31,7 @@ def make(update: Update, facts: KernelFacts, shop: Workshop) -> EmittedModule:
     file = module_file(update.id)
     convert.check_update(update)
     linked = workbench.build(update, shop)
-    module = stamp(convert.livepatch(object_model(read_bytes(linked, file)), update.borrowed))
+    module = stamp(convert.livepatch(object_model(read_bytes(linked, file)), convert.looked_up(update)))
     arrival.check(update, module)
     data = write_object(module)
     second_reader.check(data, linked, update, facts, shop)

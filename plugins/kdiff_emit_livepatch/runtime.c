@@ -8,6 +8,7 @@
 #include <linux/kernel.h>
 #include <linux/livepatch.h>
 #include <linux/module.h>
+#include <linux/string.h>
 #include <linux/types.h>
 
 #include "update.h"
@@ -108,11 +109,43 @@ differs:
 	return -ENOEXEC;
 }
 
+/* What a variable of a module that is loaded later starts with, and what it would start with by itself. */
+struct initial {
+	const char *name;
+	u8 *at;
+	const u8 *old;
+	const u8 *new;
+	size_t size;
+};
+
+/* Runs before any code of the module does, and before its parameters are set. */
+static int __maybe_unused set(struct klp_object *object, const struct initial *all)
+{
+	const struct initial *each;
+
+	for (each = all; each->size; each++)
+		if (memcmp(each->at, each->old, each->size)) {
+			pr_err("ksplice: Update " UPDATE_ID " was made for another build of module %s: %s differs\n",
+			       object->name, each->name);
+			return -ENOEXEC;
+		}
+	for (each = all; each->size; each++)
+		memcpy(each->at, each->new, each->size);
+	return 0;
+}
+
+#define VARIABLE(number) \
+	extern u8 variable_##number[] __asm__("kdiff_variable_" #number);
+
+#define INITIAL(number) \
+	{ NAME_##number, variable_##number + OFFSET_##number, old_##number, new_##number, sizeof(new_##number) },
+
 #define EXPECT(number, name, position, symbol) \
 	{ code_##number, known_##number, sizeof(code_##number) },
 
 #define DEFINE(index, module, is_fresh)						\
 	REPLACEMENTS_##index(DECLARE)						\
+	INITIAL_##index(VARIABLE)						\
 	static struct klp_func functions_##index[] = {				\
 		REPLACEMENTS_##index(ROW)					\
 		{ }								\
@@ -120,9 +153,15 @@ differs:
 	static const struct expectation expectations_##index[] = {		\
 		REPLACEMENTS_##index(EXPECT)					\
 	};									\
+	/* Not constant: livepatch fills in the addresses when it knows them. */ \
+	static struct initial initial_##index[] = {				\
+		INITIAL_##index(INITIAL)					\
+		{ }								\
+	};									\
 	static int pre_patch_##index(struct klp_object *object)			\
 	{									\
-		return look_at(object, expectations_##index, is_fresh);		\
+		return look_at(object, expectations_##index, is_fresh) ?:	\
+		       set(object, initial_##index);				\
 	}
 
 #define OBJECT(index, module, is_fresh)						\

@@ -26,9 +26,9 @@ from kdiff.api import (
 from kdiff_emit_livepatch.convert import (
     SHF_ALLOC,
     SHF_RELA_LIVEPATCH,
-    by_position,
     late_section,
     livepatch_name,
+    looked_up,
 )
 
 SHT_RELA = 4
@@ -58,7 +58,7 @@ def check(data: bytes, linked: bytes, update: Update, facts: KernelFacts, shop: 
             seen,
             describe_module(linked, name),
             data[4] == 2,
-            {each.needed_by for each in by_position(update.borrowed)},
+            {each.needed_by for each in looked_up(update)},
         ),
     ]
     if problems:
@@ -74,7 +74,7 @@ def _wrong_modinfo(seen: ModuleDescription, name: str) -> Iterator[str]:
 
 
 def _wrong_symbols(seen: ModuleDescription, update: Update) -> Iterator[str]:
-    wanted = sorted(livepatch_name(each) for each in by_position(update.borrowed))
+    wanted = sorted(map(livepatch_name, looked_up(update)))
     if sorted(seen.livepatch) != wanted:
         yield f"livepatch symbols are [{', '.join(seen.livepatch)}], not [{', '.join(wanted)}]"
     missing = {each.symbol for each in update.borrowed if each.how is How.EXPORT} - set(seen.undefined)

@@ -90,7 +90,8 @@ def header(update: Update) -> str:
     """The text of update.h: the update's id, its modules, and a row for each function to redirect.
 
     Of a function in a module also its code as it must be in memory, and which bytes of it are known: a module
-    may be loaded long after the update was applied. FRESH: those that must be loaded later, if there are any.
+    may be loaded long after the update was applied. FRESH: those that must be loaded later, if there are any,
+    with what their variables start with.
     """
     lines = [f"#define UPDATE_ID {_quoted(update.id)}"]
     ordered = sorted(update.replacements, key=lambda each: (each.name, each.position, each.target))
@@ -103,6 +104,13 @@ def header(update: Update) -> str:
     lines.append("#define REPLACEMENTS(ROW)" + _rows(numbered, KERNEL))
     for index, name in enumerate(names):
         lines.append(f"#define REPLACEMENTS_{index}(ROW)" + _rows(numbered, name))
+        found = [number for number, each in enumerate(update.initial) if each.variable.owner == name]
+        lines.append(f"#define INITIAL_{index}(ROW)" + "".join(f" ROW({number})" for number in found))
+    for number, value in enumerate(update.initial):
+        lines.append(f"#define NAME_{number} {_quoted(value.variable.name)}")
+        lines.append(f"#define OFFSET_{number} {value.offset}")
+        lines.append(f"static const u8 old_{number}[] = {{ {_bytes(value.old)} }};")
+        lines.append(f"static const u8 new_{number}[] = {{ {_bytes(value.new)} }};")
     fresh = [each.module for each in update.fresh]
     modules = "".join(
         f" MODULE({index}, {_quoted(name)}, {int(name in fresh)})" for index, name in enumerate(names)
