@@ -11,7 +11,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import compress
+from operator import ne
 from typing import NamedTuple
 
 KERNEL = "vmlinux"
@@ -48,10 +49,7 @@ class AddressBook:
         """The book of vmlinux's symbols; the columns are of one length, and `kinds` may be a string."""
         if not len(names) == len(addresses) == len(kinds):
             raise ValueError(f"columns of {len(names)}, {len(addresses)} and {len(kinds)} symbols")
-        book = cls(())
-        book.names, book.addresses, book._kinds = names, addresses, kinds
-        book._owners = (KERNEL,) * len(names)
-        return book
+        return cls._of(names, addresses, kinds, (KERNEL,) * len(names))
 
     @cached_property
     def entries(self) -> tuple[BookEntry, ...]:
@@ -64,11 +62,31 @@ class AddressBook:
 
     def only(self, owner: str) -> AddressBook:
         """The part of one owner."""
-        return AddressBook(line for line in self.lines() if line[3] == owner)
+        own = [each == owner for each in self._owners]
+        return self._of(
+            tuple(compress(self.names, own)),
+            tuple(compress(self.addresses, own)),
+            tuple(compress(self._kinds, own)),
+            tuple(compress(self._owners, own)),
+        )
 
     def joined(self, lines: Iterable[tuple[str, int, str, str]]) -> AddressBook:
         """This book with the lines of further owners behind it."""
-        return AddressBook(chain(self.lines(), lines))
+        more = AddressBook(lines)
+        return self._of(
+            (*self.names, *more.names),
+            (*self.addresses, *more.addresses),
+            (*self._kinds, *more._kinds),
+            (*self._owners, *more._owners),
+        )
+
+    @staticmethod
+    def _of(
+        names: Sequence[str], addresses: Sequence[int], kinds: Sequence[str], owners: Sequence[str]
+    ) -> AddressBook:
+        book = AddressBook(())
+        book.names, book.addresses, book._kinds, book._owners = names, addresses, kinds, owners
+        return book
 
     def beside(self, other: AddressBook) -> AddressBook:
         """This book with the lines of all further owners of another, from whom nobody imports (`of_any`)."""
@@ -112,9 +130,9 @@ class AddressBook:
         last = self._last
         found: dict[str, list[int]] = {}
         if len(last) != len(self.names):
-            for row, name in enumerate(self.names):
-                if last[name] != row:
-                    found.setdefault(name, []).append(row)
+            rows = range(len(self.names))
+            for row in compress(rows, map(ne, map(last.__getitem__, self.names), rows)):
+                found.setdefault(self.names[row], []).append(row)
         return {name: (*rows, last[name]) for name, rows in found.items()}
 
     @cached_property

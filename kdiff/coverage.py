@@ -95,12 +95,12 @@ class Against:
                     place=str(file),
                     remedy="name the module where its package has installed it",
                 )
-            return contents(files[name]), str(files[name])
+            return contents(files[name]), files[name]
 
         module = lay_out(
             self.memory,
             module_of(file),
-            contents(file),
+            contents(str(file)),
             str(file),
             lambda obj: self.plugins.architecture(obj.machine, obj.byte_order, obj.path),
             read_symvers(symvers),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -29,13 +30,13 @@ def canonical(name: str) -> str:
     return name.replace("-", "_")
 
 
-def module_files(tree: Path) -> Mapping[str, Path]:
-    """All modules below `tree` by name."""
+def module_files(tree: Path) -> Mapping[str, str]:
+    """The files of all modules below `tree`, by the modules' names."""
     found = {}
-    for file in sorted(tree.rglob("*.ko*")):
-        stem, dot, ending = file.name.partition(".ko")
+    for where, name in sorted((where, name) for where, _, names in os.walk(tree) for name in names):
+        stem, dot, ending = name.partition(".ko")
         if dot + ending in _UNPACK:
-            found[canonical(stem)] = file
+            found[canonical(stem)] = f"{where}/{name}"
     return MappingProxyType(found)
 
 
@@ -47,14 +48,15 @@ def builtin_modules(tree: Path) -> frozenset[str]:
     return frozenset(canonical(Path(line).stem) for line in listing.read_text().splitlines())
 
 
-def contents(file: Path) -> bytes:
+def contents(file: str) -> bytes:
     """The module's ELF file; KdiffError `module.unreadable`."""
     try:
-        return _UNPACK["." + file.name.partition(".")[2]](file.read_bytes())
+        path = Path(file)
+        return _UNPACK["." + path.name.partition(".")[2]](path.read_bytes())
     except (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError) as error:
         raise KdiffError(
             "module.unreadable",
             f"cannot be read: {error}",
-            place=str(file),
+            place=file,
             remedy="install the kernel's package again",
         ) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from itertools import compress
+from operator import ne
 from pathlib import Path
 
 from kdiff.addressbook import AddressBook
@@ -85,8 +87,10 @@ def _first_contradiction(given: AddressBook, book: AddressBook, pristine: bool) 
         slide = ours - theirs if ours is not None and theirs is not None else 0
     start = next((entry.address for entry in given.of_any("_text")), 0)
     places = dict(zip(book.names, book.addresses, strict=True))
-    for name, address in zip(given.names, given.addresses, strict=True):
-        if places.get(name) == address + slide or address < start:
+    addresses = [each + slide for each in given.addresses] if slide else given.addresses
+    others = map(ne, map(places.get, given.names), addresses)
+    for name, address in compress(zip(given.names, given.addresses, strict=True), others):
+        if address < start:
             continue
         known = book.address(name)
         if known in (None, address + slide) or given.address(name) is None:

@@ -70,7 +70,7 @@ class Targets:
                 remedy=f"let {self._config.directory / 'modules'} be the /lib/modules/{self._config.release}"
                 " of the kernel's package",
             )
-        return contents(self._files[name]), str(self._files[name])
+        return contents(self._files[name]), self._files[name]
 
     @cached_property
     def _patched(self) -> frozenset[str]:
@@ -91,7 +91,7 @@ class Targets:
         return next((each for each in places if each.is_dir()), places[0])
 
     @cached_property
-    def _files(self) -> Mapping[str, Path]:
+    def _files(self) -> Mapping[str, str]:
         return module_files(self._tree)
 
 
