@@ -136,10 +136,21 @@ def forced(place: Workplace) -> frozenset[str]:
 def read_by_makefiles(place: Workplace, path: str) -> bool:
     """Whether a makefile names the file as something that other files are generated from."""
     name = re.escape(posixpath.basename(path))
-    named = re.compile(
-        rf"^(?![^#\n]*-include)[^#\n]*\$[({{](?:src|srctree)[)}}]/\S*\b{name}(?!\S)", re.MULTILINE
+    named = re.compile(rf"\$[({{](src|srctree)[)}}]/(\S*\b{name})(?!\S)")
+    lines = (line.partition("#")[0] for line in _makefiles(place).splitlines())
+    return any(
+        _may_mean(found[1], found[2], path)
+        for line in lines
+        if "-include" not in line
+        for found in named.finditer(line)
     )
-    return named.search(_makefiles(place)) is not None
+
+
+def _may_mean(variable: str, named: str, path: str) -> bool:
+    """Whether a makefile's `$(src)/…` or `$(srctree)/…` may be this file; `src` is any makefile's folder."""
+    if "$" in named or ".." in named:
+        return True
+    return named == path or (variable == "src" and path.endswith(f"/{named}"))
 
 
 def _makefiles(place: Workplace) -> str:

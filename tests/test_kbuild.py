@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fakekernel import CORE, FakeKernel, make_fake_kernel
@@ -23,6 +24,7 @@ from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
 from kdiff.elf.read import read_bytes
 from kdiff.errors import KdiffError, Refusal, Refused
+from kdiff.includes import read_by_makefiles
 from kdiff.kbuild import Build, build, pristine_units
 from kdiff.makefiles import Remade, other_targets
 from kdiff.matchable import graph_to_match
@@ -444,6 +446,26 @@ def test_a_header_no_unit_includes_is_refused_alone_and_left_out_beside_code(fak
 
 def test_a_header_that_a_makefile_generates_from_is_refused(fake: FakeKernel) -> None:
     assert refusal_of(fake, fake.patch("net/origin.h", 2, "int new;")).key == "patch.generated"
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "read"),
+    [
+        ("$(obj)/names.h : $(srctree)/include/linux/net.h $(src)/Makefile", "include/linux/net.h", True),
+        ("$(obj)/names.h : $(srctree)/include/linux/net.h", "security/apparmor/include/net.h", False),
+        ("$(obj)/names.h : $(src)/net.h", "security/apparmor/net.h", True),
+        ("$(obj)/names.h : $(src)/include/net.h", "security/apparmor/net.h", False),
+        ("$(obj)/names.h : $(srctree)/arch/$(SRCARCH)/net.h", "arch/x86/net.h", True),
+        ("$(obj)/names.h : $(src)/../net.h", "security/net.h", True),
+        ("ccflags-y += -include $(srctree)/include/linux/net.h", "include/linux/net.h", False),
+        ("# $(srctree)/include/linux/net.h", "include/linux/net.h", False),
+    ],
+)
+def test_a_makefile_reads_a_header_if_its_whole_path_may_be_meant(
+    line: str, path: str, read: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "makefiles").write_text(f"{line}\n")
+    assert read_by_makefiles(SimpleNamespace(root=tmp_path), path) is read  # type: ignore[arg-type]
 
 
 def test_where_many_units_may_include_a_header_only_those_that_mention_the_change_are_preprocessed(
