@@ -346,15 +346,13 @@ def test_a_module_gets_its_new_layout_when_it_is_loaded_after_the_update(guest: 
     assert "target.loaded_since: module brd" in held(guest, folder, UNDO, status=3).output
     assert "fresh_brd" in held(guest, folder, program("view")).output
     held(guest, folder, "rmmod brd")
-    held(guest, folder, UNDO)
-    held(guest, folder, START)
-    assert sectors(guest, folder) == 32768
-    held(guest, folder, "rmmod brd")
-    held(guest, folder, APPLY)
     held(guest, folder, LOAD)
     assert sectors(guest, folder) == 2048 + 8  # the parameter counts, not what the variable starts with
     held(guest, folder, "rmmod brd")
     held(guest, folder, UNDO)
+    held(guest, folder, START)
+    assert sectors(guest, folder) == 32768
+    held(guest, folder, "rmmod brd")
     assert complaints(guest.records()[start:]) == ()
 
 
@@ -374,6 +372,9 @@ def test_a_module_that_starts_with_another_value_already_is_kept_out(guest: Gues
     held(guest, folder, APPLY)
     assert guest.run("insmod other.ko rd_nr=1", timeout=60, directory=folder).status != 0
     assert "was made for another build of module brd: rd_size differs" in guest.log()
+    held(guest, folder, START)
+    assert sectors(guest, folder) == 16384 + 8
+    held(guest, folder, "rmmod brd")
     held(guest, folder, UNDO)
 
 
@@ -389,5 +390,6 @@ def test_the_kernel_itself_keeps_the_module_out_at_other_times(guest: Guest, fol
     held(guest, folder, "echo 0 > /sys/module/ksplice_fresh_brd/parameters/open")
     assert guest.run(LOAD, timeout=60, directory=folder).status != 0
     assert guest.run("lsmod | grep -q ^brd", timeout=60).status != 0
+    held(guest, folder, f"echo 1 > /sys/module/ksplice_fresh_brd/parameters/open && {LOAD} && rmmod brd")
     held(guest, folder, UNDO)
     held(guest, folder, f"{LOAD} && rmmod brd")

@@ -4,12 +4,16 @@
  * redirect (update.h, generated), looks at the code of modules before it is
  * redirected, and tells the kernel log what became of the update.
  */
+#include <linux/elf.h>
 #include <linux/kallsyms.h>
 #include <linux/kernel.h>
 #include <linux/livepatch.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/string.h>
 #include <linux/types.h>
+#include <linux/version.h>
+#include <linux/vmalloc.h>
 
 #include "update.h"
 
@@ -67,6 +71,59 @@ static void post_unpatch(struct klp_object *object)
 	else
 		SAY("aborted");
 	applied = false;
+}
+
+#if defined(CONFIG_X86_64) && LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+/* Writes zeros to code or data of the update that nothing runs or reads; both may be read-only, so elsewhere. */
+static void empty(void *place, size_t size)
+{
+	struct page *pages[] = { vmalloc_to_page(place), vmalloc_to_page(place + size - 1) };
+	void *alias = vmap(pages, ARRAY_SIZE(pages), VM_MAP, PAGE_KERNEL);
+
+	if (!alias)
+		return;
+	memset(alias + offset_in_page(place), 0, size);
+	vunmap(alias);
+}
+
+/*
+ * When a module comes, livepatch fills in the addresses of its symbols, and
+ * keeps the module out if a place is not empty. Since commit 0c05e7bd2d01 it
+ * empties them when the module goes; before, somebody else must.
+ */
+static void __maybe_unused forget(struct klp_object *object)
+{
+	const struct klp_modinfo *own = THIS_MODULE->klp_info;
+	char tables[sizeof(".klp.rela..") + MODULE_NAME_LEN];
+	const Elf64_Shdr *table;
+	const Elf64_Rela *each;
+
+	snprintf(tables, sizeof(tables), ".klp.rela.%s.", object->name);
+	for (table = own->sechdrs; table < own->sechdrs + own->hdr.e_shnum; table++) {
+		void *section = (void *)own->sechdrs[table->sh_info].sh_addr;
+
+		if (!(table->sh_flags & SHF_RELA_LIVEPATCH) || !strstarts(own->secstrings + table->sh_name, tables))
+			continue;
+		each = (void *)table->sh_addr;
+		for (; (void *)each < (void *)table->sh_addr + table->sh_size; each++) {
+			unsigned int type = ELF64_R_TYPE(each->r_info);
+
+			if (type != R_X86_64_NONE)
+				empty(section + each->r_offset, type == R_X86_64_64 || type == R_X86_64_PC64 ? 8 : 4);
+		}
+	}
+}
+#else
+static void __maybe_unused forget(struct klp_object *object)
+{
+}
+#endif
+
+/* Runs when a module goes, but also after an undo: then nobody needs what is filled in, nor minds. */
+static void __maybe_unused module_gone(struct klp_object *object)
+{
+	if (object->mod->state != MODULE_STATE_LIVE)
+		forget(object);
 }
 
 /* The code of one function as it was when the update was made; bytes that may differ are not known. */
@@ -160,15 +217,22 @@ static int __maybe_unused set(struct klp_object *object, const struct initial *a
 	};									\
 	static int pre_patch_##index(struct klp_object *object)			\
 	{									\
-		return look_at(object, expectations_##index, is_fresh) ?:	\
-		       set(object, initial_##index);				\
+		int status = look_at(object, expectations_##index, is_fresh) ?:	\
+			     set(object, initial_##index);			\
+										\
+		if (status)							\
+			forget(object);						\
+		return status;							\
 	}
 
 #define OBJECT(index, module, is_fresh)						\
 	{									\
 		.name = module,							\
 		.funcs = functions_##index,					\
-		.callbacks = { .pre_patch = pre_patch_##index },		\
+		.callbacks = {							\
+			.pre_patch = pre_patch_##index,				\
+			.post_unpatch = module_gone,				\
+		},								\
 	},
 
 MODULES(DEFINE)
