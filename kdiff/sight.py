@@ -16,7 +16,6 @@ from kdiff.workplace import Workplace
 
 _WORD = re.compile(rb"\w+")
 _SET = rb"#[[:space:]]*(define|undef)[[:space:]]+%b"
-_SETTING = re.compile(rb"^([^:\n]+):.*\b(\w+)$", re.MULTILINE)
 _GUARD = rb"#[[:space:]]*if(ndef|[[:space:]]*![[:space:]]*defined)[^[:alnum:]_]*\w+"
 _FEW = 32
 """More macros than this, in all, are looked up in a list."""
@@ -117,8 +116,9 @@ class Sight:
         """The files that set macros, by their names."""
         found: dict[bytes, set[bytes]] = defaultdict(set)
         for text in self._grep("-HIowE", _SET % pattern):
-            for file, name in _SETTING.findall(text):
-                found[name].add(file)
+            for line in text.splitlines():
+                file, _, setting = line.partition(b":")
+                found[setting.split()[-1]].add(file)
         return found
 
     def _lines(self, flags: str, patterns: bytes) -> Iterator[bytes]:
