@@ -54,6 +54,17 @@ def test_nothing_heavy_is_imported(everything: list[str]) -> None:
     assert not set(HEAVY) & set(everything)
 
 
+def test_nothing_heavy_is_imported_to_read_arguments() -> None:
+    code = (
+        "import sys\nfrom kdiff.target.main import run_apply\nrun_apply(['no.tar.gz'])\nprint(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "kdiff.target.apply" in done.stdout.split()
+    assert not set(HEAVY) & set(done.stdout.split())
+
+
 def test_few_modules_are_imported(everything: list[str]) -> None:
     assert len(everything) < MOST_MODULES
 

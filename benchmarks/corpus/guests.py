@@ -11,6 +11,7 @@ loaded then, and unloaded before it is undone; such a batch has its own boot, so
 
 from __future__ import annotations
 
+import compileall
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from releaselab import say
 
 from corpus.outcomes import Created, Tried, counted, save
 from corpus.trees import Trees
+from kdiff import target
 from kdiff.addressbook import KERNEL
 from kdiff.errors import KdiffError
 from kdiff.guest import SHARE, Guest, Result
@@ -115,6 +117,7 @@ class Machine:
 def try_all(both: Trees, updates: Iterable[Created]) -> None:
     """Try every update, and save what became of it."""
     machine: Machine | None = None
+    compileall.compile_dir(target.__path__[0], quiet=1)  # as installing it does; a guest only reads it
     try:
         for batch in counted(batches(updates), "guest, batches"):
             if machine is None or machine.updates >= PER_BOOT or (batch[0].fresh and machine.updates):

@@ -176,9 +176,19 @@ class _ApiVersion(argparse.Action):
         parser.exit()
 
 
+def _layout(prog: str) -> argparse.HelpFormatter:
+    """How help is laid out. argparse asks with each option, and would import shutil for the width."""
+    columns = os.environ.get("COLUMNS", "")
+    try:
+        width = int(columns) if columns.isdecimal() else os.get_terminal_size().columns
+    except OSError:
+        width = 0
+    return argparse.HelpFormatter(prog, width=(width or 80) - 2)
+
+
 def _parser(program: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=program, description=description, allow_abbrev=False, add_help=False
+        prog=program, description=description, allow_abbrev=False, add_help=False, formatter_class=_layout
     )
     parser.add_argument("-?", "-h", "--help", action="help", help="show this and exit")
     parser.add_argument(
