@@ -153,8 +153,7 @@ def test_the_culprit_of_a_batch_is_named(
 def test_modules_that_must_be_loaded_later_are(tmp_path: Path, booted: list[FakeGuest]) -> None:
     found = tried(tmp_path, "one", "two", fresh=("late",))
     assert {(each.result, each.loaded) for each in found.values()} == {("held", ("late",))}
-    assert len(booted) == 1
-    assert (booted[0].modules, booted[0].late) == ({}, [True])
+    assert [(each.modules, each.late) for each in booted] == [({}, [True]), ({}, [True])]
 
 
 def test_a_module_that_does_not_go_is_told(tmp_path: Path, booted: list[FakeGuest]) -> None:
@@ -168,3 +167,12 @@ def test_other_updates_are_no_company_for_those() -> None:
         ["0", "2", "4"],
         ["1", "3", "5"],
     ]
+
+
+def test_two_that_have_a_module_loaded_later_are_no_company_for_each_other() -> None:
+    targets = (("vmlinux", "can"), ("vmlinux", "isotp"), ("can", "isotp"))
+    made = [
+        Created(str(n), "update", targets=each, fresh=tuple(set(each) - {"vmlinux"}))
+        for n, each in enumerate(targets)
+    ]
+    assert [[each.id for each in batch] for batch in guests.batches(made)] == [["0", "1"], ["2"]]

@@ -141,7 +141,10 @@ def try_all(both: Trees, updates: Iterable[Created]) -> None:
 
 
 def batches(updates: Iterable[Created]) -> Iterator[tuple[Created, ...]]:
-    """Updates by the ten, of which no two replace the same function, and whose modules are loaded alike."""
+    """Updates by the ten, of which no two replace the same function, and whose modules are loaded alike.
+
+    No two change the same module if one of them has it loaded later: those may not be applied together.
+    """
     waiting = sorted(updates, key=lambda each: bool(each.fresh))
     while waiting:
         batch: list[Created] = []
@@ -149,9 +152,10 @@ def batches(updates: Iterable[Created]) -> Iterator[tuple[Created, ...]]:
         later = []
         for each in waiting:
             alike = not batch or bool(batch[0].fresh) == bool(each.fresh)
-            if alike and len(batch) < BATCH and not taken.intersection(each.functions):
+            claimed = {*each.functions, *(_modules(each) if each.fresh else ())}
+            if alike and len(batch) < BATCH and taken.isdisjoint(claimed):
                 batch.append(each)
-                taken.update(each.functions)
+                taken |= claimed
             else:
                 later.append(each)
         waiting = later
