@@ -97,13 +97,13 @@ static void __maybe_unused forget(struct klp_object *object)
 	char tables[sizeof(".klp.rela..") + MODULE_NAME_LEN];
 	const Elf64_Shdr *table;
 	const Elf64_Rela *each;
+	void *section;
 
 	snprintf(tables, sizeof(tables), ".klp.rela.%s.", object->name);
 	for (table = own->sechdrs; table < own->sechdrs + own->hdr.e_shnum; table++) {
-		void *section = (void *)own->sechdrs[table->sh_info].sh_addr;
-
 		if (!(table->sh_flags & SHF_RELA_LIVEPATCH) || !strstarts(own->secstrings + table->sh_name, tables))
 			continue;
+		section = (void *)own->sechdrs[table->sh_info].sh_addr;
 		each = (void *)table->sh_addr;
 		for (; (void *)each < (void *)table->sh_addr + table->sh_size; each++) {
 			unsigned int type = ELF64_R_TYPE(each->r_info);
