@@ -136,6 +136,7 @@ class Choosy:
     """An emitter that finds out only when all is bound that it cannot write an update."""
 
     name = "choosy"
+    sets_initial = False
 
     def redirects(self, graph: SectionGraph, function: int) -> bool:
         return True

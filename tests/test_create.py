@@ -164,6 +164,7 @@ class Bold:
     """An emitter that objects to nothing."""
 
     name = "bold"
+    sets_initial = False
 
     def redirects(self, graph: SectionGraph, function: int) -> bool:
         return True
@@ -183,6 +184,13 @@ def test_an_emitter_that_would_leave_a_constant_unwritten_is_overruled(kernel: K
     with pytest.raises(Refused) as caught:
         create(request(kernel, PATCHES / "refused" / "in_place.patch", emitter="bold"), plugins, print)
     assert {refusal.key for refusal in caught.value.refusals} == {"bind.in_place"}
+
+
+def test_an_emitter_that_sets_no_variables_is_overruled(kernel: KernelSetup) -> None:
+    plugins = replace(registry.load(), emitters={"bold": Bold()})
+    with pytest.raises(Refused) as caught:
+        create(request(kernel, PATCHES / "fresh_brd.patch", emitter="bold"), plugins, print)
+    assert {refusal.key for refusal in caught.value.refusals} == {"review.data_changed"}
 
 
 def test_a_refusal_has_a_case_for_every_patch_in_the_folder() -> None:
