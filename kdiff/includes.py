@@ -26,6 +26,8 @@ _PATTERN = r'^[[:space:]]*#[[:space:]]*include(_next)?[[:space:]]*[<"][^<>"]+[">
 _LINE = re.compile(r'^([^:\n]+):.*?([<"])([^<>"\n]+)[">]$', re.MULTILINE)
 _FORCED = re.compile(r"(?<!-)-include\s+\S*?([^/\s]+\.h)\b")
 _FILE = re.compile(r"^.*(?:-include\s|\$[({](?:src|srctree)[)}]/).*$", re.MULTILINE)
+_PLAIN = re.compile(r"(?!\.{0,2}/)(?!\S*/\.{0,2}/)[\w.+/-]+")
+"""A path that can be written in no other way."""
 MAKEFILE = re.compile(r"Makefile(\..*)?|Kbuild(\..*)?")
 
 TEXTS = (".c", ".h", ".S", ".inc", ".inl", ".def")
@@ -148,7 +150,7 @@ def read_by_makefiles(place: Workplace, path: str) -> bool:
 
 def _may_mean(variable: str, named: str, path: str) -> bool:
     """Whether a makefile's `$(src)/…` or `$(srctree)/…` may be this file; `src` is any makefile's folder."""
-    if "$" in named or ".." in named:
+    if not _PLAIN.fullmatch(named):
         return True
     return named == path or (variable == "src" and path.endswith(f"/{named}"))
 
