@@ -63,13 +63,7 @@ def in_place(
     equivalent: Equivalent,
 ) -> tuple[InPlace, ...]:
     """The items for `differing`: post ids of nodes whose own bytes or references differ, but nothing else."""
-    pairs = [pairing.by_post[index] for index in sorted(differing)]
-    both = [(pre.nodes[pair.pre], post.nodes[pair.post]) for pair in pairs if pair.sure]
-    both = [
-        (one, other)
-        for one, other in both
-        if _may(pre, one, Kind.CONSTANT) and _may(post, other, Kind.CONSTANT) and _fits(one, other)
-    ]
+    both = _writable(pre, post, pairing, differing, Kind.CONSTANT)
     held = _holders(pre) if both else {}
     found = []
     for one, other in both:
@@ -87,13 +81,7 @@ def initial_values(
     equivalent: Equivalent,
 ) -> tuple[InPlace, ...]:
     """The items for variables among `differing`, which a module could start with."""
-    pairs = [pairing.by_post[index] for index in sorted(differing)]
-    both = [(pre.nodes[pair.pre], post.nodes[pair.post]) for pair in pairs if pair.sure]
-    both = [
-        (one, other)
-        for one, other in both
-        if _may(pre, one, Kind.DATA) and _may(post, other, Kind.DATA) and _fits(one, other)
-    ]
+    both = _writable(pre, post, pairing, differing, Kind.DATA)
     listed, listed_later = (_listed(pre), _listed(post)) if both else (frozenset(), frozenset())
     found = []
     for one, other in both:
@@ -112,6 +100,19 @@ def _listed(graph: SectionGraph) -> frozenset[int]:
         if node.table is not None and node.table.keep is Keep.OWNER
         for reference in graph.references[node.id]
     )
+
+
+def _writable(
+    pre: SectionGraph, post: SectionGraph, pairing: Pairing, differing: Iterable[int], kind: Kind
+) -> list[tuple[Node, Node]]:
+    """The pairs of a kind, in order, that could get their contents where they lie."""
+    pairs = [pairing.by_post[index] for index in sorted(differing)]
+    both = [(pre.nodes[pair.pre], post.nodes[pair.post]) for pair in pairs if pair.sure]
+    return [
+        (one, other)
+        for one, other in both
+        if _may(pre, one, kind) and _may(post, other, kind) and _fits(one, other)
+    ]
 
 
 def _fits(one: Node, other: Node) -> bool:
