@@ -120,7 +120,11 @@ class Carrier:
         )  # fmt: skip
 
     def _relocate(self, unit: int, source: int, reference: Reference, symbol: int) -> None:
-        """Write the records of one field; `symbol` is that of the reference's target."""
+        """Write the records of one field; `symbol` is that of the reference's target.
+
+        A whole field whose addend is in its record becomes zero: the assembler fills in branches within a
+        section, and x86's module loader takes no field that is not empty (arch/x86/kernel/module.c).
+        """
         graph = self._graphs[unit]
         index, offset, _ = self._places[unit, source]
         section, at = self._sections[index], offset + reference.offset
@@ -131,11 +135,10 @@ class Carrier:
                 named = self._label(unit, term.node, term.label)
             else:
                 named = symbol if term.node == reference.target else self._own(unit, term.node)
-            implicit = _is_implicit(graph.obj)
-            if implicit:
-                field, howto = slice(at, at + reference.howto.size), reference.howto
-                raw, order = bytes(section.data[field]), graph.arch.byte_order
-                section.data[field] = howto.insert(raw, term.addend << howto.drops, order)
+            implicit, howto = _is_implicit(graph.obj), reference.howto
+            if implicit or (howto.plain and howto.alone):
+                field, kept = slice(at, at + howto.size), term.addend << howto.drops if implicit else 0
+                section.data[field] = howto.insert(bytes(section.data[field]), kept, graph.arch.byte_order)
             section.relocations.append(Relocation(at, term.type, named, 0 if implicit else term.addend))
 
     def _own(self, unit: int, node: int) -> int:

@@ -13,6 +13,8 @@ from kdiff.graph import SectionGraph
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.split import Kind
 
+PLT32 = 4
+
 
 def carried(graph: SectionGraph, *names: str) -> Relocatable:
     """An object of the nodes with these names, references between them joined and others left out."""
@@ -81,6 +83,26 @@ def test_references_keep_their_whole_addend() -> None:
     after = [(r.offset, r.type, r.addend) for r in section(made, ".text.f").relocations]
     assert after == before
     assert {addend for *_, addend in after} == {3 - 5, -8}
+
+
+def test_branches_that_the_assembler_filled_in_get_records_and_empty_fields() -> None:
+    text = """
+        .section .sched.text, "ax"
+        .type callee, @function
+        .type caller, @function
+        callee: ret
+        .size callee, . - callee
+        .fill 300, 1, 0xcc
+        caller: call callee; jne callee; ret
+        .size caller, . - caller
+    """
+    found = graph(text, ASSEMBLY)
+    assert not len(found.obj.relocations)
+    for names in (["caller"], ["callee", "caller"]):
+        made = section(carried(found, *names), ".sched.text.caller")
+        assert made.data == bytes.fromhex("e800000000 0f8500000000 c3")
+        found_records = [(each.offset, each.type, each.addend) for each in made.relocations]
+        assert found_records == [(1, PLT32, -4), (7, PLT32, -4)]
 
 
 def test_an_undefined_symbol_is_made_once() -> None:

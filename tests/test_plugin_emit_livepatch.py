@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from compiled import ASSEMBLY, graph, named
 from elfwriter import FILE, FUNC, GLOBAL, LIVEPATCH, LOCAL, NOBITS, Sec, Sym, elf, relocatable
 from kdiff_arch_x86_64 import X86_64
 from kdiff_emit_livepatch import LivepatchEmitter, arrival, convert, second_reader, workbench
@@ -21,15 +22,15 @@ from kdiff.elf.model import model
 from kdiff.elf.read import read_bytes
 from kdiff.elf.write import Relocatable, Relocation, Section, Symbol, write
 from kdiff.emit import Workshop
-from kdiff.errors import KdiffError
-from kdiff.graph import build
+from kdiff.errors import KdiffError, Refusal
+from kdiff.graph import SectionGraph, build
 from kdiff.guest import Guest
 from kdiff.kernel import Keep, KernelFacts, ModuleIdentity, SpecialSection
 from kdiff.kernel_log import LogRecord, complaints
 from kdiff.plan import Plan, plan
 from kdiff.update import Borrowed, How, Replacement, Update
 
-PC32, ABS64 = 2, 1
+PC32, ABS64, PC8 = 2, 1, 15
 CALL = b"\xe8\0\0\0\0"
 
 
@@ -268,8 +269,14 @@ def test_a_module_for_another_release_is_an_error_that_names_both(tmp_path: Path
     assert caught.value.key == "emit.vermagic"
 
 
-def use(name: str) -> Sec:
-    return Sec(".text.more", CALL, "ax", relocs=((1, PC32, name, -4),))
+def use(name: str, type: int = PC32) -> Sec:
+    return Sec(".text.more", CALL, "ax", relocs=((1, type, name, -4),))
+
+
+def filled(module: Relocatable) -> Relocatable:
+    """What the assembler knew of a branch is left in its field."""
+    code = section(module, ".text.f").data
+    return with_section(module, ".text.f", data=code[:1] + b"\x10" + code[2:])
 
 
 def dropped(module: Relocatable) -> Relocatable:
@@ -296,6 +303,8 @@ def twice(module: Relocatable) -> Relocatable:
         (r"\.text\.f had 3 relocations when it was linked and has 2", {"tampered": dropped}),
         ("not exactly the relocations of livepatch symbols", {"tampered": put_back}),
         ("livepatch symbols are", {"tampered": twice}),
+        (r"\.text\.f\+0x1, which is relocated, is not empty", {"tampered": filled}),
+        (r"\.text\.more\+0x1 has a relocation of type 15", {"more": (use("seq_puts", PC8),)}),
     ],
 )
 def test_a_module_that_the_loader_would_refuse_is_an_error(
@@ -403,6 +412,31 @@ def test_a_function_without_an_ftrace_site_at_its_entry_is_refused(site: int | N
     (refusal,) = LivepatchEmitter().review(planned(site), LIVE)
     assert (refusal.key, refusal.place) == ("livepatch.no_fentry", "unit.o: .text.f")
     assert "f has no ftrace site" in refusal.reason
+
+
+def test_a_short_branch_to_a_neighbour_of_the_same_section_is_refused() -> None:
+    def unit(back: int) -> SectionGraph:
+        text = f"""
+            .section .sched.text, "ax"
+            .type near, @function
+            .type f, @function
+            near: ret
+            .size near, . - near
+            .fill {back}, 1, 0xcc
+            f: nop; jmp near
+            .size f, . - f
+        """
+        return graph(text, ASSEMBLY)
+
+    def short(back: int) -> list[Refusal]:
+        post = unit(back)
+        carrying = replace(planned(0), post=post, carried=(named(post, "f").id,))
+        return [each for each in LivepatchEmitter().review(carrying, LIVE) if each.key == "emit.relocation"]
+
+    (refusal,) = short(40)
+    assert refusal.place == "unit.o: .sched.text+0x2b"
+    assert "f refers to near by R_X86_64_PC8" in refusal.reason
+    assert short(200) == []
 
 
 def test_a_kernel_without_livepatch_is_refused_and_one_of_unknown_configuration_is_not() -> None:

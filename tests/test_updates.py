@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.kernel, pytest.mark.guest]
 
 BIND = """python3 -c "import socket; socket.socket().bind(('127.9.9.9', 0))" 2>/dev/null"""
 """What inet_addr_type decides, by way of an inline function without an ftrace site."""
+SLEEP = "sleep 2 & sleep 1; kill -STOP $! && sleep 0.3 && kill -CONT $! && wait $!"
+"""It goes on in hrtimer_nanosleep_restart, whose call of a neighbour in its section has no relocation."""
 PORT = Path(__file__).parent.parent / "examples" / "port.sh"
 
 
@@ -55,6 +57,7 @@ CASES = (
     Case(
         PATCHES / "kernel_clone.patch", "true; dmesg | grep -Eq 'kdiff test: (one|two|three) tasks'", "true"
     ),
+    Case(PATCHES / "kernel_sleep_on.patch", f"{SLEEP}; dmesg | grep -q 'kdiff test: slept on'", SLEEP),
     Case(PATCHES / "net_inline.patch", f"! {BIND}", BIND),
     Case(EXAMPLE, f"{PORT} 6688 silent && {PORT} 6689 answers", f"{PORT} 6688 answers"),
 )

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 SITE_TABLES = ("__mcount_loc", "__patchable_function_entries")
 ENTRY_SECTIONS = (".noinstr.text", ".entry.text")
 """Where the kernel keeps code that must not be traced (include/linux/compiler_types.h, asm/linkage.h)."""
+EM_X86_64 = 62
+LOADED_TYPES = {EM_X86_64: frozenset((0, 1, 2, 4, 10, 11, 24))}
+"""By machine, the types of relocations that the kernel applies to modules, where that is not all there are.
+
+Those of apply_relocate_add in arch/x86/kernel/module.c, which livepatch uses as well.
+"""
 ENTRY_REACH = 16
 """How many bytes behind a function's entry its site may lie: past endbr64 or bti, or ppc64le's TOC setup."""
 
@@ -42,6 +48,7 @@ def review(plan: Plan, facts: KernelFacts) -> Iterator[Refusal]:
                 f"the patch adds {node.table.meaning.what} in {node.section_name}, {node.table.meaning.why}",
                 node.table.meaning.remedy,
             )
+    yield from _short_branches(plan)
     if not plan.replaced:
         return
     if facts.config and facts.config.get("CONFIG_LIVEPATCH") != "y":
@@ -71,6 +78,24 @@ def review(plan: Plan, facts: KernelFacts) -> Iterator[Refusal]:
                 " so livepatch cannot redirect it",
                 "make the change in the functions that call it, or reboot into a fixed kernel",
             )
+
+
+def _short_branches(plan: Plan) -> Iterator[Refusal]:
+    """Branches between functions that are too short for a module, whose functions lie anywhere."""
+    types = LOADED_TYPES.get(plan.post.obj.machine)
+    if types is None:
+        return
+    for index in plan.carried:
+        node = plan.post.nodes[index]
+        for reference in plan.post.references[index]:
+            if reference.howto.type not in types:
+                yield Refusal(
+                    "emit.relocation",
+                    plan.post.where(node, reference.offset),
+                    f"{node.label} refers to {plan.post.nodes[reference.target].label} by"
+                    f" {reference.howto.name}, which the kernel does not take in modules",
+                    "let another function than these two, which lie side by side, do the change",
+                )
 
 
 def has_site(graph: SectionGraph, function: int) -> bool:

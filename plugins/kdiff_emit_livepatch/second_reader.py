@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read the finished module with another ELF reader, as the kernel's module loader would.
 
-What is looked at: modinfo, undefined symbols against Module.symvers and `__versions`, the livepatch symbols
-and the number of relocations of each section, which must be those of the module as it was linked.
+What is looked at: modinfo, undefined symbols against Module.symvers and `__versions`, the livepatch symbols,
+the number of relocations of each section, which must be those of the module as it was linked, and on x86-64
+whether what they write to is empty.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from kdiff_emit_livepatch.convert import (
     livepatch_name,
     looked_up,
 )
+from kdiff_emit_livepatch.review import EM_X86_64, LOADED_TYPES
 
 SHT_RELA = 4
+X86_64_WIDE = (1, 24)
+"""R_X86_64_64 and R_X86_64_PC64; what else a module may have is 4 bytes wide (arch/x86/kernel/module.c)."""
 MODVERSION = 64
 """sizeof(struct modversion_info): an unsigned long, then the name (include/linux/module.h)."""
 
@@ -60,6 +64,7 @@ def check(data: bytes, linked: bytes, update: Update, facts: KernelFacts, shop: 
             data[4] == 2,
             {each.needed_by for each in looked_up(update)},
         ),
+        *_not_loaded(seen, data),
     ]
     if problems:
         raise KdiffError(
@@ -135,3 +140,16 @@ def _wrong_relocations(
     if tables != of_livepatch or owners != wanted:
         wrong = sorted({*((tables - of_livepatch) + (of_livepatch - tables)), *(owners ^ wanted)})
         yield f"{', '.join(wrong)}: not exactly the relocations of livepatch symbols"
+
+
+def _not_loaded(seen: ModuleDescription, data: bytes) -> Iterator[str]:
+    """Relocations that x86-64's loader does not know, or to fields that are not zero, which it refuses."""
+    if seen.machine != EM_X86_64:
+        return
+    begins = {section.name: section.offset for section in seen.sections}
+    for each in seen.relocations:
+        at = begins[each.section] + each.offset
+        if each.type not in LOADED_TYPES[EM_X86_64]:
+            yield f"{each.section}+{each.offset:#x} has a relocation of type {each.type}"
+        if each.type and any(data[at : at + (8 if each.type in X86_64_WIDE else 4)]):
+            yield f"{each.section}+{each.offset:#x}, which is relocated, is not empty"
