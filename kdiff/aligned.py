@@ -42,8 +42,8 @@ def _uses(graph: SectionGraph, node: Node, name: Name) -> list[tuple[Hashable, i
         done = []
         for at, size, text in code:
             plain = reference.offset < at + size
-            is_branch = graph.arch.branch(contents[at : at + size]) is not None
-            done.append(text.partition(" ")[0] if plain or is_branch else text)
+            short = plain or graph.arch.branch(contents[at : at + size]) is not None
+            done.append(text.partition(" ")[0] if short else text)
             if plain:
                 break
         found.append(((*done, reference.howto.name, reference.addend, name(reference)), reference.target))

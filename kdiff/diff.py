@@ -131,7 +131,7 @@ class _Comparison:
             yield Cause("section", f"moved from {one.section_name} to {other.section_name}")
         if one.size != other.size:
             yield Cause("size", f"size was {one.size}, is {other.size}", min(one.size, other.size))
-        if one.size == other.size:
+        if one.size == other.size and self.pre.contents(one) != self.post.contents(other):
             ours, theirs = _plain(self.pre, one), _plain(self.post, other)
             if ours != theirs and not self.only_lines_moved(one, other):
                 at = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)

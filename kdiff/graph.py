@@ -14,16 +14,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from operator import attrgetter
+from typing import NamedTuple
 
 from kdiff.alike import Scope
-from kdiff.arch import Architecture
+from kdiff.arch import Architecture, Howto
 from kdiff.compound import Record, records
 from kdiff.elf.read import (
-    RESERVED,
     SHF_EXECINSTR,
     STB_LOCAL,
     STB_WEAK,
-    STT_SECTION,
     Column,
     Object,
 )
@@ -148,14 +147,18 @@ def build(
 
 def _nodes(obj: Object, habits: Habits, pieces: Iterable[Piece]) -> Iterator[Node]:
     name, current, aligned = "", 0, 1
+    names: tuple[str, ...]
     standing, constant, remade = Standing.ORDINARY, False, None
     for index, (section, start, size, kind, labels, table, row) in enumerate(pieces):
         if section != current:
             current, name = section, obj.section_name(section)
             aligned = max(obj.row(section)[8], 1)
             standing, constant, remade = _meaning(habits, name)
-        names, local, weak = tuple[str, ...](), True, False
-        if labels:
+        names, local, weak = (), True, False
+        if len(labels) == 1:
+            _, _, _, binding, _, only = labels[0]
+            names, local, weak = (only,) if only else (), binding == STB_LOCAL, binding == STB_WEAK
+        elif labels:
             names = tuple(dict.fromkeys([each.name for each in labels if each.name]))
             bindings = {each.binding for each in labels}
             local, weak = bindings == {STB_LOCAL}, STB_WEAK in bindings
@@ -241,29 +244,50 @@ def _resolved(
         yield Reference(each.offset, each.howto, target.id, inner, each.share, True, None, entry)
 
 
+class _Stored(NamedTuple):
+    """What most records need of their type: those that mean something alone, and count from nothing else."""
+
+    howto: Howto
+    size: int
+    bias: int
+    end_relative: bool
+    relative: bool
+
+
+@lru_cache(maxsize=64)
+def _stored(arch: Architecture) -> Mapping[int, _Stored]:
+    return {
+        kind: _Stored(each, each.size, each.bias, each.end_relative, each.end_relative or each.pc_relative)
+        for kind, each in arch.howtos.items()
+        if each.alone and not each.base and each.entry is None
+    }
+
+
 def _made(
     obj: Object, arch: Architecture, node: Node, rows: list[Raw], code: Code | None, lookup: Lookup
 ) -> list[Reference]:
     """A node's references. What most records say is told here, and by `_reference` what the others do."""
-    howtos = [arch.howtos.get(row[2]) for row in rows]
-    if not all(howto is not None and howto.alone for howto in howtos):
-        return [_reference(obj, arch, node, each, code, lookup) for each in records(obj, arch, rows)]
-    table, start, size = node.table, node.start, node.size
+    table, stored = node.table, _stored(arch)
     odd = table is not None and (table.from_start or table.ahead or table.counts)
+    known = [] if odd else [stored[row[2]] for row in rows if row[2] in stored]
+    if len(known) != len(rows):
+        return [_reference(obj, arch, node, each, code, lookup) for each in records(obj, arch, rows)]
+    start, total, reached = node.start, node.size, lookup.reached
     made = []
-    for (_, place, _, symbol, addend, implicit), howto in zip(rows, howtos, strict=True):
-        assert howto is not None
+    for (_, place, _, symbol, addend, implicit), (howto, size, bias, from_end, relative) in zip(
+        rows, known, strict=True
+    ):
         offset, share, branch = place - start, 0, False
-        if odd or implicit or howto.base or howto.entry is not None or offset + howto.size > size:
+        if implicit or offset + size > total:
             record = Record(place, howto, symbol, addend, implicit)
             made.append(_reference(obj, arch, node, record, code, lookup))
             continue
         if code is not None:
-            share = howto.bias
-            if howto.end_relative or howto.pc_relative:
+            share = bias
+            if relative:
                 end, branch = code.around(howto, offset)
-                share = offset - end if howto.end_relative else share
-        target, inner = _target(obj, symbol, addend - share, lookup)
+                share = offset - end if from_end else share
+        target, inner = reached(symbol, addend - share)
         made.append(Reference(offset, howto, target, inner, share, branch))
     return made
 
@@ -289,26 +313,16 @@ def _reference(
         share = place - origin
     elif node.table is not None and node.table.from_start and howto.pc_relative:
         share = offset
-    target, inner = _target(obj, symbol, addend - share, lookup)
+    target, inner = lookup.reached(symbol, addend - share)
     if node.table is not None:
         if node.table.ahead:
             target, inner = behind_padding(lookup.nodes, target, inner)
         if counts_nothing(node.table, obj.contents(node.section)[node.start :], offset):
             target, inner = node.id, 0
-    less = None if minus is None else _target(obj, *minus, lookup)
+    less = None if minus is None else lookup.reached(*minus)
     if howto.base:
         less = lookup.extern(howto.base), 0
     entry = 0
     if howto.entry is not None:
         inner, entry = lookup.entered(howto.entry, symbol, target, inner)
     return Reference(offset, howto, target, inner, share, branch, less, entry)
-
-
-def _target(obj: Object, index: int, addend: int, lookup: Lookup) -> tuple[int, int]:
-    _, value, _, kind, _, _, section = lookup.symbols[index]
-    if section == 0 or section >= RESERVED:
-        return lookup.undefined(index), addend
-    node = lookup.at(section, value + addend if kind == STT_SECTION else value)
-    if node is None:
-        return lookup.extern(f"{obj.section_name(section)}:{obj.symbol_name(index)}"), addend
-    return node.id, value + addend - node.start

@@ -39,7 +39,9 @@ Labels = Mapping[int, list[Label]]
 def labels_in(obj: Object, arch: Architecture, sections: Column) -> Labels:
     """The labels of some sections, of which the first is none."""
     marks, found = arch.mapping_symbols, dict[int, list[Label]]()
-    chosen = np.append(sections, False).take(obj.symbols["section"], mode="clip").nonzero()[0]
+    wanted = np.zeros(len(sections) + 1, bool)
+    wanted[:-1] = sections
+    chosen = wanted.take(obj.symbols["section"], mode="clip").nonzero()[0]
     rows = zip(chosen.tolist(), obj.symbols[chosen].tolist(), strict=True)
     for index, (_, value, size, kind, binding, other, home) in rows:
         if kind == STT_SECTION:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdiff.elf.read import STB_WEAK, STT_FUNC, STT_SECTION, Object
+from kdiff.elf.read import RESERVED, STB_WEAK, STT_FUNC, STT_SECTION, Object
 from kdiff.elf.relocations import Raw
 from kdiff.habits import Habits
 from kdiff.labels import Labels
@@ -42,6 +42,8 @@ class Lookup:
         self._first_extern = len(nodes)
         self._by_name: dict[str, int] = {}
         self._undefined: dict[int, int] = {}
+        self._reached: dict[int, tuple[int, int]] = {}
+        self._bounds: list[int] = obj.relocation_bounds.tolist()
         self.nodes = nodes
         self._others = {
             (section, each.start): each.other
@@ -64,16 +66,39 @@ class Lookup:
         starts, nodes = found
         return nodes[(bisect_right(starts, offset) or 1) - 1]
 
+    def reached(self, symbol: int, addend: int) -> tuple[int, int]:
+        """What a symbol and an addend mean: a node and an offset in it."""
+        known = self._reached.get(symbol)
+        if known is None:
+            known = self._reached[symbol] = self._way(symbol)
+        target, base = known
+        if target >= 0:
+            return target, base + addend
+        starts, nodes = self._sections[-target]
+        node = nodes[(bisect_right(starts, base + addend) or 1) - 1]
+        return node.id, base + addend - node.start
+
+    def _way(self, symbol: int) -> tuple[int, int]:
+        """A node and what to add to an addend; -section where the node depends on the addend."""
+        _, value, _, kind, _, _, section = self.symbols[symbol]
+        if section == 0 or section >= RESERVED:
+            return self.undefined(symbol), 0
+        starts, nodes = self._sections.get(section, ((), ()))
+        if not nodes:
+            return self.extern(f"{self.obj.section_name(section)}:{self.obj.symbol_name(symbol)}"), 0
+        if kind == STT_SECTION and len(nodes) > 1:
+            return -section, value
+        node = nodes[(bisect_right(starts, value) or 1) - 1]
+        return node.id, value - node.start
+
     def rows(self, section: int) -> list[Raw]:
         """A section's records, from its first node to the end of the last one."""
-        nodes, (first, last) = (
-            self._sections[section][1],
-            self.obj.relocation_bounds[section : section + 2].tolist(),
-        )
-        if nodes[-1].row >= 0:
+        nodes = self._sections[section][1]
+        first, last = self._bounds[section], self._bounds[section + 1]
+        if first < last and nodes[-1].row >= 0:
             ends = np.array((nodes[0].start, nodes[-1].start + nodes[-1].size), "u8")
             first, last = (first + self.obj.relocations["offset"][first:last].searchsorted(ends)).tolist()
-        return self.obj.relocations.rows(slice(first, last))
+        return self.obj.relocations.rows(slice(first, last)) if first < last else []
 
     def extern(self, name: str, weak: bool = False) -> int:
         if name not in self._by_name:

@@ -36,21 +36,26 @@ def bounds_of_runs(
     if row.owner is None or not row.entry_size or not len(numbers):
         return begins
     first, last = int(numbers[0]), int(numbers[-1]) + 1
-    records = obj.records(table)
-    within = np.searchsorted(records["offset"], (first * step, last * step))
-    records = records.of(slice(*within.tolist()))
-    records = records.of(records["offset"] % step == row.owner)
-    symbols = obj.symbols[records["symbol"]]
-    homes = symbols["section"].astype("i8")
-    addend = np.where(symbols["type"] == STT_SECTION, records["addend"], 0)
-    at = symbols["value"].astype("i8") + addend
-    sound = (homes > 0) & (homes < RESERVED) & (at >= 0) & (at >> _SECTION == 0) & ~records["implicit"]
+    offset, symbol, added, implicit = _owning(obj, table, (first * step, last * step), step, row.owner)
+    homes = obj.symbols["section"][symbol].astype("i8")
+    at = obj.symbols["value"][symbol].astype("i8")
+    at += np.where(obj.symbols["type"][symbol] == STT_SECTION, added, 0)
+    sound = (homes > 0) & (homes < RESERVED) & (at >= 0) & (at >> _SECTION == 0) & ~implicit
     found = np.searchsorted(starts, homes << _SECTION | at, side="right")
     owner = np.full(last - first, -1, "i8")
     # of several records of one place the first adds
-    owner[(records["offset"] // step).astype("i8")[::-1] - first] = np.where(sound, found, -1)[::-1]
+    owner[(offset // step).astype("i8")[::-1] - first] = np.where(sound, found, -1)[::-1]
     begins[first + 1 : last] = (owner[1:] != owner[:-1]) | (owner[1:] < 0)
     return begins
+
+
+def _owning(obj: Object, table: int, between: tuple[int, int], step: int, owner: int) -> tuple[Column, ...]:
+    """Offset, symbol, addend and kind of the records in a part of a table that name owners of entries."""
+    first, last = obj.relocation_bounds[table : table + 2].tolist()
+    offset = obj.relocations["offset"][first:last]
+    within = slice(*offset.searchsorted(between).tolist())
+    chosen = (offset[within] % step == owner).nonzero()[0] + (first + within.start)
+    return tuple([obj.relocations[name].take(chosen) for name in ("offset", "symbol", "addend", "implicit")])
 
 
 def alone(begins: Column, number: int) -> None:
@@ -65,7 +70,7 @@ def runs(begins: Column, chosen: Column | None) -> list[tuple[int, int]]:
     first[1:] |= numbers[1:] != numbers[:-1] + 1
     first[:1] = True
     heads = first.nonzero()[0]
-    tails = np.append(heads[1:], len(numbers)) - 1
     if not len(numbers):
         return []
-    return list(zip(numbers[heads].tolist(), (numbers[tails] + 1).tolist(), strict=True))
+    tails = [*(numbers[heads[1:] - 1] + 1).tolist(), int(numbers[-1]) + 1]
+    return list(zip(numbers[heads].tolist(), tails, strict=True))

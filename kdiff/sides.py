@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -145,12 +144,11 @@ class _Told:
 
 def _numbers(ours: list[str], theirs: list[str]) -> tuple[Column, Column]:
     """A number for each name, the same for the same name."""
-    known = dict(zip(ours, range(len(ours)), strict=True))
-    found = np.fromiter(map(known.__getitem__, ours), "i8", len(ours))
+    number, count, more = dict[str, int]().setdefault, len(ours), len(theirs)
+    found = np.fromiter(map(number, ours, range(count)), "i8", count)
     if theirs is ours:
         return found, found
-    known.update(zip([name for name in theirs if name not in known], count(len(ours))))
-    return found, np.fromiter(map(known.__getitem__, theirs), "i8", len(theirs))
+    return found, np.fromiter(map(number, theirs, range(count, count + more)), "i8", more)
 
 
 class Sections(NamedTuple):
@@ -391,7 +389,8 @@ def _reaching(obj: Object, loaded: Column, home: Column) -> Reaching:
     counts = bounds[1:] - bounds[:-1]
     if counts[~loaded].any():
         records = records.of(loaded[records["section"]])
-        bounds = np.append(0, np.cumsum(counts * loaded))
+        bounds = np.zeros(len(bounds), "i8")
+        (counts * loaded).cumsum(out=bounds[1:])
     section, offset, kind, symbol, addend = (
         records[name].astype("i8") for name in ("section", "offset", "type", "symbol", "addend")
     )

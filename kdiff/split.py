@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -195,8 +196,7 @@ def _any_of(columns: list[Column | None]) -> Column | None:
     known = [each for each in columns if each is not None]
     if len(known) < len(columns) or len({len(each) for each in known}) != 1:
         return None
-    found: Column = np.any(known, axis=0)
-    return found
+    return reduce(np.logical_or, known)
 
 
 def sections_in(obj: Object, scope: Scope | None) -> Column:

@@ -107,9 +107,8 @@ class Object:
         )
         lists = other.names_of_sections(), other.names_of_symbols()
         for (kind, table, rows), (_, theirs, others), names in zip(mine, yours, lists, strict=True):
-            if bytes(self.contents(table)) == bytes(other.contents(theirs)) and np.array_equal(
-                rows["name"], others["name"]
-            ):
+            same_texts = bytes(self.contents(table)) == bytes(other.contents(theirs))
+            if same_texts and rows["name"].tobytes() == others["name"].tobytes():
                 self._lists[kind] = names
         if self._lists.get("sections") is lists[0]:
             self._section_names.update(enumerate(lists[0]))
@@ -163,7 +162,9 @@ class Object:
             return [self._string(table, each) for each in starts.tolist()]
         text = data.decode("ascii" if data.isascii() else "latin-1")
         found = list(map(text.split("\0").__getitem__, which.tolist()))
-        into = starts - np.append(0, zeros + 1)[which]  # strings that end like others lie within those
+        begins = np.zeros(len(zeros) + 1, "i8")
+        begins[1:] = zeros + 1
+        into = starts - begins[which]  # strings that end like others lie within those
         inner = into.nonzero()[0]
         for index, at in zip(inner.tolist(), into[inner].tolist(), strict=True):
             found[index] = found[index][at:]

@@ -88,10 +88,10 @@ def read_relocations(
     parts = [
         _records(view, word, sections, tables, kind, symtab, path, counts)
         for kind in (SHT_RELA, SHT_REL)
-        if len(tables := np.flatnonzero(kinds == kind))
+        if len(tables := (kinds == kind).nonzero()[0])
     ]
     bounds = np.zeros(len(sections) + 1, "i8")
-    np.cumsum(counts, out=bounds[1:])
+    counts.cumsum(out=bounds[1:])
     if not parts:
         return Relocations.of_columns(*[np.zeros(0, kind) for kind in COLUMNS.values()]), bounds
     found = Relocations.joined(parts) if len(parts) > 1 else parts[0]
@@ -110,7 +110,7 @@ def _order(section: Column, offset: Column) -> Column | None:
     if int(section.max()) >> 23 or int(offset.max()) >> 40:
         return np.lexsort((offset, section))
     key = section.astype("u8") << 40 | offset
-    return np.argsort(key, kind="stable") if np.count_nonzero(key[1:] < key[:-1]) else None
+    return key.argsort(kind="stable") if np.count_nonzero(key[1:] < key[:-1]) else None
 
 
 def _records(
@@ -133,7 +133,7 @@ def _records(
     if int(sizes.sum()) > len(view):
         raise KdiffError("elf.relocations", "relocation sections overlap", place=path)
     per_section += np.bincount(targets, counts, len(per_section)).astype("i8")
-    section, at = np.repeat(targets, counts), 0
+    section, at = targets.repeat(counts), 0
     made = {name: np.empty(len(section), each) for name, each in COLUMNS.items() if name != "section"}
     made["implicit"].fill(kind == SHT_REL)
     for stretch in _stretches(view, word, starts, sizes):
@@ -148,7 +148,7 @@ def _records(
 def _stretches(view: memoryview, word: str, starts: Column, sizes: Column) -> list[Column]:
     """The words of all tables in a few pieces; they are joined where they do not lie side by side."""
     ends, size = starts + sizes, int(word[2:])
-    edges = (np.flatnonzero(starts[1:] != ends[:-1]) + 1).tolist()
+    edges = ((starts[1:] != ends[:-1]).nonzero()[0] + 1).tolist()
     if len(edges) < _MOST_STRETCHES:
         spans = zip([0, *edges], [*edges, len(starts)], strict=True)
         return [np.frombuffer(view[starts[first] : ends[last - 1]], word) for first, last in spans]
@@ -157,7 +157,7 @@ def _stretches(view: memoryview, word: str, starts: Column, sizes: Column) -> li
         return [np.frombuffer(b"".join([view[start:end] for start, end in parts]), word)]
     counts = (sizes // size).astype("i8")
     ahead = counts.cumsum() - counts
-    places = np.repeat((starts // size).astype("i8") - ahead, counts)
+    places = ((starts // size).astype("i8") - ahead).repeat(counts)
     places += np.arange(len(places))
     return [np.frombuffer(view[: len(view) // size * size], word).take(places)]
 
