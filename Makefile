@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON ?= python3
+# Debian's, where there is one: built with profile-guided optimization, it takes an eighth less time than without.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 
 .PHONY: help packages venv demo check bench format clean
 
