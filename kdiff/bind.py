@@ -249,9 +249,19 @@ class _Binder:
         return None
 
     def _visible_to(self, unit: Bound, name: str) -> tuple[BookEntry, ...]:
-        """What an undefined name can mean in a unit: a global of its own target, else of the kernel."""
+        """What an undefined name can mean in a unit: a global of its own target, else of the kernel.
+
+        In a module it means what another module exports, if one does: no two exports have one name
+        (verify_exported_symbols in kernel/module/main.c).
+        """
         own = unit.book.named(name, unit.plan.target)
-        return own if any(entry.kind.isupper() for entry in own) else unit.book.named(name)
+        if any(entry.kind.isupper() for entry in own):
+            return own
+        export = self.exports.get(name)
+        if unit.module is None or export is None or export.owner == KERNEL:
+            return unit.book.named(name)
+        found = (entry for entry in unit.known(name) if entry.owner == export.owner)
+        return tuple(entry for entry in found if entry.kind.isupper())
 
     def _borrow(self, unit: Bound, entry: BookEntry, learned: str) -> Borrowed:
         export = self.exports.get(entry.name)

@@ -151,6 +151,14 @@ def test_jump_labels_of_a_module_become_tests_of_their_keys(kernel: KernelSetup)
     assert any("without what the kernel would read too early" in line for line in said)
 
 
+def test_a_key_that_another_module_exports_is_found_by_its_export(kernel: KernelSetup) -> None:
+    """In the kernel's code only a table of jump labels tells of it, in the new code its test does."""
+    said: list[str] = []
+    (module,) = make(kernel, PATCHES / "module_key_of_another.patch", said.append).modules
+    assert b".klp.sym.kvm.kvm_has_noapic_vcpu,0\0" in module.data
+    assert b".klp.rela.kvm_intel." in module.data
+
+
 def test_an_entry_that_would_be_read_too_early_is_refused(
     kernel: KernelSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
