@@ -35,7 +35,7 @@ ABI = "6.1.0-56-amd64"
 PATCH = Path(__file__).parents[1] / "examples/tcp_ipv4.patch"
 STAGES = {
     "read_bytes": "read", "build": "graph", "correlate": "correlate", "diff": "diff", "plan": "plan",
-    "_retyped": "types", "_matched": "run-pre", "bind": "bind", "prove": "proof",
+    "_types": "types", "_matched": "run-pre", "bind": "bind", "prove": "proof",
 }  # fmt: skip
 """What `kdiff.pipeline` calls, and the name of the stage."""
 ALLOWED = 1.2
