@@ -7,6 +7,8 @@ What was bound is placed by a real linker where a module would be, and its field
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from compiled import REST, UNIT, WHOLE, compiled, graph, named, planned
@@ -14,7 +16,8 @@ from hypothesis import assume, given, settings
 from run_memory import LinkedMemory, link, place_module
 from strategies import pairs
 
-from kdiff.bind import Bound, bind
+from kdiff.addressbook import AddressBook, BookEntry
+from kdiff.bind import Bound, _Binder, bind
 from kdiff.elf.write import write
 from kdiff.errors import Refused
 from kdiff.exports import Export
@@ -314,3 +317,30 @@ def test_a_variable_that_only_the_patch_uses_is_found_by_a_name_that_occurs_once
     assert refused(unit, unit.replace("+ 1", "+ spare"), twice) == {"bind.unresolved"}
     local = "int f(int a) { static int spare __attribute__((used)) = 2; return a + 1; }"
     assert refused(local, local.replace("+ 1", "+ spare")) == {"bind.unresolved"}
+
+
+# Names of other units that no old code told of -------------------------------------------------------
+
+EXPORTED = Export("key", 1, "kvm", True, "")
+LISTED = (("key", 0x10, "d", "vmlinux"), ("key", 0x20, "D", "kvm"), ("key", 0x30, "d", "kvm_intel"))
+
+
+def meant(*listed: tuple[str, int, str, str], exports: tuple[Export, ...] = (EXPORTED,)) -> list[int]:
+    """The addresses that `key` may mean in a unit of kvm_intel."""
+    module = cast(Any, SimpleNamespace())
+    unit = Bound(cast(Any, SimpleNamespace(target="kvm_intel")), module, AddressBook(listed), module)
+    found: tuple[BookEntry, ...] = _Binder({each.name: each for each in exports})._visible_to(unit, "key")
+    return [entry.address for entry in found]
+
+
+def test_a_name_means_what_another_module_exports_and_no_static_of_the_kernel() -> None:
+    assert meant(*LISTED) == [0x20]
+
+
+def test_a_modules_own_global_comes_first_and_without_an_export_it_is_the_kernels() -> None:
+    assert meant(*LISTED, ("key", 0x40, "D", "kvm_intel")) == [0x30, 0x40]
+    assert meant(*LISTED, exports=()) == [0x10]
+
+
+def test_a_name_that_another_module_exports_and_nobody_lists_means_nothing() -> None:
+    assert meant(LISTED[0], ("key", 0x20, "d", "kvm")) == []
