@@ -38,7 +38,8 @@ class Scope:
 
     `nodes`: sections that are cut into nodes. `references`: those whose relocations become references.
     `entries`: for tables, which of their entries become nodes. `tables`: the rows of all of the object's;
-    `pieces`: its sections that hold code for table entries only, None if nobody looked.
+    `pieces`: its sections that hold code for table entries only, None if nobody looked. `strings`: sections
+    of strings, each of which becomes a node when a reference reaches it.
     """
 
     nodes: Column
@@ -46,6 +47,7 @@ class Scope:
     entries: Mapping[int, Column]
     tables: Mapping[int, SpecialSection]
     pieces: frozenset[int] | None = None
+    strings: Column | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +325,10 @@ class _Comparison:
         }
         for index, chosen in entries.items():
             references[index] = np.count_nonzero(chosen) > 0
-        return Scope(references | reached, references, entries, side.rows, side.piece_sections)
+        nodes, named = references | reached, self.to_post > 0 if side is self.pre else self.to_pre > 0
+        strings = nodes & named & side.strings & ~side.pieces & (side.obj.sections["type"] != SHT_NOBITS)
+        strings[list(side.rows)] = False
+        return Scope(nodes & ~strings, references, entries, side.rows, side.piece_sections, strings)
 
 
 def _reached(side: Side, kept: Column, read: Column | None = None) -> Column:

@@ -63,7 +63,7 @@ class Calls:
 def _odd(side: Atoms) -> Column:
     """Tables whose fields do not simply name what lies where they point to."""
     found = np.zeros(len(side.loaded), bool)
-    found[[index for index, row in side.rows.items() if row.from_start or row.ahead or row.counts]] = True
+    found[[index for index, row in side.rows.items() if row.indirect]] = True
     return found
 
 

@@ -14,32 +14,25 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from operator import attrgetter
-from typing import NamedTuple
 
 from kdiff.alike import Scope
-from kdiff.arch import Architecture, Howto
-from kdiff.compound import Record, records
+from kdiff.arch import Architecture
 from kdiff.elf.read import (
-    SHF_EXECINSTR,
     STB_LOCAL,
     STB_WEAK,
-    Column,
     Object,
 )
-from kdiff.elf.relocations import Raw
-from kdiff.errors import KdiffError
 from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
-from kdiff.insn import Code, Instruction, decoded, insn_addend
+from kdiff.insn import Instruction, decoded
 from kdiff.kernel import SpecialSection
 from kdiff.labels import labels_in
 from kdiff.lookup import Lookup
 from kdiff.naming import stem
 from kdiff.nodes import Node as Node
 from kdiff.nodes import Reference as Reference
-from kdiff.owners import behind_padding, follows, owners_of, tails_of
-from kdiff.resolved import resolved
+from kdiff.owners import follows, owners_of, tails_of
+from kdiff.references import references_of
 from kdiff.split import Kind, Piece, pieces_in, sections_in, split
-from kdiff.tables import counts_nothing
 from kdiff.values import dataclass
 
 
@@ -130,10 +123,11 @@ def build(
     """Make the graph of an object, or of a part of it; KdiffError for relocations kdiff does not know."""
     labels = labels_in(obj, arch, sections_in(obj, scope))
     nodes = _unique(_nodes(obj, habits, split(obj, arch, special, scope, habits.ahead, labels)))
-    lookup = Lookup(obj, nodes, labels, habits)
-    references = _references(obj, arch, nodes, lookup, None if scope is None else scope.references)
-    nodes += lookup.externs
-    references += [()] * len(lookup.externs)
+    strings = None if scope is None else scope.strings
+    lookup = Lookup(obj, nodes, labels, habits, strings, lambda piece: next(_nodes(obj, habits, (piece,))))
+    references = references_of(obj, arch, nodes, lookup, None if scope is None else scope.references)
+    nodes += lookup.further
+    references += [()] * len(lookup.further)
     owners = owners_of(nodes, references)
     entries: dict[int, list[int]] = {}
     for entry, owner in owners.items():
@@ -191,138 +185,3 @@ def _unique(nodes: Iterable[Node]) -> list[Node]:
         n if seen[n.label] == 1 else n._replace(label=f"{n.label}@{n.section_name}+{n.start:#x}")
         for n in nodes
     ]
-
-
-def _references(
-    obj: Object, arch: Architecture, nodes: list[Node], lookup: Lookup, speaking: Column | None
-) -> list[tuple[Reference, ...]]:
-    """The references of each node; none of those in sections that are not `speaking`."""
-    result: list[tuple[Reference, ...]] = []
-    section, rows, places, silent, code, total = -1, [], [], False, False, 0
-    for node in nodes:
-        if section != node.section:
-            section = node.section
-            silent = speaking is not None and not speaking[section]
-            _, _, flags, _, _, total, *_ = obj.row(section)
-            code = flags & SHF_EXECINSTR > 0
-            rows = [] if silent else lookup.rows(section)
-            places = [row[1] for row in rows]
-        near = code and not silent and node.kind is Kind.FUNCTION and lookup.is_shared(node)
-        if not (near or rows):
-            result.append(())
-            continue
-        first, last = 0, len(rows)
-        if node.size != total:
-            first, last = bisect_left(places, node.start), bisect_left(places, node.start + node.size)
-        if first == last and not near:
-            result.append(())
-            continue
-        fields = None
-        if code and node.kind is Kind.FUNCTION:
-            fields = Code(arch, bytes(obj.contents(node.section)[node.start : node.start + node.size]))
-        made = tuple(_made(obj, arch, node, rows[first:last], fields, lookup))
-        if near and fields is not None:
-            further = _resolved(obj, arch, node, fields, made, lookup)
-            made = tuple(sorted((*made, *further), key=lambda each: each.offset))
-        result.append(made)
-    return result
-
-
-def _resolved(
-    obj: Object, arch: Architecture, node: Node, fields: Code, made: tuple[Reference, ...], lookup: Lookup
-) -> Iterator[Reference]:
-    """The references that branches without relocations make to other nodes of their section."""
-    around = -node.start, int(obj.sections["size"][node.section]) - node.start
-    relocated = {reference.offset for reference in made}
-    for each in resolved(arch, fields.data, fields.decoded, relocated, around):
-        target = lookup.at(node.section, node.start + each.destination)
-        if target is None or target.id == node.id:
-            continue
-        inner, entry = node.start + each.destination - target.start, 0
-        if each.howto.entry is not None:
-            inner, entry = lookup.way_in(each.howto.entry, target, inner)
-        yield Reference(each.offset, each.howto, target.id, inner, each.share, True, None, entry)
-
-
-class _Stored(NamedTuple):
-    """What most records need of their type: those that mean something alone, and count from nothing else."""
-
-    howto: Howto
-    size: int
-    bias: int
-    end_relative: bool
-    relative: bool
-
-
-@lru_cache(maxsize=64)
-def _stored(arch: Architecture) -> Mapping[int, _Stored]:
-    return {
-        kind: _Stored(each, each.size, each.bias, each.end_relative, each.end_relative or each.pc_relative)
-        for kind, each in arch.howtos.items()
-        if each.alone and not each.base and each.entry is None
-    }
-
-
-def _made(
-    obj: Object, arch: Architecture, node: Node, rows: list[Raw], code: Code | None, lookup: Lookup
-) -> list[Reference]:
-    """A node's references. What most records say is told here, and by `_reference` what the others do."""
-    table, stored = node.table, _stored(arch)
-    odd = table is not None and (table.from_start or table.ahead or table.counts)
-    known = [] if odd else [stored[row[2]] for row in rows if row[2] in stored]
-    if len(known) != len(rows):
-        return [_reference(obj, arch, node, each, code, lookup) for each in records(obj, arch, rows)]
-    start, total, reached = node.start, node.size, lookup.reached
-    made = []
-    for (_, place, _, symbol, addend, implicit), (howto, size, bias, from_end, relative) in zip(
-        rows, known, strict=True
-    ):
-        offset, share, branch = place - start, 0, False
-        if implicit or offset + size > total:
-            record = Record(place, howto, symbol, addend, implicit)
-            made.append(_reference(obj, arch, node, record, code, lookup))
-            continue
-        if code is not None:
-            share = bias
-            if relative:
-                end, branch = code.around(howto, offset)
-                share = offset - end if from_end else share
-        target, inner = reached(symbol, addend - share)
-        made.append(Reference(offset, howto, target, inner, share, branch))
-    return made
-
-
-def _reference(
-    obj: Object, arch: Architecture, node: Node, record: Record, code: Code | None, lookup: Lookup
-) -> Reference:
-    place, howto, symbol, addend, implicit, minus, origin = record
-    offset = place - node.start
-    if offset + howto.size > node.size:
-        where = f"{obj.path}: {node.section_name}+{place:#x}"
-        raise KdiffError("elf.relocations", f"{howto.name} reaches beyond its node {node.label}", place=where)
-    if implicit:
-        raw = bytes(obj.contents(node.section)[place : place + howto.size])
-        addend = howto.addend(raw, arch.byte_order)
-    share, branch = 0, False
-    if code is not None and not (howto.pc_relative or howto.end_relative):
-        share = howto.bias
-    elif code is not None:
-        end, branch = code.around(howto, offset)
-        share = insn_addend(howto, offset, end)
-    if origin is not None:
-        share = place - origin
-    elif node.table is not None and node.table.from_start and howto.pc_relative:
-        share = offset
-    target, inner = lookup.reached(symbol, addend - share)
-    if node.table is not None:
-        if node.table.ahead:
-            target, inner = behind_padding(lookup.nodes, target, inner)
-        if counts_nothing(node.table, obj.contents(node.section)[node.start :], offset):
-            target, inner = node.id, 0
-    less = None if minus is None else lookup.reached(*minus)
-    if howto.base:
-        less = lookup.extern(howto.base), 0
-    entry = 0
-    if howto.entry is not None:
-        inner, entry = lookup.entered(howto.entry, symbol, target, inner)
-    return Reference(offset, howto, target, inner, share, branch, less, entry)

@@ -364,3 +364,8 @@ class SpecialSection:
     """By an entry the kernel finishes code once, at boot: new code would stay as it was compiled."""
     opaque: str = ""
     """Set by kdiff: why this object's entries cannot be told apart. The whole table is one node then."""
+
+    @property
+    def indirect(self) -> bool:
+        """Whether its fields do not simply name what lies where they point to."""
+        return bool(self.from_start or self.ahead or self.counts)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-_NUMBERED = re.compile(r"\.\d+$|^__UNIQUE_ID_|^\.L")
 _PART = re.compile(r"\.(cold|part|isra|constprop)\b")
 _NUMBERS = re.compile(r"(\.\d+)+$")
 _UNIQUE = re.compile(r"\d+(\.\d+)*$")
@@ -23,9 +22,13 @@ LABEL, UNIQUE = ".L", "__UNIQUE_ID_"
 """How names begin of labels that mean nothing, and of what macros declare."""
 
 
-@lru_cache(maxsize=1 << 12)
 def stem(name: str) -> str:
     """A name without the numbers compilers add."""
+    return _stem(name) if name[-1:].isdecimal() else name
+
+
+@lru_cache(maxsize=1 << 12)
+def _stem(name: str) -> str:
     if is_made_unique(name):
         return _UNIQUE.sub("", name)
     return _NUMBERS.sub("", name)
@@ -45,7 +48,21 @@ def is_made_unique(name: str) -> bool:
 @lru_cache(maxsize=1 << 12)
 def is_numbered(name: str) -> bool:
     """Whether the name of a static carries a compiler's number, so that an equal name proves nothing."""
-    return bool(_NUMBERED.search(name))
+    return bool(_head(name)) or name.startswith((UNIQUE, LABEL))
+
+
+def example(name: str) -> str:
+    """One name for all that differ in the compiler's last number only."""
+    found = "" if is_made_unique(name) else _head(name)
+    return f"{found}0" if found else name
+
+
+def _head(name: str) -> str:
+    """What is in front of a compiler's last number, with its dot; empty where there is none."""
+    if not name[-1:].isdecimal():
+        return ""
+    found, dot, number = name.rpartition(".")
+    return found + dot if number.isdecimal() else ""
 
 
 def is_part(name: str) -> bool:

@@ -32,7 +32,7 @@ from kdiff.elf.read import (
 )
 from kdiff.habits import Habits
 from kdiff.kernel import Keep, SpecialSection
-from kdiff.naming import FRAGMENT, LABEL, UNIQUE, is_made_unique, is_numbered, stem
+from kdiff.naming import FRAGMENT, LABEL, UNIQUE, example, is_made_unique, is_numbered, stem
 from kdiff.sectionrows import Rows
 from kdiff.structures import declared_sizes
 from kdiff.tables import rows_in, tables_among
@@ -83,7 +83,8 @@ class Names:
     def __init__(self, pre: Object, post: Object, rows: Rows, habits: Habits) -> None:
         post.share_names(pre)
         self.rows, self._habits = rows, habits
-        self._sections, self._data = _Told(_section, habits), _Told(_datum, habits)
+        self._sections = _Told(lambda name: _section(habits, name))
+        self._data = _Told(lambda name: _datum(habits, example(name)))
         objects = pre, post
         self.section_ids = _numbers(*(each.names_of_sections() for each in objects))
         self.symbol_ids = _numbers(*(each.names_of_symbols() for each in objects))
@@ -129,15 +130,15 @@ def _datum(habits: Habits, name: str) -> int:
 class _Told:
     """What was told of names, in bits; what both objects ask is told once."""
 
-    def __init__(self, tell: Callable[[Habits, str], int], habits: Habits) -> None:
-        self._tell, self._habits = tell, habits
+    def __init__(self, tell: Callable[[str], int]) -> None:
+        self._tell = tell
         self._last: tuple[list[str], Column, Column] = [], np.zeros(0), np.zeros(0)
 
     def of(self, names: list[str], chosen: Column, some: Callable[[list[int]], list[int]]) -> Column:
         """By name: the bits of those that are chosen; `some` of them alone may have any."""
         if names is not self._last[0] or not np.array_equal(chosen, self._last[1]):
             found, special = np.zeros(len(names), "u1"), some(chosen.tolist())
-            found[special] = [self._tell(self._habits, names[each]) for each in special]
+            found[special] = [self._tell(names[each]) for each in special]
             self._last = names, chosen, found
         return self._last[2].copy()
 

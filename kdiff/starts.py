@@ -112,7 +112,7 @@ def _reaching(side: Side, starts: Column) -> Column:
     """By record: whether it reaches the start of such a function, or does so if its field is a branch's."""
     records, found = side.records, np.zeros(len(side.target), "u1")
     straight = np.ones(len(starts), bool)
-    straight[[index for index, row in side.rows.items() if row.from_start or row.ahead or row.counts]] = False
+    straight[[index for index, row in side.rows.items() if row.indirect]] = False
     some = ((starts >= 0)[side.target] & straight[records.section] & ~records.implicit).nonzero()[0]
     howtos, code = howtos_of(side.arch), side.code[records.section[some]]
     kind = np.minimum(records.type[some], len(howtos.share) - 1)

@@ -30,6 +30,7 @@ from kdiff.plan import Plan
 from kdiff.review import review
 from kdiff.sectionrows import Rows
 from kdiff.sides import Names, Side
+from kdiff.split import Kind
 
 Special = Mapping[str, SpecialSection]
 NOTHING: Special = {}
@@ -112,6 +113,27 @@ def test_an_edit_leaves_what_it_reaches() -> None:
     kept = {pre.section_name(index) for index in found.pre.references.nonzero()[0]}
     assert ".text.choose" in kept
     assert ".text.helper" not in kept
+
+
+SAYS = """\
+void say(const char *);
+void quiet(void) {{ say("by and by"); say("hello"); }}
+void loud(void) {{ say("{}"); {} }}
+"""
+
+
+def test_strings_become_nodes_when_something_reaches_them() -> None:
+    pre, post = (compiled(SAYS.format(*each)) for each in (("hello", "say(0);"), ("by", "")))
+    (_, _, _, carried, replaced), _, _ = both(pre, post)
+    assert replaced == ["loud"]
+    assert carried == ["loud"]
+    small = planned(read_bytes(pre), read_bytes(post), ARCHITECTURE, Rows(NOTHING), HABITS)
+    found = [
+        [graph.contents(node) for node in graph.nodes if node.kind is Kind.STRING]
+        for graph in (small.pre, small.post)
+    ]
+    assert found == [[b"hello\0"], [b"by\0"]]
+    assert [node.id for node in small.post.nodes] == list(range(len(small.post.nodes)))
 
 
 def function(name: str, code: str) -> str:

@@ -47,42 +47,52 @@ _MODRM = frozenset(
 """Opcodes with ModRM in the one-byte map, and what is a prefix in its place (62, 8f, c4, c5)."""
 
 
+_BEFORE_CONSTANTS = frozenset(
+    each for each in range(256) if each in (0x69, 0x81) or each & 0xC7 in (0x04, 0x84) or each & 0xC0 == 0x40
+)
+"""What a byte must be in front of a constant's last one, if that looks like a branch's opcode."""
+
+
 def around(code: bytes, field: int) -> tuple[int, bool] | None:
     """Tell the end of the instruction and whether the field is a branch's; None where only decoding tells."""
     if not field:
         return None
-    last, opcode = code[field - 1], code[field - 2] if field > 1 else 0
+    before = code[field - 7 : field] if field > 6 else code[:field].rjust(7, b"\0")
+    _, far, prefix, first, second, opcode, last = before
     if last == 0xE8 or last == 0xE9 or (opcode == 0x0F and last & 0xF0 == 0x80):
-        return None if _may_be_constant(code[max(field - 7, 0) : field]) else (field + _SIZE, True)
+        if opcode in _BEFORE_CONSTANTS or second & 0xC7 == 0x44:
+            return None if _may_be_constant(before) else (field + _SIZE, True)
+        return field + _SIZE, True
     if last & 0xC7 != 0x05 or field < 2:
         return None
     constant = _OPERANDS.get((opcode, last >> 3))
-    if constant is None or _is_prefixed(code[max(field - 6, 0) : field - 2], constant):
+    if constant is None or second == 0x3A or prefix in _PREFIXES or far == 0x62:
         return None
-    if constant and _has_index(code[max(field - 4, 0) : field]):
+    if constant and (_is_prefixed(before[1:5], constant) or _has_index(first, second)):
         return None
     return field + _SIZE + constant, False
 
 
 def _may_be_constant(before: bytes) -> bool:
     """Whether the last byte may be ModRM, SIB or a short displacement in front of what is no branch's."""
-    *prefixes, second, third, _ = before.rjust(7, b"\0")
+    first, second, third = before[3:6]
     short = second in _CONSTANTS and (third & 0xC0 == 0x40 or third & 0xC7 == 0x04)
-    indexed = third & 0xC7 == 0x84 and (second in _MODRM or _is_prefixed(bytes(prefixes), 1))
-    return third in (0x69, 0x81) or indexed or short or _has_index(before[-4:])
+    indexed = third & 0xC7 == 0x84 and (second in _MODRM or _is_prefixed(before[:4], 1))
+    return third in (0x69, 0x81) or indexed or short or _has_index(first, second)
 
 
-def _has_index(before: bytes) -> bool:
-    """Whether the bytes may be opcode, ModRM, SIB and a short displacement in front of a constant."""
-    first, second, _, _ = before.rjust(4, b"\0")
+def _has_index(first: int, second: int) -> bool:
+    """Whether the bytes may be opcode and ModRM, with SIB and a short displacement behind them."""
     return first in _CONSTANTS and second & 0xC7 == 0x44
 
 
+_PREFIXES = (0xC4, 0x8F)
+"""Those of VEX and XOP, three bytes."""
+
+
 def _is_prefixed(before: bytes, constant: int) -> bool:
-    """Whether what is in front of the opcode may mean another map, or a constant of another size."""
-    if before[-1:] == b"\x3a" or before[-3:-2] in (b"\xc4", b"\x8f") or before[-4:-3] == b"\x62":
+    """Whether four bytes in front of the opcode may mean another map, or a constant of another size."""
+    far, prefix, near, last = before
+    if last == 0x3A or prefix in _PREFIXES or far == 0x62:
         return True
-    if not constant:
-        return False
-    other_map = before[-1:] in (b"\x0f", b"\x38") or before[-2:-1] == b"\xc5"
-    return other_map or (constant > 1 and b"\x66" in before)
+    return last in (0x0F, 0x38) or near == 0xC5 or (constant > 1 and 0x66 in before)
