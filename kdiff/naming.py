@@ -22,16 +22,12 @@ LABEL, UNIQUE = ".L", "__UNIQUE_ID_"
 """How names begin of labels that mean nothing, and of what macros declare."""
 
 
+@lru_cache(maxsize=1 << 12)
 def stem(name: str) -> str:
     """A name without the numbers compilers add."""
-    return _stem(name) if name[-1:].isdecimal() else name
-
-
-@lru_cache(maxsize=1 << 12)
-def _stem(name: str) -> str:
-    if is_made_unique(name):
-        return _UNIQUE.sub("", name)
-    return _NUMBERS.sub("", name)
+    if not name[-1:].isdecimal():
+        return name
+    return (_UNIQUE if is_made_unique(name) else _NUMBERS).sub("", name)
 
 
 def origin(name: str) -> str:

@@ -133,10 +133,11 @@ def _layout(
         return _opaque(row, f"{name} has no contents")
     said = _said(entsize, total, around.covering.get(section, []))
     first, last = obj.relocation_bounds[section : section + 2].tolist()
-    if last - first > _MOST_FIELDS:
-        return _settled(row, name, total, said, _addresses(obj, arch, section), sizes)
     kind, offset, symbol = (obj.relocations[each][first:last] for each in ("type", "offset", "symbol"))
-    fields = kind.tobytes(), offset.tobytes(), around.bound.take(symbol).tobytes()
+    bound = around.bound.take(symbol)
+    if last - first > _MOST_FIELDS:
+        return _settled(row, name, total, said, _addresses(arch, kind, offset, bound), sizes)
+    fields = kind.tobytes(), offset.tobytes(), bound.tobytes()
     key = row.name, arch, around.typed, total, *said.items(), *fields
     found = rows.layouts.get(key)
     if found is None:
@@ -146,7 +147,7 @@ def _layout(
             told.append(sizes(structure))
             return told[-1]
 
-        found = _settled(row, name, total, said, _addresses(obj, arch, section), size)
+        found = _settled(row, name, total, said, _addresses(arch, kind, offset, bound), size)
         if not (found.opaque or any(told) or (told and around.typed)):  # nothing but the key decided
             keep(rows.layouts, key, found)
     return found
@@ -289,20 +290,17 @@ def _list(sizes: list[int]) -> str:
     return " or ".join(str(size) for size in sizes)
 
 
-def _addresses(obj: Object, arch: Architecture, section: int) -> Fields:
+def _addresses(arch: Architecture, kinds: Column, offsets: Column, bound: Column) -> Fields:
     """The relocated fields, one for each place; where two records make a difference the first one counts."""
-    records = slice(*obj.relocation_bounds[section : section + 2].tolist())
-    kinds, offsets, symbols = (obj.relocations[name][records] for name in ("type", "offset", "symbol"))
-    known = _field_sizes(arch)
-    sizes, offsets = known[np.minimum(kinds, len(known) - 1)], offsets.astype("i8")
-    if not sizes.all():
-        offsets, symbols, sizes = offsets[sizes > 0], symbols[sizes > 0], sizes[sizes > 0]
+    known, offsets = _field_sizes(arch), offsets.astype("i8")
+    sizes = known.take(np.minimum(kinds, len(known) - 1))
+    if np.count_nonzero(sizes) < len(sizes):
+        offsets, bound, sizes = offsets[sizes > 0], bound[sizes > 0], sizes[sizes > 0]
     again = offsets[1:] == offsets[:-1]
-    if again.any():
+    if np.count_nonzero(again):
         first = np.append(True, ~again)
-        offsets, symbols, sizes = offsets[first], symbols[first], sizes[first]
-    here, named = obj.symbols["section"][symbols] > 0, obj.symbols["binding"][symbols] != STB_LOCAL
-    return Fields(offsets, sizes, here, named)
+        offsets, bound, sizes = offsets[first], bound[first], sizes[first]
+    return Fields(offsets, sizes, bound & 1 > 0, bound & 2 > 0)
 
 
 @lru_cache(maxsize=64)
@@ -323,13 +321,13 @@ def _fits(shape: Shape, total: int, fields: Fields) -> bool:
         return True
     at = fields.offset % shape.size
     expected, must, named = _places(shape)
-    if (fields.size != expected[at]).any():
+    if np.count_nonzero(fields.size != expected.take(at)):
         return False
-    if shape.owner is not None and not fields.here[at == shape.owner].all():
+    if shape.owner is not None and np.count_nonzero((at == shape.owner) & ~fields.here):
         return False
-    if shape.named and not fields.named[named[at]].all():
+    if shape.named and np.count_nonzero(named.take(at) & ~fields.named):
         return False
-    return int(np.count_nonzero(must[at])) == count * len(shape.addresses)
+    return int(np.count_nonzero(must.take(at))) == count * len(shape.addresses)
 
 
 @lru_cache(maxsize=256)
