@@ -164,10 +164,10 @@ class _Comparison:
         text &= (home < 0) | ~self.same_bytes[home]
         whole = (symbols["type"] == STT_SECTION) | symbols["other"].astype("i8") << 8
         named = np.where(inside, home, -2 - side.symbol_ids) << _WAY
-        what = (named | np.where(inside, whole, symbols["section"]))[index]
-        where = symbols["value"].astype("i8")[index] + records.addend
-        doubt = doubtful[index]
-        for number in text[index].nonzero()[0].tolist() if np.count_nonzero(text) else ():
+        what = (named | np.where(inside, whole, symbols["section"])).take(index)
+        where = symbols["value"].astype("i8").take(index) + records.addend
+        doubt = doubtful.take(index)
+        for number in text.take(index).nonzero()[0].tolist() if np.count_nonzero(text) else ():
             string = self._string(side, number, int(where[number]))
             doubt[number] = string < 0
             what[number], where[number] = _NONE << _WAY, string
@@ -190,21 +190,23 @@ class _Comparison:
 
     def _same_records(self) -> Column:
         ours = Grouped(self.pre.records.section, (self.pre.records.offset, *self.meaning[0]))
-        theirs = Grouped(self.to_pre[self.post.records.section], (self.post.records.offset, *self.meaning[1]))
+        homes = self.to_pre.take(self.post.records.section)
+        theirs = Grouped(homes, (self.post.records.offset, *self.meaning[1]))
         return ours.same(theirs.in_groups(), self.count)
 
     def _used(self, found: Column) -> Column:
         """Numbered sections that code which is alike refers to, whose pair is therefore no guess."""
         used = np.zeros(self.count, bool)
         fitting = self.numbered & self.same_symbols & (self.to_post > 0)
-        if not fitting.any():
+        if not np.count_nonzero(fitting):
             return used
-        chosen = fitting[self.pre.target] & found[self.pre.records.section]
-        sources, targets = self.pre.records.section[chosen], self.pre.target[chosen]
+        chosen = fitting.take(self.pre.target).nonzero()[0]
+        chosen = chosen[found.take(self.pre.records.section.take(chosen))]
+        sources, targets = self.pre.records.section.take(chosen), self.pre.target.take(chosen)
         while True:
             firm = used | ~self.numbered
             grown = used.copy()
-            grown[targets[firm[sources]]] = True
+            grown[targets[firm.take(sources)]] = True
             if grown.tobytes() == used.tobytes():
                 return used
             used = grown
@@ -297,13 +299,13 @@ class _Comparison:
 
     def _referring(self, side: Side, targets: Column) -> Column:
         marked = np.zeros(len(targets), bool)
-        chosen = ((targets & ~side.strings)[side.target]).nonzero()[0]
+        chosen = (targets & ~side.strings).take(side.target).nonzero()[0]
         calls = self.starts.among(side, chosen)
         if len(calls):
             harmless = np.zeros(len(side.target), bool)
             harmless[calls] = True
             chosen = chosen[~harmless[chosen]]
-        marked[side.source[chosen]] = True
+        marked[side.source.take(chosen)] = True
         marked[0] = False
         marked &= ~side.is_table
         return marked
@@ -334,8 +336,10 @@ class _Comparison:
 def _reached(side: Side, kept: Column, read: Column | None = None) -> Column:
     """What these sections refer to, or entries that they own, or any entry of tables that are `read`."""
     marked = np.zeros(len(kept), bool)
-    speaking = kept[side.source] if read is None else kept[side.source] | read[side.records.section]
-    marked[side.target[speaking]] = True
+    speaking = kept.take(side.source)
+    if read is not None and np.count_nonzero(read):
+        speaking |= read.take(side.records.section)
+    marked[side.target.take(speaking.nonzero()[0])] = True
     marked[side.is_table | ~side.loaded] = False
     return marked
 
@@ -343,7 +347,7 @@ def _reached(side: Side, kept: Column, read: Column | None = None) -> Column:
 def _direct(side: Side, kept: Column) -> Column:
     """The tables that these sections themselves refer to."""
     marked = np.zeros(len(kept), bool)
-    marked[side.target[kept[side.records.section]]] = True
+    marked[side.target.take(kept.take(side.records.section).nonzero()[0])] = True
     marked[~side.is_table] = False
     return marked
 

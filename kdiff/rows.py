@@ -20,7 +20,7 @@ class Grouped:
         """Some rows: those of a column of numbers or of booleans."""
         if chosen.dtype == bool:
             chosen = chosen.nonzero()[0]
-        return Grouped(self.group[chosen], tuple([each[chosen] for each in self.columns]))
+        return Grouped(self.group.take(chosen), tuple([each.take(chosen) for each in self.columns]))
 
     def in_groups(self) -> Grouped:
         """In the order of groups, those of one group as they are; without those of none (-1)."""
@@ -39,7 +39,7 @@ class Grouped:
         before, after = (np.bincount(each.group, minlength=count) for each in (ours, theirs))
         same: Column = before == after
         if np.count_nonzero(same) < count:
-            ours, theirs = ours.of(same[ours.group]), theirs.of(same[theirs.group])
+            ours, theirs = ours.of(same.take(ours.group)), theirs.of(same.take(theirs.group))
         different = np.zeros(len(ours.group), bool)
         for mine, yours in zip(ours.columns, theirs.columns, strict=True):
             different |= mine != yours

@@ -272,10 +272,10 @@ class Side:
             and _equal(ours.symbols, theirs.symbols, ("size",), among[self.home])
         ):
             return False
-        at = among[self.records.section].nonzero()[0]
+        at = among.take(self.records.section).nonzero()[0]
         columns = zip(self.records[1:4], twin.records[1:4], strict=True)  # offset, type, symbol
         return self.records is twin.records or all(
-            mine[at].tobytes() == yours[at].tobytes() for mine, yours in columns
+            mine.take(at).tobytes() == yours.take(at).tobytes() for mine, yours in columns
         )
 
     def _rows(self, rows: Rows) -> dict[int, SpecialSection]:
@@ -330,13 +330,13 @@ class Side:
             places[self.names[index]] = place_of[index] = place
             step[index], base[index] = row.entry_size, place[0]
         owners, source = np.zeros(total, "i8"), self.records.section.copy()
-        chosen = step[self.records.section].nonzero()[0]
-        section, offset = self.records.section[chosen], self.records.offset[chosen]
-        entry = offset // step[section]
-        slot = base[section] + entry
-        named = (offset - entry * step[section] == naming[section]).nonzero()[0][::-1]
+        chosen = step.take(self.records.section).nonzero()[0]
+        section, offset = self.records.section.take(chosen), self.records.offset.take(chosen)
+        entry = offset // (size := step.take(section))
+        slot = base.take(section) + entry
+        named = (offset - entry * size == naming.take(section)).nonzero()[0][::-1]
         owners[slot[named]] = self.target[chosen[named]]  # of several records of one place the first adds
-        source[chosen] = owners[slot]
+        source[chosen] = owners.take(slot)
         found, at = {}, 0
         for index in sorted(rows):
             first, last = self.bounds[index : index + 2].tolist()
@@ -388,11 +388,10 @@ def _reaching(obj: Object, loaded: Column, home: Column) -> Reaching:
     """The records of loaded sections, where those of each section begin, and the section each reaches."""
     records, bounds = obj.relocations, obj.relocation_bounds
     counts = bounds[1:] - bounds[:-1]
-    if counts[~loaded].any():
-        records = records.of(loaded[records["section"]])
+    if np.count_nonzero(counts[~loaded]):
+        records = records.of(loaded.take(records["section"]))
         bounds = np.zeros(len(bounds), "i8")
         (counts * loaded).cumsum(out=bounds[1:])
-    section, offset, kind, symbol, addend = (
-        records[name].astype("i8") for name in ("section", "offset", "type", "symbol", "addend")
-    )
-    return Records(section, offset, kind, symbol, addend, records["implicit"]), bounds, home[symbol]
+    section, symbol = records["section"].astype("i8"), records["symbol"].astype("i8")
+    columns = records["offset"].view("i8"), records["type"], symbol, records["addend"], records["implicit"]
+    return Records(section, *columns), bounds, home.take(symbol)

@@ -113,13 +113,14 @@ def _reaching(side: Side, starts: Column) -> Column:
     records, found = side.records, np.zeros(len(side.target), "u1")
     straight = np.ones(len(starts), bool)
     straight[[index for index, row in side.rows.items() if row.indirect]] = False
-    some = ((starts >= 0)[side.target] & straight[records.section] & ~records.implicit).nonzero()[0]
-    howtos, code = howtos_of(side.arch), side.code[records.section[some]]
-    kind = np.minimum(records.type[some], len(howtos.share) - 1)
-    value = side.obj.symbols["value"].astype("i8")[records.symbol[some]]
-    place = value + records.addend[some] - np.where(code, howtos.share[kind], 0)
-    fits = howtos.plain[kind] & (place == starts[side.target[some]])
-    found[some[fits]] = np.where(code & howtos.from_end[kind], _IF_BRANCH, _SURELY)[fits]
+    some = (starts >= 0).take(side.target).nonzero()[0]
+    some = some[straight.take(records.section.take(some)) & ~records.implicit.take(some)]
+    howtos, code = howtos_of(side.arch), side.code.take(records.section.take(some))
+    kind = np.minimum(records.type.take(some), len(howtos.share) - 1)
+    value = side.obj.symbols["value"].astype("i8").take(records.symbol.take(some))
+    place = value + records.addend.take(some) - howtos.share.take(kind) * code
+    fits = howtos.plain.take(kind) & (place == starts.take(side.target.take(some)))
+    found[some[fits]] = np.where(code & howtos.from_end.take(kind), _IF_BRANCH, _SURELY)[fits]
     return found
 
 
