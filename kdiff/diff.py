@@ -161,7 +161,7 @@ class _Comparison:
 
     def equivalent(self, mine: Reference, yours: Reference) -> bool:
         """Whether two references mean the same."""
-        if mine.minus != yours.minus and not self._same_minus(mine, yours):
+        if (mine.minus or yours.minus) and not self._same_minus(mine, yours):
             return False
         one, other = self.pre.nodes[mine.target], self.post.nodes[yours.target]
         if one.kind is Kind.STRING and other.kind is Kind.STRING:
@@ -180,7 +180,7 @@ class _Comparison:
         return Kind.EXTERN in (one.kind, other.kind) and one.name == other.name != ""
 
     def _same_minus(self, mine: Reference, yours: Reference) -> bool:
-        """Whether two references count from the same place."""
+        """Whether two references count from the same place; nodes of either graph have numbers of their own."""
         if mine.minus is None or yours.minus is None:
             return False
         (pre, before), (post, after) = mine.minus, yours.minus

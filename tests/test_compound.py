@@ -7,12 +7,14 @@ What compilers write, and what linkers make of it, is tested with the plugins of
 from __future__ import annotations
 
 import pytest
-from elfwriter import FUNC, LOCAL, Sec, Sym, elf
+from elfwriter import FUNC, LOCAL, OBJECT, Sec, Sym, elf
 from kdiff_arch_loongarch64 import ARCHITECTURE as LOONGARCH64
 from kdiff_arch_ppc64le import ARCHITECTURE as PPC64LE
 from kdiff_arch_riscv64 import ARCHITECTURE as RISCV64
 
 from kdiff.arch import Architecture
+from kdiff.correlate import correlate
+from kdiff.diff import diff
 from kdiff.elf.read import read_bytes
 from kdiff.errors import KdiffError
 from kdiff.graph import Reference, SectionGraph, build
@@ -38,6 +40,20 @@ def test_two_records_of_one_place_are_one_reference() -> None:
     assert (only.howto.type, only.offset, only.addend, only.insn_addend) == (ADD32, 0, 5, 0)
     assert only.minus is not None
     assert only.minus[1] == 1
+
+
+def test_what_is_subtracted_is_compared_by_what_it_is_and_not_by_its_number() -> None:
+    def counted_from(name: str, *order: str) -> SectionGraph:
+        data = [Sec(each, bytes(4), "wa") for each in order]
+        names = [Sym(each[1:], each, 0, 4, OBJECT, LOCAL) for each in order]
+        code = Sec(".text.f", bytes(8), "ax", relocs=((0, ADD32, "f", 0), (0, SUB32, name, 0)))
+        return graph(RISCV64, code, Sym("f", ".text.f", 0, 8, FUNC), *data, *names)
+
+    before = counted_from("a", ".a", ".b")
+    for name, changed in (("a", []), ("b", ["f"])):
+        after = counted_from(name, ".b", ".a")
+        delta = diff(before, after, correlate(before, after))
+        assert [after.nodes[each.post].label for each in delta.changed] == changed
 
 
 def test_what_is_subtracted_may_lie_anywhere_in_the_section_of_the_field() -> None:
