@@ -4,10 +4,10 @@
 The pairs are those of bench_pairs.py for Linux 6.1 on x86-64 (build them with its --build); with --debug,
 those of a configuration with debugging information and more checks. The peer is
 Debian's package kpatch-build from trixie, run from where it is unpacked, with the C library of trixie. Both
-go through all pairs several times; medians count. kdiff does so in a new process each time, which sees each
-pair once, as in a batch. The peer is measured as kpatch-build runs it, a process for each object that reads a
-list of the kernel's symbols, and once more with a list of the object's own symbols only, which is as good as
-none.
+go through all pairs several times, in turn; medians count. kdiff does so in a new process each time, which
+sees each pair once, as in a batch. The peer is measured as kpatch-build runs it, a process for each object
+that reads a list of the kernel's symbols, and once more with a list of the object's own symbols only, which
+is as good as none.
 
 kdiff pairs, compares, plans and reviews; the peer also writes its output object, and knows less: no layouts
 of structures, no alternatives to unsure pairs, no reason for what it says.
@@ -29,6 +29,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from kdiff.cli.main import NEW_OBJECTS, keep_memory
 from kdiff.compare import comparer
 from kdiff.elf.read import read
 from kdiff.review import review
-from kdiff.setup import cache
+from kdiff.setup import cache as cache_folder
 
 PACKAGES = ("kpatch-build", "libc6", "libelf1t64", "zlib1g", "libzstd1")
 SUITE = "http://deb.debian.org/debian trixie main"
@@ -84,18 +85,24 @@ def main() -> int:
     if not cases:
         where = "/".join(wanted)
         raise SystemExit(f"no pairs are built: python benchmarks/bench_pairs.py --build --where '^{where}$'")
-    peer = Peer(cache() / "peers" / "kpatch")
+    peer = Peer(cache_folder() / "peers" / "kpatch")
     paths = [(case.pre(build), case.post(build)) for case in cases]
-    batches = [in_new_process(paths) for _ in range(given.runs)]
+    batches, few, many = list[Batch](), list[list[float]](), list[list[float]]()
+    for run in range(given.runs):
+        print(f"run {run + 1} of {given.runs}", file=sys.stderr)
+        batches.append(in_new_process(paths))
+        few.append([peer.seconds(*pair, peer.own_symbols(pair[0])) for pair in paths])
+        many.append([peer.seconds(*pair, peer.kernel_symbols(pair[0])) for pair in paths])
+    taken = ([batch.seconds for batch in batches], few, many)
+    medians = [[statistics.median(each) for each in zip(*runs, strict=True)] for runs in taken]
     rows = []
-    for number, (case, (pre, post)) in enumerate(zip(cases, paths, strict=True)):
-        ours = [batch.seconds[number] for batch in batches]
-        few, status = peer.seconds(pre, post, peer.own_symbols(pre), given.runs)
-        many, _ = peer.seconds(pre, post, peer.kernel_symbols(pre), given.runs)
-        rows.append(Row(case.name, pre.stat().st_size, statistics.median(ours), few, many, status))
+    for case, (pre, post), seconds in zip(cases, paths, zip(*medians, strict=True), strict=True):
+        status = peer.status(pre, post)
+        rows.append(Row(case.name, pre.stat().st_size, *seconds, status))
+        ours, without, listed = (1e3 * each for each in seconds)
         print(
-            f"{rows[-1].name:<44} {rows[-1].size >> 10:>5} KB  kdiff {1e3 * rows[-1].kdiff:6.1f} ms"
-            f"  peer {1e3 * few:6.1f} ms, with the kernel's symbols {1e3 * many:6.1f} ms  ({status})"
+            f"{case.name:<44} {rows[-1].size >> 10:>5} KB  kdiff {ours:6.1f} ms"
+            f"  peer {without:6.1f} ms, with the kernel's symbols {listed:6.1f} ms  ({status})"
         )
     report(rows, given.runs, max(batch.memory for batch in batches))
     if given.json:
@@ -128,7 +135,8 @@ def compared(paths: list[tuple[Path, Path]]) -> Batch:
         before = read(pre)
         review(compare(before, read(post, before), False, None))
         seconds.append(time.process_time() - start)
-    return Batch(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+    status = Path("/proc/self/status").read_text()  # ru_maxrss counts what this process was forked from
+    return Batch(seconds, int(status.split("VmHWM:")[1].split()[0]) >> 10)
 
 
 def report(rows: list[Row], runs: int, memory: int) -> None:
@@ -180,21 +188,26 @@ class Peer:
             subprocess.run(("dpkg-deb", "-x", package, self.root), check=True)
         (self.folder / "ready").touch()
 
-    def seconds(self, pre: Path, post: Path, symbols: Path, runs: int) -> tuple[float, int]:
-        """Median CPU seconds of a process, and its exit status."""
+    def seconds(self, pre: Path, post: Path, symbols: Path) -> float:
+        """CPU seconds of a process."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._run(pre, post, symbols)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def status(self, pre: Path, post: Path) -> int:
+        """The exit status for a pair."""
+        return self._run(pre, post, self.own_symbols(pre))
+
+    def _run(self, pre: Path, post: Path, symbols: Path) -> int:
         command = (
             self.root / "usr/lib64/ld-linux-x86-64.so.2",
             *("--library-path", self.root / "usr/lib/x86_64-linux-gnu"),
             self.root / "usr/lib/kpatch/create-diff-object", pre, post, "vmlinux", symbols,
             self.scratch / "Module.symvers", "patch", self.scratch / "out.o",
         )  # fmt: skip
-        taken = []
-        for _ in range(runs):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            done = subprocess.run(command, capture_output=True, env={**os.environ, **SIZES}, cwd=self.scratch)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        return statistics.median(taken), done.returncode
+        sizes = {**os.environ, **SIZES}
+        return subprocess.run(command, capture_output=True, env=sizes, cwd=self.scratch).returncode
 
     def own_symbols(self, pre: Path) -> Path:
         """The object's own symbols, as readelf prints them."""
@@ -205,13 +218,17 @@ class Peer:
     def kernel_symbols(self, pre: Path) -> Path:
         """The object's symbols among as many others as a kernel has."""
         found = self.scratch / "kernel"
-        own = self.own_symbols(pre).read_text()
-        others = "".join(
-            f"{number:6d}: ffffffff{0x81000000 + 16 * number:08x} 16 FUNC GLOBAL DEFAULT 1 other_{number}\n"
-            for number in range(KERNEL_SYMBOLS)
-        )
-        found.write_text(own + others)
+        found.write_text(self.own_symbols(pre).read_text() + others())
         return found
+
+
+@cache
+def others() -> str:
+    """The symbols of a kernel, as readelf prints them."""
+    return "".join(
+        f"{number:6d}: ffffffff{0x81000000 + 16 * number:08x} 16 FUNC GLOBAL DEFAULT 1 other_{number}\n"
+        for number in range(KERNEL_SYMBOLS)
+    )
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ class _Comparison:
         return Kind.EXTERN in (one.kind, other.kind) and one.name == other.name != ""
 
     def _same_minus(self, mine: Reference, yours: Reference) -> bool:
-        """Whether two references count from the same place; nodes of either graph have numbers of their own."""
+        """Whether two references count from the same place; each graph has numbers of its own for it."""
         if mine.minus is None or yours.minus is None:
             return False
         (pre, before), (post, after) = mine.minus, yours.minus

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache, partial
 from operator import attrgetter
+from typing import cast
 
 from kdiff.alike import Scope
 from kdiff.arch import Architecture
@@ -162,11 +163,15 @@ def _nodes(obj: Object, habits: Habits, pieces: Iterable[Piece]) -> Iterator[Nod
             own = habits.remade(stem(names[0]), name) if names else remade
         if constant and kind is Kind.DATA:
             kind = Kind.CONSTANT
-        yield Node(
+        yield _node((
             index, label, kind, section, name,
             start, size, min(aligned, start & -start or aligned), names, local, weak,
             table, row, standing, own,
-        )  # fmt: skip
+        ))  # fmt: skip
+
+
+_node = cast(Callable[[tuple[object, ...]], Node], partial(tuple.__new__, Node))
+"""Node._make, which looks again at how many fields there are."""
 
 
 @lru_cache(maxsize=1 << 12)

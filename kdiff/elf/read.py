@@ -71,7 +71,6 @@ class Object:
     """Names that were asked for, by table and offset."""
     _tables: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Where tables of strings begin and end in the file."""
-    _section_names: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     _rows: dict[int, tuple[int, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Headers that were asked for, by section."""
     _contents: dict[int, memoryview] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -83,7 +82,6 @@ class Object:
         found = self._lists.get("sections")
         if found is None:
             found = self._lists["sections"] = self._strings(self.section_names, self.sections["name"])
-            self._section_names.update(enumerate(found))
         return found
 
     def names_of_symbols(self) -> list[str]:
@@ -110,15 +108,14 @@ class Object:
             same_texts = bytes(self.contents(table)) == bytes(other.contents(theirs))
             if same_texts and rows["name"].tobytes() == others["name"].tobytes():
                 self._lists[kind] = names
-        if self._lists.get("sections") is lists[0]:
-            self._section_names.update(enumerate(lists[0]))
 
     def section_name(self, index: int) -> str:
-        found = self._section_names.get(index)
-        if found is None:
-            name = self._string(self.section_names, int(self.sections["name"][index]))
-            found = self._section_names[index] = name
-        return found
+        known = self._lists.get("sections")
+        return (
+            self._string(self.section_names, int(self.sections["name"][index]))
+            if known is None
+            else known[index]
+        )
 
     def symbol_name(self, index: int) -> str:
         """The symbol's name; a section symbol has its section's."""
