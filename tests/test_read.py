@@ -21,6 +21,7 @@ from strategies import damaged
 
 from kdiff.elf.read import (
     RESERVED,
+    SHF_ALLOC,
     SHN_LORESERVE,
     SHT_NOBITS,
     SHT_SYMTAB_SHNDX,
@@ -29,7 +30,7 @@ from kdiff.elf.read import (
     read,
     read_bytes,
 )
-from kdiff.elf.relocations import _stretches
+from kdiff.elf.relocations import Raw, _stretches
 from kdiff.errors import KdiffError, Refusal
 from kdiff.graph import build
 
@@ -189,6 +190,22 @@ def test_relocations_without_addends_are_marked_and_the_graph_reads_them_from_th
     ]
 
 
+def test_records_of_debugging_information_are_read_when_they_are_asked_for() -> None:
+    data = compiled(UNIT, "-g")
+    obj = read_bytes(data, "unit.o")
+    assert len(obj.relocations)
+    assert np.all(obj.sections["flags"][obj.relocations["section"]] & SHF_ALLOC)
+    info, table = (obj.names_of_sections().index(name) for name in (".debug_info", ".rela.debug_info"))
+    size = len(obj.contents(table)) // 24
+    assert len(obj.records(info)) == size > 10
+    place = int(obj.sections["offset"][table])
+    broken = read_bytes(data[:place] + bytes(7) + b"\xff" + data[place + 8 :], "broken.o", obj)
+    assert broken.relocations is obj.relocations
+    with pytest.raises(KdiffError, match="points outside of the object") as error:
+        broken.records(info)
+    assert error.value.place == "broken.o"
+
+
 def test_a_file_reads_like_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "unit.o"
     path.write_bytes(compiled(UNIT))
@@ -199,6 +216,11 @@ def test_a_file_reads_like_its_bytes(tmp_path: Path) -> None:
 
 
 # Held against others ---------------------------------------------------------------------------------
+
+
+def every_record(obj: Object) -> list[Raw]:
+    """The records of all sections, loaded or not."""
+    return [row for index in range(len(obj.sections)) for row in obj.records(index).rows()]
 
 
 def readelf(path: Path, option: str) -> str:
@@ -243,7 +265,7 @@ def test_readelf_sees_the_same_sections_symbols_and_relocations(
             assert row["section"] == int(index)
     listed = re.findall(r"^([0-9a-f]{16})  ([0-9a-f]{16}) R_", readelf(path, "-r"), re.M)
     assert sorted((int(a, 16), int(b, 16)) for a, b in listed) == sorted(
-        (r[1], r[3] << 32 | r[2]) for r in obj.relocations.rows()
+        (r[1], r[3] << 32 | r[2]) for r in every_record(obj)
     )
 
 
@@ -252,7 +274,7 @@ def test_an_independent_reader_sees_the_same_relocations(form: tuple[str, ...]) 
     data = compiled(*form)
     obj, other = read_bytes(data), Seen(data)
     ours = sorted(
-        (obj.section_name(r[0]), r[1], r[2], obj.symbol_name(r[3]), r[4]) for r in obj.relocations.rows()
+        (obj.section_name(r[0]), r[1], r[2], obj.symbol_name(r[3]), r[4]) for r in every_record(obj)
     )
     theirs = sorted((r.section, r.offset, r.type, r.symbol, r.addend) for r in other.relocations)
     assert len(ours) > 3 or form == (REST,)

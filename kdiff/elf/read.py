@@ -50,8 +50,9 @@ LONGEST_NAME = 4096
 class Object:
     """One relocatable object. Index 0 of sections and symbols is ELF's null entry.
 
-    `relocations` are sorted by (section, offset), records of one place in file order;
-    `relocation_bounds[i]:relocation_bounds[i+1]` are those of section i.
+    `relocations` are those that change loaded sections, sorted by (section, offset), records of one place in
+    file order; `relocation_bounds[i]:relocation_bounds[i+1]` are those of section i. Those of other sections
+    are read when they are asked for (`records`): debugging information has many.
     """
 
     path: str
@@ -75,6 +76,8 @@ class Object:
     """Headers that were asked for, by section."""
     _contents: dict[int, memoryview] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Contents that were asked for, by section."""
+    _others: dict[int, Relocations] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Relocations of sections that are not loaded, of those that were asked for."""
     _lists: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def names_of_sections(self) -> list[str]:
@@ -128,8 +131,19 @@ class Object:
         return self._string(self.symbol_names, name)
 
     def records(self, index: int) -> Relocations:
-        """The relocations of a section."""
-        return self.relocations.of(slice(*self.relocation_bounds[index : index + 2].tolist()))
+        """The relocations of a section; KdiffError if they are not sound and the section is not loaded."""
+        if self.row(index)[2] & SHF_ALLOC:
+            return self.relocations.of(slice(*self.relocation_bounds[index : index + 2].tolist()))
+        found = self._others.get(index)
+        if found is None:
+            wanted = np.zeros(len(self.sections), bool)
+            wanted[index] = True
+            word = ("<" if self.byte_order == "little" else ">") + LAYOUTS[self.elf_class].word
+            count = len(self.symbols)
+            found, _ = read_relocations(self.data, word, self.sections, self.symtab, count, self.path, wanted)
+            found.freeze()
+            self._others[index] = found
+        return found
 
     def row(self, index: int) -> tuple[int, ...]:
         """The header of a section, in the order of `SECTION_COLUMNS`."""
@@ -234,19 +248,21 @@ def read_bytes(data: bytes | mmap.mmap, path: str = "", twin: Object | None = No
         )
     if twin is not None and _same_headers(view, twin, header):
         sections, names, symtab = twin.sections, twin.section_names, twin.symtab
-        other = set(sections["type"][differing(view, twin.data, sections)].tolist())
+        other = differing(view, twin.data, sections).nonzero()[0]
     else:
         sections, names = _sections(view, layout, endian, header, path)
-        symtab, twin, other = _only(sections, SHT_SYMTAB, path), None, set()
-    if twin is not None and other.isdisjoint((SHT_SYMTAB, SHT_SYMTAB_SHNDX)):
+        symtab, twin, other = _only(sections, SHT_SYMTAB, path), None, np.zeros(0, "i8")
+    kinds, loaded = sections["type"][other], sections["flags"] & SHF_ALLOC > 0
+    if twin is not None and not np.count_nonzero((kinds == SHT_SYMTAB) | (kinds == SHT_SYMTAB_SHNDX)):
         symbols = twin.symbols
     else:
         symbols = _symbols(view, layout, endian, sections, symtab, path)
-    if twin is not None and other.isdisjoint((SHT_RELA, SHT_REL)):
+    tables = other[(kinds == SHT_RELA) | (kinds == SHT_REL)]
+    if twin is not None and not np.count_nonzero(loaded[sections["info"][tables]]):
         relocations, bounds = twin.relocations, twin.relocation_bounds
     else:
-        word = endian + layout.word
-        relocations, bounds = read_relocations(view, word, sections, symtab, len(symbols), path)
+        word, count = endian + layout.word, len(symbols)
+        relocations, bounds = read_relocations(view, word, sections, symtab, count, path, loaded)
     relocations.freeze()
     for column in (sections, symbols, bounds):
         column.flags.writeable = False

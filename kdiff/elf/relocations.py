@@ -78,15 +78,16 @@ class Relocations:
 
 
 def read_relocations(
-    view: memoryview, word: str, sections: Column, symtab: int, symbols: int, path: str
+    view: memoryview, word: str, sections: Column, symtab: int, symbols: int, path: str, wanted: Column
 ) -> tuple[Relocations, Column]:
-    """All relocations, sorted, and where those of each section begin.
+    """The relocations of some sections, sorted, and where those of each section begin.
 
-    `word`: byte order and size of an address, `<u8`; `symbols`: how many.
+    `word`: byte order and size of an address, `<u8`; `symbols`: how many; `wanted`: by section, whether those
+    that change it are. The tables of the others are checked, but not read.
     """
     kinds, counts = sections["type"], np.zeros(len(sections), "i8")
     parts = [
-        _records(view, word, sections, tables, kind, symtab, path, counts)
+        _records(view, word, sections, tables, kind, symtab, path, counts, wanted)
         for kind in (SHT_RELA, SHT_REL)
         if len(tables := (kinds == kind).nonzero()[0])
     ]
@@ -115,9 +116,9 @@ def _order(section: Column, offset: Column) -> Column | None:
 
 def _records(
     view: memoryview, word: str, sections: Column, tables: Column, kind: int, symtab: int,
-    path: str, per_section: Column,
+    path: str, per_section: Column, wanted: Column,
 ) -> Relocations:  # fmt: skip
-    """All records of one kind, table after table. `tables`: section indices.
+    """The records of one kind of wanted sections, table after table. `tables`: section indices.
 
     How many there are is added to `per_section`.
     """
@@ -132,6 +133,8 @@ def _records(
         raise KdiffError("elf.relocations", f"relocation section {table} is malformed", place=path)
     if int(sizes.sum()) > len(view):
         raise KdiffError("elf.relocations", "relocation sections overlap", place=path)
+    chosen = wanted.take(targets)
+    targets, sizes, starts, counts = (each[chosen] for each in (targets, sizes, starts, counts))
     per_section += np.bincount(targets, counts, len(per_section)).astype("i8")
     section, at = targets.repeat(counts), 0
     made = {name: np.empty(len(section), each) for name, each in COLUMNS.items() if name != "section"}
@@ -149,6 +152,8 @@ def _stretches(view: memoryview, word: str, starts: Column, sizes: Column) -> li
     """The words of all tables in a few pieces; they are joined where they do not lie side by side."""
     ends, size = starts + sizes, int(word[2:])
     edges = ((starts[1:] != ends[:-1]).nonzero()[0] + 1).tolist()
+    if not len(starts):
+        return []
     if len(edges) < _MOST_STRETCHES:
         spans = zip([0, *edges], [*edges, len(starts)], strict=True)
         return [np.frombuffer(view[starts[first] : ends[last - 1]], word) for first, last in spans]

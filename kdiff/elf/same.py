@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from kdiff.elf.read import SHF_ALLOC, SHT_SYMTAB, Object, read_bytes
-from kdiff.elf.relocations import Relocations
 
 _HEADERS = ("type", "flags", "align", "entsize", "link", "info")
 
@@ -33,16 +32,10 @@ def same_code(pre: bytes, post: bytes) -> bool:
         and _names(first) == _names(second)
         and np.array_equal(first.symbols, second.symbols)
         and first.contents(first.symbol_names) == second.contents(second.symbol_names)
-        and _relocations(first).equals(_relocations(second))
+        and first.relocations.equals(second.relocations)
         and all(first.contents(each) == second.contents(each) for each in np.flatnonzero(loaded).tolist())
     )
 
 
 def _names(obj: Object) -> list[str]:
     return [obj.section_name(index) for index in range(len(obj.sections))]
-
-
-def _relocations(obj: Object) -> Relocations:
-    """Those that change a section that is loaded."""
-    loaded = (obj.sections["flags"] & SHF_ALLOC) != 0
-    return obj.relocations.of(loaded[obj.relocations["section"]])
