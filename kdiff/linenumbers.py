@@ -7,7 +7,9 @@ differs are constants, loaded into registers, that are line numbers on both side
 entry of the function, such as that of WARN, which moved from the one number to the other. Else the line
 tables decide if both objects have one: a place of the code must have moved so. Else the number must reach a
 call of a function whose argument in that register, or in one it is copied to, tells a line and nothing else
-(a `LineTaker` row).
+(a `LineTaker` row). It must do so, too, where no place has its line: code of an inlined function has that
+function's lines, and not the line of the call that it is told. A place a few lines in front then must have
+moved as far.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from kdiff.values import dataclass
 if TYPE_CHECKING:
     from kdiff.dwarflines import SourceLines
 
+_FEW = 32
+"""Lines between a place of the code and a call behind it that has no place."""
 Tables: TypeAlias = "Callable[[], tuple[SourceLines, SourceLines]]"
 """The line tables of both objects; asked for only where they decide."""
 
@@ -56,7 +60,9 @@ def moved_lines(
     before, after = tables()
     if before.sections and after.sections:
         places = _places(one, other, before, after)
-        return moves if all((each.before, each.after) in places for each in open_moves) else ()
+        open_moves = [each for each in open_moves if (each.before, each.after) not in places]
+        if not all(_is_behind(each, places) for each in open_moves):
+            return ()
     return moves if all(_told(post, other, each) for each in open_moves) else ()
 
 
@@ -233,6 +239,11 @@ def _takes(graph: SectionGraph, reference: Reference | None, register: int) -> b
     takers = [graph.habits.line_takers[name] for name in names if name in graph.habits.line_takers]
     arguments = [each.register for each in graph.arch.arguments]
     return any(arguments[each.argument : each.argument + 1] == [register] for each in takers)
+
+
+def _is_behind(move: LineMove, places: frozenset[tuple[int, int]]) -> bool:
+    """Whether a place a few lines in front of a number moved as far."""
+    return any((move.before - lines, move.after - lines) in places for lines in range(1, _FEW))
 
 
 def _rows(pre: SectionGraph, post: SectionGraph, one: Node, other: Node) -> frozenset[tuple[int, int]]:

@@ -95,6 +95,47 @@ def test_the_line_table_tells_a_line_from_a_number(cross: Cross) -> None:
     assert changed(cross, unit(), edited, "-g") == {"g"}
 
 
+INLINED = """
+void __might_resched(const char *, int, unsigned);
+void note(const char *, int, unsigned);
+static void tells(int *p, int line) {{ __might_resched("x.c", line, *p); __might_resched("y.c", line, 1); }}
+static void notes(int *p, int line) {{ note("x.c", line, *p); note("y.c", line, 1); }}
+int busy(int);
+{blank}
+int f(int *p) {{
+    int found = busy(1);
+    if (busy(2)) {{
+        tells(p, __LINE__);
+        found = -2;
+    }}
+    return found;
+}}
+int g(int *p) {{
+    int found = busy(1);
+    if (busy(2)) {{
+        notes(p, __LINE__);
+        found = -2;
+    }}
+    return found;
+}}
+int h(int *p) {{
+    int found = busy(1);
+    if (busy(2)) {{
+        tells(p, {number});
+        found = -2;
+    }}
+    return found;
+}}
+"""
+
+
+def test_a_line_without_a_place_must_be_told_to_who_takes_it() -> None:
+    pre = graph(INLINED.format(blank="", number=33), "-g")
+    for number, more in ((33, set()), (40, set()), (41, {"h"}), (500, {"h"})):
+        post = graph(INLINED.format(blank="\n" * 7, number=number), "-g")
+        assert set(changes(pre, post)) == {"g"} | more
+
+
 def test_the_line_table_of_both_objects_is_needed() -> None:
     assert set(changes(graph(unit(), "-g"), graph(unit(7)))) == {"g"}
     assert not changes(graph(unit(), "-g"), graph(unit(7), "-g"))
