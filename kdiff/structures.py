@@ -64,7 +64,7 @@ class _Names:
         self._strings = b"\0" + uncompressed(obj, strings)
         self._order = obj.byte_order
         records = obj.records(info)
-        here = obj.symbols[records["symbol"]]["section"] == strings
+        here = (obj.symbols["section"] == strings).take(records["symbol"])
         self._uses = records["offset"][here], records["addend"][here]
 
     @staticmethod

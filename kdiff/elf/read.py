@@ -96,9 +96,9 @@ class Object:
             self._lists["symbols"] = found
         return found
 
-    def whole(self) -> bytes:
-        """The bytes of the file."""
-        return self.data.obj if isinstance(self.data.obj, bytes) else bytes(self.data)
+    def whole(self) -> bytes | mmap.mmap:
+        """The file, of which slices are bytes."""
+        return self.data.obj if isinstance(self.data.obj, (bytes, mmap.mmap)) else bytes(self.data)
 
     def share_names(self, other: Object) -> None:
         """Take the names over that another object has in equal tables: two builds of a unit have most."""
