@@ -8,32 +8,31 @@ other units, and strings that are reached.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable
 
 import numpy as np
 
-from kdiff.elf.read import RESERVED, STB_WEAK, STT_FUNC, STT_SECTION, Column, Object
+from kdiff.elf.read import RESERVED, STB_LOCAL, STB_WEAK, STT_FUNC, STT_SECTION, Column, Object
 from kdiff.habits import Habits
 from kdiff.labels import Labels
 from kdiff.nodes import Node
 from kdiff.owners import stands_alone
 from kdiff.split import Kind, Piece
 
-_T = TypeVar("_T")
 _PLACE = 40
 """Bits of an offset in a section."""
 
 
-class _Known(dict[int, _T]):
-    """What is known of the symbols that were asked for."""
+class _Rows(dict[int, tuple[int, ...]]):
+    """The rows of an object's symbols, of those that are asked for."""
 
-    def __init__(self, find: Callable[[int], _T]) -> None:
-        self._find = find
+    def __init__(self, obj: Object) -> None:
+        self._symbols = obj.symbols
 
-    def __missing__(self, symbol: int) -> _T:
-        found = self[symbol] = self._find(symbol)
-        return found
+    def __missing__(self, index: int) -> tuple[int, ...]:
+        row: tuple[int, ...] = self._symbols[index].item()
+        self[index] = row
+        return row
 
 
 class Lookup:
@@ -49,11 +48,11 @@ class Lookup:
         self.obj, self.marks, self._node = obj, habits.ahead, node
         self._strings = np.zeros(len(obj.sections), bool) if strings is None else strings
         self._string_at: dict[tuple[int, int], int] = {}
-        self.symbols: Mapping[int, tuple[int, ...]] = _Known(lambda symbol: obj.symbols[symbol].item())
+        self.symbols = _Rows(obj)
         self.further: list[Node] = []
         """Nodes that are made when something reaches them: of other units, and strings."""
         self._by_name: dict[str, int] = {}
-        self._outside = _Known(self._elsewhere)
+        self._outside: dict[int, int] = {}
         self.nodes = nodes
         self._others = {
             (section, each.start): each.other
@@ -93,7 +92,7 @@ class Lookup:
         if first == stop and section < RESERVED and self._strings[section]:
             return self._string(section, value + addend if kind == STT_SECTION else value, value + addend)
         if first == stop:
-            return self._outside[symbol], addend
+            return self._elsewhere(symbol), addend
         target = self._holds(value + addend if kind == STT_SECTION else value, first, stop)
         return target, value + addend - self._starts[target]
 
@@ -112,7 +111,7 @@ class Lookup:
         other = elsewhere.nonzero()[0]
         target[other] = 0
         inner = within + addends - self.starts.take(target)
-        target[other] = [self._outside[symbol] for symbol in symbols.take(other).tolist()]
+        target[other] = [self._elsewhere(symbol) for symbol in symbols.take(other).tolist()]
         inner[other] = addends.take(other)
         for at in strings:
             target[at], inner[at] = self._string(int(home[at]), int(place[at]), int(within[at] + addends[at]))
@@ -139,10 +138,13 @@ class Lookup:
 
     def _elsewhere(self, symbol: int) -> int:
         """The node of a symbol of another unit, or of a section that has no nodes."""
-        name, (*_, binding, _, section) = self.obj.symbol_name(symbol), self.symbols[symbol]
-        if section == 0 or section >= RESERVED:
-            return self.extern(name, binding == STB_WEAK)
-        return self.extern(f"{self.obj.section_name(section)}:{name}")
+        known = self._outside.get(symbol)
+        if known is None:
+            name, (*_, binding, _, section) = self.obj.symbol_name(symbol), self.symbols[symbol]
+            if 0 < section < RESERVED:
+                name, binding = f"{self.obj.section_name(section)}:{name}", STB_LOCAL
+            known = self._outside[symbol] = self.extern(name, binding == STB_WEAK)
+        return known
 
     def entered(self, entry: Callable[[int], int], symbol: int, target: int, addend: int) -> tuple[int, int]:
         """Tell what a call adds to reach a function's local entry from its addend: (addend, entry).

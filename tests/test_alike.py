@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -373,3 +374,21 @@ def test_a_list_names_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (tmp_path / "list").write_text("one two three\n")
     assert main(["diff", "--batch", str(tmp_path / "list")]) == 1
     assert "line 1 names 3 files" in capsys.readouterr().err
+
+
+def test_objects_are_freed_without_a_search_for_garbage() -> None:
+    """A batch does not search for it: what would wait for that adds up."""
+    texts = [compiled(text) for text in (UNIT, UNIT.replace("return gauge[3]", "return 3"))]
+
+    def compare() -> None:
+        pre, post = (read_bytes(text, "unit.o") for text in texts)
+        review(planned(pre, post, ARCHITECTURE, Rows(NOTHING), HABITS))
+
+    compare()
+    gc.collect()
+    gc.disable()
+    try:
+        compare()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
