@@ -114,11 +114,9 @@ class Object:
 
     def section_name(self, index: int) -> str:
         known = self._lists.get("sections")
-        return (
-            self._string(self.section_names, int(self.sections["name"][index]))
-            if known is None
-            else known[index]
-        )
+        if known is not None:
+            return known[index]
+        return self._string(self.section_names, int(self.sections["name"][index]))
 
     def symbol_name(self, index: int) -> str:
         """The symbol's name; a section symbol has its section's."""

@@ -46,7 +46,8 @@ _MODRM = frozenset(
 )  # fmt: skip
 """Opcodes with ModRM in the one-byte map, and what is a prefix in its place (62, 8f, c4, c5)."""
 
-
+_PREFIXES = (0xC4, 0x8F)
+"""Those of VEX and XOP, three bytes."""
 _BEFORE_CONSTANTS = frozenset(
     each for each in range(256) if each in (0x69, 0x81) or each & 0xC7 in (0x04, 0x84) or each & 0xC0 == 0x40
 )
@@ -84,10 +85,6 @@ def _may_be_constant(before: bytes) -> bool:
 def _has_index(first: int, second: int) -> bool:
     """Whether the bytes may be opcode and ModRM, with SIB and a short displacement behind them."""
     return first in _CONSTANTS and second & 0xC7 == 0x44
-
-
-_PREFIXES = (0xC4, 0x8F)
-"""Those of VEX and XOP, three bytes."""
 
 
 def _is_prefixed(before: bytes, constant: int) -> bool:
