@@ -4,10 +4,11 @@
 The pairs are those of bench_pairs.py for Linux 6.1 on x86-64 (build them with its --build); with --debug,
 those of a configuration with debugging information and more checks. The peer is
 Debian's package kpatch-build from trixie, run from where it is unpacked, with the C library of trixie. Both
-go through all pairs several times, in turn; medians count. kdiff does so in a new process each time, which
-sees each pair once, as in a batch. The peer is measured as kpatch-build runs it, a process for each object
-that reads a list of the kernel's symbols, and once more with a list of the object's own symbols only, which
-is as good as none.
+go through all pairs several times, in turn; medians count. kdiff does what `kdiff diff --batch` does, in a
+new process each time, which sees each pair once; for the figure of each pair, and for one of the totals, all
+is done once more pair by pair. The peer is measured as kpatch-build runs it, a process for each object that
+reads a list of the kernel's symbols, and once more with a list of the object's own symbols only, which is as
+good as none.
 
 kdiff pairs, compares, plans and reviews; the peer also writes its output object, and knows less: no layouts
 of structures, no alternatives to unsure pairs, no reason for what it says.
@@ -37,10 +38,9 @@ import othersuite
 import pairlab
 
 from kdiff import registry
+from kdiff.cli.batch import Pair, groups, outcomes
 from kdiff.cli.main import NEW_OBJECTS, keep_memory
-from kdiff.compare import comparer
-from kdiff.elf.read import read
-from kdiff.review import review
+from kdiff.compare import Comparer
 from kdiff.setup import cache as cache_folder
 
 PACKAGES = ("kpatch-build", "libc6", "libelf1t64", "zlib1g", "libzstd1")
@@ -59,7 +59,7 @@ KERNEL_SYMBOLS = 170_000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One pair: bytes of the pre object, and medians of CPU seconds."""
+    """One pair: bytes of the pre object, and medians of CPU seconds, of kdiff for this pair by itself."""
 
     name: str
     size: int
@@ -87,14 +87,18 @@ def main() -> int:
         raise SystemExit(f"no pairs are built: python benchmarks/bench_pairs.py --build --where '^{where}$'")
     peer = Peer(cache_folder() / "peers" / "kpatch")
     paths = [(case.pre(build), case.post(build)) for case in cases]
-    batches, few, many = list[Batch](), list[list[float]](), list[list[float]]()
+    pairs = [Pair(case.name, *both) for case, both in zip(cases, paths, strict=True)]
+    usual = [pair for pair in pairs if USUAL[0] <= pair.pre.stat().st_size <= USUAL[1]]
+    single, few, many = list[list[float]](), list[list[float]](), list[list[float]]()
+    batches: dict[bool, list[Batch]] = {False: [], True: []}
     for run in range(given.runs):
         print(f"run {run + 1} of {given.runs}", file=sys.stderr)
-        batches.append(in_new_process(paths))
+        for chosen in (pairs, usual) if usual else (pairs,):
+            batches[chosen is usual].append(in_new_process(groups(chosen, len(chosen))))
+        single.append(in_new_process(groups(pairs, 1)).seconds)
         few.append([peer.seconds(*pair, peer.own_symbols(pair[0])) for pair in paths])
         many.append([peer.seconds(*pair, peer.kernel_symbols(pair[0])) for pair in paths])
-    taken = ([batch.seconds for batch in batches], few, many)
-    medians = [[statistics.median(each) for each in zip(*runs, strict=True)] for runs in taken]
+    medians = [[statistics.median(each) for each in zip(*runs, strict=True)] for runs in (single, few, many)]
     rows = []
     for case, (pre, post), seconds in zip(cases, paths, zip(*medians, strict=True), strict=True):
         status = peer.status(pre, post)
@@ -104,7 +108,7 @@ def main() -> int:
             f"{case.name:<44} {rows[-1].size >> 10:>5} KB  kdiff {ours:6.1f} ms"
             f"  peer {without:6.1f} ms, with the kernel's symbols {listed:6.1f} ms  ({status})"
         )
-    report(rows, given.runs, max(batch.memory for batch in batches))
+    report(rows, given.runs, batches[False], batches[True])
     if given.json:
         given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     return 0
@@ -112,61 +116,60 @@ def main() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """All pairs in one process: CPU seconds of each, and the most memory, in MiB."""
+    """Groups of pairs in one process: CPU seconds of each group, and the most memory, in MiB."""
 
     seconds: list[float]
     memory: int
 
 
-def in_new_process(paths: list[tuple[Path, Path]]) -> Batch:
+def in_new_process(parts: list[list[Pair]]) -> Batch:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(compared, paths).result()
+        return pool.submit(compared, parts).result()
 
 
-def compared(paths: list[tuple[Path, Path]]) -> Batch:
+def compared(parts: list[list[Pair]]) -> Batch:
     """Compare each pair once; what is imported and asked of plugins for all of them is not counted."""
     gc.set_threshold(NEW_OBJECTS)  # as the command does
     keep_memory()
-    compare = comparer(registry.load())
-    review(compare(*map(read, paths[0]), False, None))
+    compare = Comparer(registry.load())
+    list(outcomes(parts[0][:1], (), compare, None))
     seconds = []
-    for pre, post in paths:
+    for part in parts:
         start = time.process_time()
-        before = read(pre)
-        review(compare(before, read(post, before), False, None))
+        found = list(outcomes(part, (), compare, None))
         seconds.append(time.process_time() - start)
+        if failed := [pair.name for pair, each in zip(part, found, strict=True) if "error" in each]:
+            raise SystemExit(f"not compared: {', '.join(failed)}")
     status = Path("/proc/self/status").read_text()  # ru_maxrss counts what this process was forked from
     return Batch(seconds, int(status.split("VmHWM:")[1].split()[0]) >> 10)
 
 
-def report(rows: list[Row], runs: int, memory: int) -> None:
+def report(rows: list[Row], runs: int, every: list[Batch], usual: list[Batch]) -> None:
     """Totals, medians and ratios, of all pairs and of those as large as most units of a kernel."""
     print(f"{len(rows)} pairs, medians of {runs} runs, {platform.machine()}, {os.cpu_count()} processors:")
-    totals(rows)
-    usual = [row for row in rows if USUAL[0] <= row.size <= USUAL[1]]
-    if usual and len(usual) < len(rows):
-        print(f"{len(usual)} of them with objects of {USUAL[0]} to {USUAL[1]} bytes:")
-        totals(usual)
-    print(f"most memory of kdiff, all pairs in one process: {memory} MiB")
+    totals(rows, every)
+    chosen = [row for row in rows if USUAL[0] <= row.size <= USUAL[1]]
+    if chosen and len(chosen) < len(rows):
+        print(f"{len(chosen)} of them with objects of {USUAL[0]} to {USUAL[1]} bytes:")
+        totals(chosen, usual)
+    print(f"most memory of kdiff, all pairs in one process: {max(each.memory for each in every)} MiB")
 
 
-def totals(rows: list[Row]) -> None:
-    ours, few, many = (
+def totals(rows: list[Row], batches: list[Batch]) -> None:
+    single, few, many = (
         [getattr(row, name) for row in rows] for name in ("kdiff", "peer", "peer_with_symbols")
     )
-    print(
-        f"  kdiff                     {sum(ours):6.2f} s CPU, median {1e3 * statistics.median(ours):5.1f} ms"
-    )
-    print(f"  peer, no kernel's symbols {sum(few):6.2f} s CPU, median {1e3 * statistics.median(few):5.1f} ms")
-    print(
-        f"  peer, as kpatch runs it   {sum(many):6.2f} s CPU, median {1e3 * statistics.median(many):5.1f} ms"
-    )
-    print(f"  ratio of totals           {sum(ours) / sum(few):.2f} and {sum(ours) / sum(many):.3f}")
-    slower = (
-        sum(a > b for a, b in zip(ours, few, strict=True)),
-        sum(a > b for a, b in zip(ours, many, strict=True)),
-    )
-    print(f"  pairs for which kdiff is slower: {slower[0]} and {slower[1]}")
+    ours = statistics.median(sum(each.seconds) for each in batches)
+    print(f"  kdiff                     {ours:6.2f} s CPU, {1e3 * ours / len(rows):5.1f} ms each")
+    for title, column in (
+        ("kdiff, pair by pair", single),
+        ("peer, no kernel's symbols", few),
+        ("peer, as kpatch runs it", many),
+    ):
+        print(f"  {title:<25} {sum(column):6.2f} s CPU, median {1e3 * statistics.median(column):5.1f} ms")
+    print(f"  ratio of totals           {ours / sum(few):.2f} and {ours / sum(many):.3f}")
+    slower = [sum(a > b for a, b in zip(single, peer, strict=True)) for peer in (few, many)]
+    print(f"  pairs for which kdiff is slower: {slower[0]} and {slower[1]}, each by itself")
 
 
 class Peer:

@@ -29,7 +29,7 @@ from releaselab import Pair, Side, choose, prepare, preprocessed, say
 
 from kdiff import registry, setup
 from kdiff.cli.delta import as_json
-from kdiff.compare import comparer
+from kdiff.compare import Comparer
 from kdiff.elf.read import read
 from kdiff.errors import KdiffError
 
@@ -77,7 +77,7 @@ def main() -> int:
     before, after = Side(given.before), Side(given.after)
     prepare(before, after, (kernel.config / ".config").read_text())
     pairs = choose(before, after, given.own, given.headers, given.seed)
-    compare = comparer(plugins)
+    compare = Comparer(plugins)
     results = []
     for pair in pairs:
         results.append(judged(pair, compare))

@@ -17,17 +17,20 @@ nobody reads, neither the kernel nor its module loader, is left out altogether.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from kdiff.alike_tables import Told, same_entries
 from kdiff.arch import Architecture
 from kdiff.elf.read import SHT_NOBITS, STT_SECTION, Column, Object
+from kdiff.elf.stack import Stack
 from kdiff.habits import Habits
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.rows import Grouped
 from kdiff.sectionrows import Rows
-from kdiff.sides import Names, Side, Table, paired
+from kdiff.sidenames import Names
+from kdiff.sides import Side, paired
 from kdiff.starts import Starts
 from kdiff.values import dataclass
 
@@ -59,8 +62,11 @@ class Alike:
     sections: Mapping[int, int]
 
 
-def alike(pre: Object, post: Object, arch: Architecture, rows: Rows, habits: Habits) -> Alike:
-    """Compare two objects by columns."""
+def alike(
+    pairs: Sequence[tuple[Object, Object]], arch: Architecture, rows: Rows, habits: Habits
+) -> list[Alike]:
+    """Compare pairs of objects by columns, all pairs at once."""
+    pre, post = (Stack.of(objects) for objects in zip(*pairs, strict=True))
     names = Names(pre, post, rows, habits)
     before = Side(pre, arch, names, habits, 0)
     return _Comparison(before, Side(post, arch, names, habits, 1, before)).result()
@@ -76,7 +82,7 @@ class _Comparison:
 
     def __init__(self, pre: Side, post: Side) -> None:
         self.pre, self.post = pre, post
-        self.count = len(pre.obj.sections)
+        self.count = len(pre.stack.sections)
         self.identity = np.arange(self.count)
         self.to_post, self.to_pre = paired(pre, post)
         self.same_bytes = self._same_contents(self._same_headers())
@@ -88,22 +94,30 @@ class _Comparison:
         self.same_records = self._same_records()
         self.numbered: Column = pre.numbered | post.numbered[self.to_post]
 
-    def result(self) -> Alike:
-        found = self._same_entries(self.same_bytes & self.same_symbols & self.same_records)
+    def result(self) -> list[Alike]:
+        found = self.same_bytes & self.same_symbols & self.same_records
+        found = same_entries(
+            Told(self.pre, self.identity, self.meaning[0]), Told(self.post, self.to_pre, self.meaning[1]),
+            self.same_records, found,
+        )  # fmt: skip
         used = self._used(found)
         found &= used | ~self.numbered
         kept = self._kept(~found & self.pre.loaded, ~self._in_post(found) & self.post.loaded)
         paired = ((found | used) & (self.to_post > 0) & ~self.pre.pieces).nonzero()[0]
-        anchors = dict(zip(paired.tolist(), self.to_post[paired].tolist(), strict=True))
+        there, starts = self.to_post.take(paired), self.post.stack.first_section
         read = self._read_tables(*kept)
         reached = self._shared(*map(_reached, (self.pre, self.post), kept, read))
-        before, after = map(self._scope, (self.pre, self.post), kept, reached, read)
-        return Alike(before, after, anchors)
+        scopes = map(self._scopes, (self.pre, self.post), kept, reached, read)
+        anchors = [
+            dict(zip((paired[part] - at).tolist(), (there[part] - to).tolist(), strict=True))
+            for (_, at, part), to in zip(self.pre.stack.parts(paired), starts, strict=False)
+        ]
+        return list(map(Alike, *scopes, anchors))
 
     # Sections ----------------------------------------------------------------------------------------
 
     def _same_headers(self) -> Column:
-        ours, theirs = self.pre.obj.sections, self.post.obj.sections
+        ours, theirs = self.pre.stack.sections, self.post.stack.sections
         same = (self.to_post > 0) & ~self.pre.is_table
         for column in ("type", "flags", "size", "align", "entsize"):
             same &= ours[column] == theirs[column][self.to_post]
@@ -111,16 +125,19 @@ class _Comparison:
 
     def _same_contents(self, same: Column) -> Column:
         """Those of the sections with equal headers whose bytes are equal, too."""
-        ours, theirs = self.pre.obj, self.post.obj
+        ours, theirs = self.pre.stack, self.post.stack
         chosen = (same & (ours.sections["type"] != SHT_NOBITS)).nonzero()[0]
-        spans = zip(
-            ours.sections["offset"][chosen].tolist(),
-            theirs.sections["offset"][self.to_post[chosen]].tolist(),
-            ours.sections["size"][chosen].tolist(),
+        spans = list(zip(
+            ours.sections["offset"].take(chosen).tolist(),
+            theirs.sections["offset"].take(self.to_post.take(chosen)).tolist(),
+            ours.sections["size"].take(chosen).tolist(),
             strict=True,
-        )
-        one, other = ours.whole(), theirs.whole()
-        same[chosen] = [one[at : at + size] == other[to : to + size] for at, to, size in spans]
+        ))  # fmt: skip
+        equal: list[bool] = []
+        for (obj, _, part), twin in zip(ours.parts(chosen), theirs.objects, strict=True):
+            one, other = obj.whole(), twin.whole()
+            equal += [one[at : at + size] == other[to : to + size] for at, to, size in spans[part]]
+        same[chosen] = equal
         return same
 
     def _same_symbols(self) -> tuple[Column, Column]:
@@ -147,7 +164,7 @@ class _Comparison:
         return same
 
     def _symbols(self, side: Side, own: Column) -> Grouped:
-        symbols, section = side.obj.symbols, own[side.home]
+        symbols, section = side.stack.symbols, own[side.home]
         wanted = side.defined & side.named & ~side.label & ~side.strings[side.home] & (section >= 0)
         kind = symbols["type"].astype("i8") << 16 | symbols["binding"].astype("i8") << 8 | symbols["other"]
         columns = symbols["value"].astype("i8"), kind, side.symbol_ids, symbols["size"].astype("i8")
@@ -157,7 +174,7 @@ class _Comparison:
 
     def _meaning(self, side: Side, own: Column) -> tuple[Column, ...]:
         """What each record says, without how its object numbers things: type, what in which way, where."""
-        symbols, records, index = side.obj.symbols, side.records, side.records.symbol
+        symbols, records, index = side.stack.symbols, side.records, side.records.symbol
         home, inside = own[side.home], side.defined
         text = inside & side.strings[side.home]
         doubtful = inside & ~text & ((home < 0) | ~self.same_symbols[home])
@@ -182,7 +199,7 @@ class _Comparison:
         howto = side.arch.howtos.get(int(side.records.type[number]))
         if howto is None or howto.end_relative or howto.bias or howto.labelled:
             return _NONE
-        data = side.obj.contents(int(side.target[number]))
+        data = side.stack.contents(int(side.target[number]))
         if side.records.implicit[number] or not 0 <= offset < len(data):
             return _NONE
         text, end, _ = bytes(data[offset : offset + 4096]).partition(b"\0")
@@ -211,48 +228,10 @@ class _Comparison:
                 return used
             used = grown
 
-    # Tables ------------------------------------------------------------------------------------------
-
-    def _same_entries(self, found: Column) -> Column:
-        """Sections whose entries say the same; those of a table without a counterpart say something else."""
-        ours, theirs = _by_name(self.pre), _by_name(self.post)
-        same: Column = found.copy()
-        for name in sorted(ours.keys() | theirs.keys()):
-            mine, yours = ours.get(name, []), theirs.get(name, [])
-            if len(mine) == len(yours) == 1 and mine[0].step == yours[0].step:
-                same &= self._same_rows(mine[0], yours[0], same)
-            else:
-                same &= ~self._owners(mine, self.identity) & ~self._owners(yours, self.to_pre)
-        return same
-
-    def _same_rows(self, before: Table, after: Table, found: Column) -> Column:
-        if self._same_table(before, after):
-            return np.ones(self.count, bool)
-        ours = _entry_rows(self.pre, before, self.identity, self.meaning[0], found)
-        theirs = _entry_rows(self.post, after, self.to_pre, self.meaning[1], found)
-        return ours[0].same(theirs[0], self.count) & ours[1].same(theirs[1], self.count)
-
-    def _same_table(self, before: Table, after: Table) -> bool:
-        """Whether two tables say the same, entry by entry, about the same code."""
-        ours, theirs = self.pre.obj.contents(before.section), self.post.obj.contents(after.section)
-        return (
-            bool(self.to_post[before.section] == after.section and self.same_records[before.section])
-            and bytes(ours) == bytes(theirs)
-            and before.owners.tobytes() == self.to_pre[after.owners].tobytes()
-        )
-
-    def _owners(self, tables: Iterable[Table], own: Column) -> Column:
-        """The sections that entries of these tables are about."""
-        marked = np.zeros(self.count, bool)
-        for table in tables:
-            homes = own[table.owners]
-            marked[homes[homes > 0]] = True
-        return marked
-
     # What depends on the rest ------------------------------------------------------------------------
 
     def _in_post(self, found: Column) -> Column:
-        marked = np.zeros(len(self.post.obj.sections), bool)
+        marked = np.zeros(len(self.post.stack.sections), bool)
         marked[self.to_post[found & (self.to_post > 0)]] = True
         found_there: Column = marked & self.post.loaded
         return found_there
@@ -318,9 +297,10 @@ class _Comparison:
         ours[paired] = theirs[self.to_post[paired]] = both
         return ours, theirs
 
-    def _scope(self, side: Side, kept: Column, reached: Column, read: Column) -> Scope:
+    def _scopes(self, side: Side, kept: Column, reached: Column, read: Column) -> list[Scope]:
+        """The scope of each object."""
         references = kept & side.loaded
-        wanted = kept[side.owners] | (side.owners == 0)
+        wanted = kept.take(side.owners) | (side.owners == 0)
         entries = {
             index: np.ones(len(table.owners), bool) if read[index] else wanted[table.place]
             for index, table in side.tables.items()
@@ -328,9 +308,15 @@ class _Comparison:
         for index, chosen in entries.items():
             references[index] = np.count_nonzero(chosen) > 0
         nodes, named = references | reached, self.to_post > 0 if side is self.pre else self.to_pre > 0
-        strings = nodes & named & side.strings & ~side.pieces & (side.obj.sections["type"] != SHT_NOBITS)
+        strings = nodes & named & side.strings & ~side.pieces & (side.stack.sections["type"] != SHT_NOBITS)
         strings[list(side.rows)] = False
-        return Scope(nodes & ~strings, references, entries, side.rows, side.piece_sections, strings)
+        nodes &= ~strings
+        found, every = [], np.arange(len(nodes))
+        for (_, first, part), rows in zip(side.stack.parts(every), side.rows_of, strict=True):
+            own = {index: entries[index + first] for index in rows if index + first in entries}
+            pieces = frozenset(side.pieces[part].nonzero()[0].tolist())
+            found.append(Scope(nodes[part], references[part], own, rows, pieces, strings[part]))
+        return found
 
 
 def _reached(side: Side, kept: Column, read: Column | None = None) -> Column:
@@ -362,39 +348,3 @@ def _left_out(side: Side) -> Column:
     left: Column = side.is_table.copy()
     left[[index for index, row in side.rows.items() if row.keep is Keep.NEVER and not row.compared]] = True
     return left
-
-
-def _entry_rows(
-    side: Side, table: Table, own: Column, meaning: tuple[Column, ...], found: Column
-) -> tuple[Grouped, Grouped]:
-    """Of those owners that are alike so far: the bytes of each entry, and the records of each entry."""
-    owner, step = own[table.owners], table.step
-    order = ((owner > 0) & found[owner]).nonzero()[0]
-    owners = owner[order]
-    if np.count_nonzero(owners[1:] < owners[:-1]):
-        order = order[owners.argsort(kind="stable")]
-        owners = owner[order]
-    data = bytes(side.obj.contents(table.section)).ljust(step * len(owner), b"\0")
-    rows = np.frombuffer(data, f"V{step}", len(owner)).take(order)
-    for at, size in table.row.ignored:
-        rows.view("u1").reshape(-1, step)[:, at : at + size] = 0
-    rank = np.full(len(owner), -1, "i8")
-    rank[order] = np.arange(len(order))
-    ranks = rank[table.entries]
-    chosen = (ranks >= 0).nonzero()[0]
-    ranks = ranks[chosen]
-    if np.count_nonzero(ranks[1:] < ranks[:-1]):
-        chosen = chosen[ranks.argsort(kind="stable")]
-    entries = table.entries[chosen]
-    offsets = side.records.offset[table.records][chosen] - entries * step
-    said = (offsets, *(each[table.records][chosen] for each in meaning))
-    return Grouped(owners, (rows,)), Grouped(owner[entries], said)
-
-
-def _by_name(side: Side) -> dict[str, list[Table]]:
-    """The tables whose entries are compared."""
-    found: dict[str, list[Table]] = {}
-    for table in side.tables.values():
-        if table.row.compared:
-            found.setdefault(side.names[table.section], []).append(table)
-    return found

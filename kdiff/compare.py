@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages 2 to 5 for one pair of objects, where no kernel is at hand: what would an update hold?
+"""Stages 2 to 5 for pairs of objects, where no kernel is at hand: what would an update hold?
 
 In: two `Object`s and the registry. Out: a `Plan`. Unless the whole is asked for, or pairs are given, large
 objects are cut down first (`kdiff.narrow`), and of others graphs are made only of what is not alike in both
-(`kdiff.alike`): the plan is the same, but it does not list what stays the same.
+(`kdiff.alike`): the plan is the same, but it does not list what stays the same. What is alike in many pairs
+can be asked at once, which takes less time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from pathlib import Path
 
-from kdiff.alike import alike
+from kdiff.alike import Alike, alike
 from kdiff.arch import Architecture
 from kdiff.correlate import NOTHING, correlate
 from kdiff.diff import diff
@@ -22,36 +24,64 @@ from kdiff.errors import KdiffError
 from kdiff.graph import build
 from kdiff.habits import Habits
 from kdiff.kernel import KernelFacts
-from kdiff.narrow import narrow
+from kdiff.narrow import is_large, narrow
 from kdiff.pairs import PairsFile, object_unit, wishes
 from kdiff.plan import Plan, plan
 from kdiff.registry import Registry
 from kdiff.sectionrows import Rows
 
 NO_FACTS = KernelFacts()
-Compare = Callable[[Object, Object, bool, PairsFile | None], Plan]
-"""Pre and post object, whether the whole is wanted, and what the author says of pairs."""
 
 
-def comparer(plugins: Registry, facts: KernelFacts = NO_FACTS) -> Compare:
-    """Return the comparison; what plugins know is asked once for each architecture."""
+class Comparer:
+    """The comparison of objects; what plugins know is asked once for each architecture."""
 
-    @cache
-    def rules(arch: Architecture) -> tuple[Rows, Habits]:
-        known = replace(facts, machine=arch.name)
-        return Rows(plugins.special_sections(known)), plugins.habits(known)
+    def __init__(self, plugins: Registry, facts: KernelFacts = NO_FACTS) -> None:
+        self._plugins, self._facts = plugins, facts
+        self._rules: dict[Architecture, tuple[Rows, Habits]] = {}
 
-    def compare(pre: Object, post: Object, whole: bool, pairs: PairsFile | None) -> Plan:
-        arch = plugins.architecture(pre.machine, pre.byte_order, pre.path)
-        if plugins.architecture(post.machine, post.byte_order, post.path) is not arch:
+    def __call__(self, pre: Object, post: Object, whole: bool, said: PairsFile | None) -> Plan:
+        """`whole`: whether the graphs are wanted whole. `said`: what the author says of pairs."""
+        arch = self._architecture(pre, post)
+        return planned(pre, post, arch, *self._rules_of(arch), whole, said)
+
+    def each(
+        self, pairs: Sequence[tuple[Object, Object]], said: PairsFile | None = None
+    ) -> list[Callable[[], Plan]]:
+        """For each pair what returns its plan or raises its error; what is alike is asked of all at once."""
+        found: list[Callable[[], Plan]] = [partial(self, *pair, False, said) for pair in pairs]
+        groups: dict[Architecture, list[int]] = {}
+        for number, pair in enumerate(pairs if said is None else ()):
+            with suppress(KdiffError):  # which its own comparison raises
+                arch = self._architecture(*pair)
+                if not is_large(*pair):
+                    groups.setdefault(arch, []).append(number)
+        for arch, numbers in groups.items():
+            chosen, (rows, habits) = [pairs[each] for each in numbers], self._rules_of(arch)
+            with suppress(KdiffError):  # each by itself tells which it is
+                for number, common in zip(numbers, alike(chosen, arch, rows, habits), strict=True):
+                    found[number] = partial(_planned, *pairs[number], arch, rows, habits, common)
+        return found
+
+    def _architecture(self, pre: Object, post: Object) -> Architecture:
+        arch = self._plugins.architecture(pre.machine, pre.byte_order, pre.path)
+        if self._plugins.architecture(post.machine, post.byte_order, post.path) is not arch:
             raise KdiffError("diff.architecture", "built for another architecture", place=post.path)
-        if facts.machine not in ("", arch.name):
+        if self._facts.machine not in ("", arch.name):
             raise KdiffError(
-                "facts.machine", f"built for {arch.name}, the facts are of {facts.machine}", place=pre.path
+                "facts.machine",
+                f"built for {arch.name}, the facts are of {self._facts.machine}",
+                place=pre.path,
             )
-        return planned(pre, post, arch, *rules(arch), whole, pairs)
+        return arch
 
-    return compare
+    def _rules_of(self, arch: Architecture) -> tuple[Rows, Habits]:
+        found = self._rules.get(arch)
+        if found is None:
+            known = replace(self._facts, machine=arch.name)
+            rows = Rows(self._plugins.special_sections(known))
+            found = self._rules[arch] = rows, self._plugins.habits(known)
+        return found
 
 
 def planned(
@@ -61,26 +91,29 @@ def planned(
     rows: Rows,
     habits: Habits,
     whole: bool = False,
-    pairs: PairsFile | None = None,
+    said: PairsFile | None = None,
 ) -> Plan:
     """Plan the update that turns one object into the other."""
-    special = rows.special
-    small = None if whole or pairs is not None else narrow(pre, post, arch, special, habits)
+    if whole or said is not None:
+        return _planned(pre, post, arch, rows, habits, None, said)
+    small = narrow(pre, post, arch, rows.special, habits)
     if small is not None:
-        pre, post = small.pre, small.post
-    whole = whole or pairs is not None or small is not None
-    common = None if whole else alike(pre, post, arch, rows, habits)
-    before = build(pre, arch, special, habits, None if common is None else common.pre)
-    after = build(post, arch, special, habits, None if common is None else common.post)
+        return _planned(small.pre, small.post, arch, rows, habits, None, None, small.places)
+    (common,) = alike([(pre, post)], arch, rows, habits)
+    return _planned(pre, post, arch, rows, habits, common)
+
+
+def _planned(
+    pre: Object, post: Object, arch: Architecture, rows: Rows, habits: Habits, common: Alike | None,
+    said: PairsFile | None = None, places: Mapping[tuple[int, int], tuple[int, int]] | None = None,
+) -> Plan:  # fmt: skip
+    """`common`: what graphs need not be made of; None for whole ones."""
+    before = build(pre, arch, rows.special, habits, None if common is None else common.pre)
+    after = build(post, arch, rows.special, habits, None if common is None else common.post)
     wished = None
-    if pairs is not None:
-        chosen = [each for each in (*pairs.pin, *pairs.forbid) if object_unit(each, Path(pre.path))]
-        wished = wishes(pairs, chosen, before, after)
-    pairing = correlate(
-        before,
-        after,
-        wished,
-        NOTHING if common is None else common.sections,
-        {} if small is None else small.places,
-    )
+    if said is not None:
+        chosen = [each for each in (*said.pin, *said.forbid) if object_unit(each, Path(pre.path))]
+        wished = wishes(said, chosen, before, after)
+    sections = NOTHING if common is None else common.sections
+    pairing = correlate(before, after, wished, sections, places or {})
     return plan(before, after, pairing, diff(before, after, pairing), "")

@@ -41,7 +41,7 @@ def narrow(
     pre: Object, post: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits
 ) -> Narrowed | None:
     """Cut both down; None for small objects, and for those with debugging information or implicit addends."""
-    if min(len(pre.relocations), len(post.relocations)) < LARGE or not all(map(_is_plain, (pre, post))):
+    if not is_large(pre, post) or not all(map(_is_plain, (pre, post))):
         return None
     names = Names()
     one, other = Atoms(pre, arch, special, names), Atoms(post, arch, special, names)
@@ -56,6 +56,11 @@ def narrow(
         if atom in small[0].places and there in small[1].places
     }
     return Narrowed(small[0].obj, small[1].obj, anchors)
+
+
+def is_large(pre: Object, post: Object) -> bool:
+    """Whether two objects are so large that they are cut down first."""
+    return min(len(pre.relocations), len(post.relocations)) >= LARGE
 
 
 def _is_plain(obj: Object) -> bool:

@@ -52,7 +52,7 @@ def review_sections(plan: Plan) -> Iterator[Refusal]:
     yield from _unfinished(plan)
     carried = set(plan.carried)
     changed = {change.post for change in plan.delta.changed} | set(plan.delta.added)
-    named = {node.section_name for node in plan.post.nodes if node.kind is not Kind.FUNCTION}
+    named = {node.section_name for node in plan.post.nodes if node.section and node.kind is not Kind.FUNCTION}
     unknown = set(unknown_sections(plan.post, named)) if changed else set()
     for node in plan.post.nodes:
         if _is_about(plan, node, carried, changed, unknown):

@@ -35,27 +35,28 @@ def bounds_of_runs(
     numbers = np.arange(count) if chosen is None else chosen.nonzero()[0]
     if row.owner is None or not row.entry_size or not len(numbers):
         return begins
-    first, last = int(numbers[0]), int(numbers[-1]) + 1
-    offset, symbol, added, implicit = _owning(obj, table, (first * step, last * step), step, row.owner)
-    homes = obj.symbols["section"][symbol].astype("i8")
-    at = obj.symbols["value"][symbol].astype("i8")
-    at += np.where(obj.symbols["type"][symbol] == STT_SECTION, added, 0)
+    owner, (named, records) = np.full(len(numbers), -1, "i8"), _at(obj, table, numbers * step + row.owner)
+    symbol, added, implicit = (
+        obj.relocations[name].take(records) for name in ("symbol", "addend", "implicit")
+    )
+    homes, value, kind = (obj.symbols[name].take(symbol) for name in ("section", "value", "type"))
+    homes, at = homes.astype("i8"), value.astype("i8")
+    at += np.where(kind == STT_SECTION, added, 0)
     sound = (homes > 0) & (homes < RESERVED) & (at >= 0) & (at >> _SECTION == 0) & ~implicit
-    found = np.searchsorted(starts, homes << _SECTION | at, side="right")
-    owner = np.full(last - first, -1, "i8")
-    # of several records of one place the first adds
-    owner[(offset // step).astype("i8")[::-1] - first] = np.where(sound, found, -1)[::-1]
-    begins[first + 1 : last] = (owner[1:] != owner[:-1]) | (owner[1:] < 0)
+    owner[named] = np.where(sound, starts.searchsorted(homes << _SECTION | at, "right"), -1)
+    begins[numbers[1:]] = (owner[1:] != owner[:-1]) | (owner[1:] < 0)
     return begins
 
 
-def _owning(obj: Object, table: int, between: tuple[int, int], step: int, owner: int) -> tuple[Column, ...]:
-    """Offset, symbol, addend and kind of the records in a part of a table that name owners of entries."""
+def _at(obj: Object, table: int, places: Column) -> tuple[Column, Column]:
+    """Which places of a table have a record, and that record: of several the first, as that one adds."""
     first, last = obj.relocation_bounds[table : table + 2].tolist()
-    offset = obj.relocations["offset"][first:last]
-    within = slice(*offset.searchsorted(between).tolist())
-    chosen = (offset[within] % step == owner).nonzero()[0] + (first + within.start)
-    return tuple([obj.relocations[name].take(chosen) for name in ("offset", "symbol", "addend", "implicit")])
+    offset = obj.relocations["offset"][first:last].view("i8")
+    found = offset.searchsorted(places)
+    if first == last:
+        return found[:0], found[:0]
+    there = (offset.take(found, mode="clip") == places).nonzero()[0]
+    return there, found.take(there) + first
 
 
 def alone(begins: Column, number: int) -> None:

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One object's columns for the search of what two objects have in common (`kdiff.alike`).
+"""The columns of one side for the search of what objects have in common (`kdiff.alike`).
 
-In: an `Object`, its architecture, rows and habits, and the `Names` of both objects. Out: a `Side`: names as
-numbers, the section that each symbol and each record reaches, tables with the owners of their entries, and
-classes of sections by name.
+In: a `Stack` of pre or of post objects, their architecture and habits, and the `Names` of both sides. Out:
+a `Side`: names as numbers, the section that each symbol and each record reaches, tables with the owners of
+their entries, and classes of sections by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -30,17 +28,16 @@ from kdiff.elf.read import (
     Column,
     Object,
 )
+from kdiff.elf.stack import Records, Stack
 from kdiff.habits import Habits
 from kdiff.kernel import Keep, SpecialSection
-from kdiff.naming import FRAGMENT, LABEL, UNIQUE, example, is_made_unique, is_numbered, stem
-from kdiff.sectionrows import Rows
+from kdiff.naming import LABEL
+from kdiff.sidenames import CONSTANT, NUMBERED, PIECE, REMADE, ROW, Names
 from kdiff.structures import declared_sizes
 from kdiff.tables import rows_in, tables_among
-from kdiff.values import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """A table whose entries go where the code goes that they are about.
 
     `owners`: the section of the code of each entry, 0 where it is none of this object's; their `place` among
@@ -60,124 +57,31 @@ class Table:
         return self.row.entry_size
 
 
-class Records(NamedTuple):
-    """The records of loaded sections, by column, in the order of their sections."""
-
-    section: Column
-    offset: Column
-    type: Column
-    symbol: Column
-    addend: Column
-    implicit: Column
-
-
-Reaching = tuple[Records, Column, Column]
-
-
-class Names:
-    """The names of two objects as numbers, and what the names of sections and data mean.
-
-    Most of them are in both, so what a name means is asked once.
-    """
-
-    def __init__(self, pre: Object, post: Object, rows: Rows, habits: Habits) -> None:
-        post.share_names(pre)
-        self.rows, self._habits = rows, habits
-        self._sections = _Told(lambda name: _section(habits, name))
-        self._data = _Told(lambda name: _datum(habits, example(name)))
-        objects = pre, post
-        self.section_ids = _numbers(*(each.names_of_sections() for each in objects))
-        self.symbol_ids = _numbers(*(each.names_of_symbols() for each in objects))
-
-    def sections(self, names: list[str], chosen: Column) -> Column:
-        """By name of a section, of those that are chosen: what its data are, in bits."""
-        heads = (UNIQUE, LABEL, *self._habits.remade_families, *self._habits.constant_families)
-        return self._sections.of(
-            names,
-            chosen,
-            lambda numbers: [n for n in numbers if not names[n][-1:].isalpha() or names[n].startswith(heads)],
-        )
-
-    def data(self, names: list[str], chosen: Column) -> Column:
-        """The same by name of a local datum."""
-        remade = self._habits.remade_names
-        return self._data.of(
-            names,
-            chosen,
-            lambda numbers: [
-                n for n in numbers if "." in names[n] or names[n] in remade or names[n].startswith(UNIQUE)
-            ],
-        )
-
-
-REMADE, NUMBERED, CONSTANT = 1, 2, 4
-"""Made anew, a static with a number, constant."""
-
-
-@lru_cache(maxsize=1 << 12)
-def _section(habits: Habits, name: str) -> int:
-    remade = name.startswith(habits.remade_families)
-    return REMADE * remade | NUMBERED * is_numbered(name) | CONSTANT * habits.is_constant(name)
-
-
-@lru_cache(maxsize=1 << 12)
-def _datum(habits: Habits, name: str) -> int:
-    if "." not in name and not is_made_unique(name):
-        return REMADE * (name in habits.remade_names)
-    return REMADE * (habits.remade(stem(name), "") is not None) | NUMBERED * is_numbered(name)
-
-
-class _Told:
-    """What was told of names, in bits; what both objects ask is told once."""
-
-    def __init__(self, tell: Callable[[str], int]) -> None:
-        self._tell = tell
-        self._last: tuple[list[str], Column, Column] = [], np.zeros(0), np.zeros(0)
-
-    def of(self, names: list[str], chosen: Column, some: Callable[[list[int]], list[int]]) -> Column:
-        """By name: the bits of those that are chosen; `some` of them alone may have any."""
-        if names is not self._last[0] or not np.array_equal(chosen, self._last[1]):
-            found, special = np.zeros(len(names), "u1"), some(chosen.tolist())
-            found[special] = [self._tell(names[each]) for each in special]
-            self._last = names, chosen, found
-        return self._last[2].copy()
-
-
-def _numbers(ours: list[str], theirs: list[str]) -> tuple[Column, Column]:
-    """A number for each name, the same for the same name."""
-    number, count, more = dict[str, int]().setdefault, len(ours), len(theirs)
-    found = np.fromiter(map(number, ours, range(count)), "i8", count)
-    if theirs is ours:
-        return found, found
-    return found, np.fromiter(map(number, theirs, range(count, count + more)), "i8", more)
-
-
 class Sections(NamedTuple):
     """What headers and names of sections tell.
 
-    `special`: those whose names may have a row. `pieces`: those that hold code for table entries only.
+    `pieces`: those that hold code for table entries only. `special`: those whose names may have a row.
     """
 
     loaded: Column
     code: Column
     strings: Column
     pieces: Column
-    special: list[int]
-    piece_sections: frozenset[int]
+    special: Column
 
     @staticmethod
-    def of(obj: Object, names: list[str], rows: Rows) -> Sections:
-        flags, kinds = obj.sections["flags"].copy(), obj.sections["type"].copy()
+    def of(stack: Stack, ids: Column, names: Names) -> Sections:
+        flags, kinds = stack.sections["flags"].copy(), stack.sections["type"].copy()
         allocated = flags & SHF_ALLOC > 0
         loaded = allocated & (kinds != SHT_GROUP) & (kinds != SHT_NOTE)
-        loaded[0] = False
+        loaded[stack.first_section[:-1]] = False
         strings = loaded & (flags & (SHF_MERGE | SHF_STRINGS) == SHF_MERGE | SHF_STRINGS)
-        strings &= obj.sections["entsize"] == 1
-        special = rows.among(names, allocated.nonzero()[0].tolist())
-        piece_sections = frozenset([index for index in special if index and rows.is_piece(names[index])])
-        pieces = np.zeros(len(flags), bool)
-        pieces[list(piece_sections)] = True
-        return Sections(loaded, flags & SHF_EXECINSTR > 0, strings, pieces, special, piece_sections)
+        strings &= stack.sections["entsize"] == 1
+        chosen = allocated.nonzero()[0]
+        told, pieces = names.rows_of(ids.take(chosen)), np.zeros(len(flags), bool)
+        pieces[chosen] = told & PIECE > 0
+        pieces[stack.first_section[:-1]] = False
+        return Sections(loaded, flags & SHF_EXECINSTR > 0, strings, pieces, chosen[told & ROW > 0])
 
 
 class Symbols(NamedTuple):
@@ -191,20 +95,19 @@ class Symbols(NamedTuple):
     defined: Column
 
     @staticmethod
-    def of(obj: Object, loaded: Column) -> Symbols:
-        kinds, homes = obj.symbols["type"], obj.symbols["section"].astype("i8")
+    def of(stack: Stack, loaded: Column) -> Symbols:
+        kinds, homes = stack.symbols["type"], stack.symbols["section"].astype("i8")
         home = np.where(homes < len(loaded), homes, 0)
         return Symbols((kinds != STT_SECTION) & (kinds != STT_FILE), home, loaded[home])
 
 
 class Listed(NamedTuple):
-    """The rows of sections, and the tables among them.
+    """The tables among the sections that have rows.
 
     `owners`: by entry, of all tables, the section of the code that it is about. `source`: who says what a
     record says, its section or that of the owner of its entry.
     """
 
-    rows: dict[int, SpecialSection]
     tables: dict[int, Table]
     is_table: Column
     owners: Column
@@ -224,76 +127,62 @@ class Kinds(NamedTuple):
 
 
 class Side:
-    """One object's columns. What both objects tell alike is taken from the side of its `twin`."""
+    """The columns of the objects on one side. What a pair shares is taken from the side of its `twin`."""
 
     def __init__(
-        self, obj: Object, arch: Architecture, names: Names, habits: Habits, number: int,
+        self, stack: Stack, arch: Architecture, names: Names, habits: Habits, number: int,
         twin: Side | None = None,
     ) -> None:  # fmt: skip
-        self.obj, self.arch, self.habits = obj, arch, habits
-        self.names, self.symbol_names = obj.names_of_sections(), obj.names_of_symbols()
+        self.stack, self.arch, self.habits, self.names = stack, arch, habits, names
         self.section_ids, self.symbol_ids = names.section_ids[number], names.symbol_ids[number]
-        if twin is not None and not (
-            self.section_ids is twin.section_ids
-            and _equal(obj.sections, twin.obj.sections, ("type", "flags", "entsize"))
-        ):
-            twin = None
-        self.sections: Sections = Sections.of(obj, self.names, names.rows) if twin is None else twin.sections
-        self.loaded, self.code, self.strings, self.pieces, _, self.piece_sections = self.sections
-        if twin is not None and not _equal(obj.symbols, twin.obj.symbols, ("type", "binding", "section")):
-            twin = None
-        self.symbols: Symbols = Symbols.of(obj, self.loaded) if twin is None else twin.symbols
+        self.sections = Sections.of(stack, self.section_ids, names)
+        self.loaded, self.code, self.strings, self.pieces, _ = self.sections
+        self.symbols = Symbols.of(stack, self.loaded)
         self.named, self.home, self.defined = self.symbols
-        if twin is not None and obj.relocations is twin.obj.relocations:
-            self.reaching: Reaching = twin.reaching
-        else:
-            self.reaching = _reaching(obj, self.loaded, self.home)
-        self.records, self.bounds, self.target = self.reaching
-        listed = None if twin is None or not self._lists_same(twin) else twin.listed
-        self.listed: Listed = self._listed(names.rows) if listed is None else listed
-        self.rows, self.tables, self.is_table, self.owners, self.source = self.listed
-        if twin is not None and not (
-            self.symbol_ids is twin.symbol_ids and self.tables.keys() == twin.tables.keys()
-        ):
-            twin = None
-        self.label: Column = _labels(obj) if twin is None else twin.label
-        self.kinds: Kinds = self._kinds(names) if twin is None else twin.kinds
+        self.records, self.bounds, self.target = _reaching(stack, self.loaded, self.home)
+        self.rows_of = self._rows(twin)
+        self.rows = {
+            first + index: row
+            for first, rows in zip(stack.first_section, self.rows_of, strict=False)
+            for index, row in rows.items()
+        }
+        self.tables, self.is_table, self.owners, self.source = self._listed()
+        self.label = _labels(stack)
+        self.kinds = self._kinds()
         self.fragment, self.remade, self.numbered, self.follows = self.kinds
 
-    def _lists_same(self, twin: Side) -> bool:
-        """Whether all is the same that decides the layouts of tables and the owners of their entries."""
-        ours, theirs = self.obj, twin.obj
-        if has_types(ours) or has_types(theirs) or self.bounds.tobytes() != twin.bounds.tobytes():
-            return False
-        among = np.zeros(len(self.loaded), bool)
-        among[self.sections.special] = True
-        if not (
-            _equal(ours.sections, theirs.sections, ("size",), among)
-            and _equal(ours.symbols, theirs.symbols, ("size",), among[self.home])
-        ):
-            return False
-        at = among.take(self.records.section).nonzero()[0]
-        columns = zip(self.records[1:4], twin.records[1:4], strict=True)  # offset, type, symbol
-        return self.records is twin.records or all(
-            mine.take(at).tobytes() == yours.take(at).tobytes() for mine, yours in columns
-        )
+    def section_name(self, index: int) -> str:
+        return self.names.sections[int(self.section_ids[index])]
 
-    def _rows(self, rows: Rows) -> dict[int, SpecialSection]:
-        found = ((index, rows.row(self.names[index])) for index in self.sections.special)
-        known = {index: row for index, row in found if row is not None}
-        return tables_among(known, self.obj, self.arch, rows, declared_sizes(self.obj, self.arch))
+    def symbol_name(self, index: int) -> str:
+        """The symbol's own name."""
+        return self.names.symbols[int(self.symbol_ids[index])]
 
-    def _kinds(self, names: Names) -> Kinds:
-        data = ~self.code & ~self.is_table
-        told = names.sections(self.names, (self.loaded & data).nonzero()[0])
-        inside, texts = self.named & self.defined, self.symbol_names
-        functions = (inside & self.code[self.home]).nonzero()[0].tolist()
+    def _rows(self, twin: Side | None) -> list[dict[int, SpecialSection]]:
+        """The rows of each object's sections, by their numbers in that object."""
+        found, special, row = list[dict[int, SpecialSection]](), self.sections.special, self.names.rows.row
+        names = list(map(self.names.sections.__getitem__, self.section_ids.take(special).tolist()))
+        for number, (obj, first, part) in enumerate(self.stack.parts(special)):
+            if twin is not None and _shares_columns(obj, twin.stack.objects[number]):
+                found.append(twin.rows_of[number])
+                continue
+            named = zip((special[part] - first).tolist(), map(row, names[part]), strict=True)
+            known = {index: each for index, each in named if each is not None}
+            found.append(tables_among(known, obj, self.arch, self.names.rows, declared_sizes(obj, self.arch)))
+        return found
+
+    def _kinds(self) -> Kinds:
+        data, told = ~self.code & ~self.is_table, np.zeros(len(self.loaded), "u1")
+        chosen = (self.loaded & data).nonzero()[0]
+        told[chosen] = self.names.data_of(self.section_ids.take(chosen))
+        inside = self.named & self.defined
+        functions = (inside & self.code.take(self.home)).nonzero()[0]
+        parts = self.names.fragments(self.symbol_ids.take(functions)).nonzero()[0]
         fragment = np.zeros(len(self.loaded), bool)
-        fragment[self.home[[index for index in functions if FRAGMENT in texts[index]]]] = True
-        local = inside & ~self.label & (self.obj.symbols["binding"] == STB_LOCAL)
-        statics = names.data(texts, (local & data[self.home]).nonzero()[0])
-        for index in statics.nonzero()[0].tolist():
-            told[self.home[index]] |= statics[index]
+        fragment[self.home.take(functions.take(parts))] = True
+        local = inside & ~self.label & (self.stack.symbols["binding"] == STB_LOCAL)
+        statics = (local & data.take(self.home)).nonzero()[0]
+        np.bitwise_or.at(told, self.home.take(statics), self.names.datum_of(self.symbol_ids.take(statics)))
         remade = told & REMADE > 0
         numbered = (told & (NUMBERED | REMADE) > 0) & ~self.strings
         follows = self._followers() | remade | (told & CONSTANT > 0) | fragment
@@ -301,66 +190,85 @@ class Side:
 
     def _followers(self) -> Column:
         """Sections that go where the code goes that refers to them: constants, payload of entries, pools."""
-        follows: Column = self.loaded & ~self.code & (self.obj.sections["flags"] & SHF_WRITE == 0)
+        follows: Column = self.loaded & ~self.code & (self.stack.sections["flags"] & SHF_WRITE == 0)
         follows |= self.pieces & self.loaded
         follows[list(self.rows)] = self.loaded[list(self.rows)]
         if self.arch.pools:
-            pools = [index for index, name in enumerate(self.names) if name in self.arch.pools]
+            named = enumerate(map(self.names.sections.__getitem__, self.section_ids.tolist()))
+            pools = [index for index, name in named if name in self.arch.pools]
             follows[pools] = self.loaded[pools]
         return follows
 
-    def _listed(self, known: Rows) -> Listed:
+    def _listed(self) -> Listed:
         """The tables whose entries have owners; the records of all of them are looked at together."""
-        sizes, every = self.obj.sections["size"], self._rows(known)
-        rows = {
-            index: row
-            for index, row in sorted(every.items(), key=lambda each: bool(each[1].parallel))
-            if row.keep is Keep.OWNER and row.entry_size and sizes[index]
-        }
-        count = len(sizes)
+        count, total, sizes = len(self.loaded), 0, self.stack.sections["size"]
         step, naming, base = np.zeros(count, "i8"), np.full(count, -1, "i8"), np.zeros(count, "i8")
-        total, places, place_of = 0, dict[str, tuple[int, int]](), dict[int, tuple[int, int]]()
-        """By name and number of a table: where its owners are kept among those of all, and how many."""
-        for index, row in rows.items():
-            many = rows_in(int(sizes[index]), row.entry_size, row.least)
-            place = places.get(row.parallel)
-            if place is None or place[1] != many:
-                place, total = (total, many), total + many
-                naming[index] = -1 if row.owner is None else row.owner
-            places[self.names[index]] = place_of[index] = place
-            step[index], base[index] = row.entry_size, place[0]
+        rows, within = list[tuple[int, SpecialSection]](), list[slice]()
+        for first, every in zip(self.stack.first_section, self.rows_of, strict=False):
+            places = dict[str, slice]()
+            """By name of a table: its part of `owners`."""
+            owned = [
+                (first + index, row)
+                for index, row in every.items()
+                if row.keep is Keep.OWNER and row.entry_size
+            ]
+            for index, row in sorted(owned, key=_is_beside):
+                size, place = int(sizes[index]), places.get(row.parallel)
+                if not size:
+                    continue
+                many = rows_in(size, row.entry_size, row.least)
+                if place is None or place.stop - place.start != many:
+                    place, total = slice(total, total + many), total + many
+                    naming[index] = -1 if row.owner is None else row.owner
+                places[self.section_name(index)] = place
+                step[index], base[index] = row.entry_size, place.start
+                rows.append((index, row))
+                within.append(place)
         owners, source = np.zeros(total, "i8"), self.records.section.copy()
         chosen = step.take(self.records.section).nonzero()[0]
         section, offset = self.records.section.take(chosen), self.records.offset.take(chosen)
-        entry = offset // (size := step.take(section))
+        steps = step.take(section)
+        entry = offset // steps
         slot = base.take(section) + entry
-        named = (offset - entry * size == naming.take(section)).nonzero()[0][::-1]
-        owners[slot[named]] = self.target[chosen[named]]  # of several records of one place the first adds
+        named = (offset - entry * steps == naming.take(section)).nonzero()[0][::-1]
+        # of several records of one place the first adds
+        owners[slot.take(named)] = self.target.take(chosen.take(named))
         source[chosen] = owners.take(slot)
-        found, at = {}, 0
-        for index in sorted(rows):
-            first, last = self.bounds[index : index + 2].tolist()
-            at, entries = at + last - first, entry[at : at + last - first]
-            within = slice(place_of[index][0], sum(place_of[index]))
-            found[index] = Table(index, rows[index], owners[within], within, slice(first, last), entries)
+        numbers = np.array([index for index, _ in rows], "i8")
+        firsts, lasts = self.bounds.take(numbers), self.bounds.take(numbers + 1)
+        ats = chosen.searchsorted(firsts)
+        spans = zip(firsts.tolist(), lasts.tolist(), ats.tolist(), strict=True)
+        found = {
+            index: Table(index, row, owners[place], place, slice(first, last), entry[at : at + last - first])
+            for (index, row), place, (first, last, at) in zip(rows, within, spans, strict=True)
+        }
         is_table = np.zeros(count, bool)
-        is_table[list(rows)] = True
-        return Listed(every, {index: found[index] for index in rows}, is_table, owners, source)
+        is_table[numbers] = True
+        return Listed(found, is_table, owners, source)
 
 
-def _equal(ours: Column, theirs: Column, names: tuple[str, ...], among: Column | None = None) -> bool:
-    """Whether rows are equal in some of their columns; all rows, or those `among` them."""
-    chosen = slice(None) if among is None else among
-    return ours is theirs or all(
-        ours[name][chosen].tobytes() == theirs[name][chosen].tobytes() for name in names
+def _is_beside(each: tuple[int, SpecialSection]) -> bool:
+    return bool(each[1].parallel)
+
+
+def _shares_columns(obj: Object, twin: Object) -> bool:
+    """Whether two objects have one set of headers, symbols and records, and say nothing else of tables."""
+    return (
+        obj.sections is twin.sections
+        and obj.symbols is twin.symbols
+        and obj.relocations is twin.relocations
+        and not (has_types(obj) or has_types(twin))
     )
 
 
-def _labels(obj: Object) -> Column:
+def _labels(stack: Stack) -> Column:
     """Which symbols are labels of the compiler, which mean nothing."""
-    text = np.frombuffer(bytes(obj.contents(obj.symbol_names)) + b"\0\0", "u1")
-    at = np.minimum(obj.symbols["name"], len(text) - 2)
-    found: Column = (text[at] == ord(LABEL[0])) & (text[at + 1] == ord(LABEL[1]))
+    texts = [bytes(each.contents(each.symbol_names)) for each in stack.objects]
+    counts, at = [len(each.symbols) for each in stack.objects], stack.symbols["name"].astype("i8")
+    at = np.minimum(at, np.array(list(map(len, texts))).repeat(counts))
+    text = np.frombuffer(b"\0\0".join((*texts, b"")), "u1")
+    at += (np.cumsum([0, *(len(each) + 2 for each in texts[:-1])])).repeat(counts)
+    found: Column = (text.take(at) == ord(LABEL[0])) & (text.take(at + 1) == ord(LABEL[1]))
     return found
 
 
@@ -369,8 +277,8 @@ def paired(pre: Side, post: Side) -> tuple[Column, Column]:
     names = int(max(pre.section_ids.max(), post.section_ids.max())) + 1
     ours, theirs = _by_number(pre, names), _by_number(post, names)
     both = ((ours > 0) & (theirs > 0)).nonzero()[0]
-    to_post = np.zeros(len(pre.obj.sections), "i8")
-    to_pre = np.full(len(post.obj.sections), -1, "i8")
+    to_post = np.zeros(len(pre.stack.sections), "i8")
+    to_pre = np.full(len(post.stack.sections), -1, "i8")
     to_post[ours[both]], to_pre[theirs[both]] = theirs[both], ours[both]
     return to_post, to_pre
 
@@ -384,14 +292,13 @@ def _by_number(side: Side, names: int) -> Column:
     return found
 
 
-def _reaching(obj: Object, loaded: Column, home: Column) -> Reaching:
+def _reaching(stack: Stack, loaded: Column, home: Column) -> tuple[Records, Column, Column]:
     """The records of loaded sections, where those of each section begin, and the section each reaches."""
-    records, bounds = obj.relocations, obj.relocation_bounds
+    records, bounds = stack.records, stack.bounds
     counts = bounds[1:] - bounds[:-1]
     if np.count_nonzero(counts[~loaded]):
-        records = records.of(loaded.take(records["section"]))
+        chosen = loaded.take(records.section).nonzero()[0]
+        records = Records(*(column.take(chosen) for column in records))
         bounds = np.zeros(len(bounds), "i8")
         (counts * loaded).cumsum(out=bounds[1:])
-    section, symbol = records["section"].astype("i8"), records["symbol"].astype("i8")
-    columns = records["offset"].view("i8"), records["type"], symbol, records["addend"], records["implicit"]
-    return Records(section, *columns), bounds, home.take(symbol)
+    return records, bounds, home.take(records.symbol)

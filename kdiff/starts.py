@@ -76,8 +76,8 @@ def howtos_of(arch: Architecture) -> Howtos:
 
 def _single(side: Side) -> Column:
     """By section: where the only function begins that it holds; -1 where that is not certain."""
-    symbols, homes = side.obj.symbols, side.home
-    count = len(side.obj.sections)
+    symbols, homes = side.stack.symbols, side.home
+    count = len(side.stack.sections)
     named = side.named & ~side.label
     sized = (named & side.defined & (symbols["size"] > 0) & side.code[homes]).nonzero()[0]
     sized = sized[~_ahead(side, sized)]
@@ -93,15 +93,15 @@ def _single(side: Side) -> Column:
 
 def _ahead(side: Side, sized: Column) -> Column:
     """Which of these symbols name what lies in front of a function, and are named after it (`CodeAhead`)."""
-    marks, names, homes = side.habits.ahead, side.symbol_names, side.home[sized]
+    marks, name_of, homes = side.habits.ahead, side.symbol_name, side.home[sized]
     found = np.zeros(len(sized), bool)
-    shared = (np.bincount(homes, minlength=len(side.obj.sections))[homes] > 1).nonzero()[0]
-    values = side.obj.symbols["value"][sized].tolist()
-    ends = (side.obj.symbols["value"] + side.obj.symbols["size"])[sized].tolist()
+    shared = (np.bincount(homes, minlength=len(side.stack.sections))[homes] > 1).nonzero()[0]
+    values = side.stack.symbols["value"][sized].tolist()
+    ends = (side.stack.symbols["value"] + side.stack.symbols["size"])[sized].tolist()
     rows = list(zip(shared.tolist(), homes[shared].tolist(), sized[shared].tolist(), strict=True))
-    there = {(home, names[symbol]): values[at] for at, home, symbol in rows}
+    there = {(home, name_of(symbol)): values[at] for at, home, symbol in rows}
     for at, home, symbol in rows:
-        name = names[symbol]
+        name = name_of(symbol)
         found[at] = any(
             name.startswith(mark) and there.get((home, name[len(mark) :])) == ends[at] for mark in marks
         )
@@ -117,7 +117,7 @@ def _reaching(side: Side, starts: Column) -> Column:
     some = some[straight.take(records.section.take(some)) & ~records.implicit.take(some)]
     howtos, code = howtos_of(side.arch), side.code.take(records.section.take(some))
     kind = np.minimum(records.type.take(some), len(howtos.share) - 1)
-    value = side.obj.symbols["value"].astype("i8").take(records.symbol.take(some))
+    value = side.stack.symbols["value"].astype("i8").take(records.symbol.take(some))
     place = value + records.addend.take(some) - howtos.share.take(kind) * code
     fits = howtos.plain.take(kind) & (place == starts.take(side.target.take(some)))
     found[some[fits]] = np.where(code & howtos.from_end.take(kind), _IF_BRANCH, _SURELY)[fits]
@@ -129,7 +129,7 @@ def _branches(side: Side, rows: Column) -> list[int]:
     records, sizes = side.records, howtos_of(side.arch).size
     places = (records.section[rows], records.offset[rows], sizes[records.type[rows]])
     return [
-        _SURELY if is_branch(side.arch, side.obj.contents(section), offset, size) else _NOT
+        _SURELY if is_branch(side.arch, side.stack.contents(section), offset, size) else _NOT
         for section, offset, size in zip(*(each.tolist() for each in places), strict=True)
     ]
 

@@ -106,6 +106,8 @@ def _equality(names: list[str]) -> dict[str, Any]:
     of = attrgetter(*names) if names else lambda self: ()
 
     def __eq__(self: Any, other: object) -> Any:
+        if self is other:
+            return True
         return of(self) == of(other) if other.__class__ is self.__class__ else NotImplemented
 
     def __hash__(self: Any) -> int:

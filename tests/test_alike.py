@@ -20,7 +20,7 @@ from linkoracle import compiled as cross_compiled
 from strategies import pairs
 from test_linenumbers import AARCH64, ARM, I386, LOONGARCH64, PPC64LE, RISCV64, S390X
 
-from kdiff.alike import alike
+from kdiff.alike import Alike, alike
 from kdiff.arch import Architecture
 from kdiff.cli.delta import is_listed
 from kdiff.cli.main import main
@@ -30,7 +30,6 @@ from kdiff.kernel import Keep, Shape, SpecialSection
 from kdiff.plan import Plan
 from kdiff.review import review
 from kdiff.sectionrows import Rows
-from kdiff.sides import Names, Side
 from kdiff.split import Kind
 
 Special = Mapping[str, SpecialSection]
@@ -56,30 +55,33 @@ def outcome(plan: Plan) -> tuple[object, ...]:
     return named, entries, sorted((each.key, each.reason) for each in review(plan))
 
 
+def assert_same(one: Alike, other: Alike) -> None:
+    """What is told of a pair depends neither on other pairs nor on columns that its objects share."""
+    assert one.sections == other.sections
+    for mine, yours in ((one.pre, other.pre), (one.post, other.post)):
+        for name in ("nodes", "references", "strings"):
+            assert np.array_equal(getattr(mine, name), getattr(yours, name))
+        assert (mine.tables, mine.pieces) == (yours.tables, yours.pieces)
+        assert mine.entries.keys() == yours.entries.keys()
+        for index, chosen in mine.entries.items():
+            assert np.array_equal(chosen, yours.entries[index])
+
+
 def both(
     before: bytes, after: bytes, arch: Architecture = ARCHITECTURE, special: Special = NOTHING
 ) -> tuple[object, ...]:
-    """The outcome, which is the same with whole graphs; what is taken from a twin is what would be made."""
+    """The outcome, which is the same with whole graphs; neither other pairs nor a twin change anything."""
     pre = read_bytes(before, "unit.o")
     post, unlike = read_bytes(after, "unit.o", pre), read_bytes(after, "unit.o")
     plans = [planned(pre, post, arch, Rows(special), HABITS, whole) for whole in (False, True)]
     assert outcome(plans[0]) == outcome(plans[1])
-    names = Names(pre, post, Rows(special), HABITS)
-    ours = Side(pre, arch, names, HABITS, 0)
-    with_twin = Side(post, arch, names, HABITS, 1, ours)
-    alone = Side(unlike, arch, names, HABITS, 1)
-    for group in ("sections", "symbols", "kinds", "records"):
-        for one, other in zip(getattr(with_twin, group), getattr(alone, group), strict=True):
-            assert np.array_equal(one, other)
-    for name in ("label", "target", "bounds", "is_table", "owners", "source"):
-        assert np.array_equal(getattr(with_twin, name), getattr(alone, name))
-    assert with_twin.rows == alone.rows
-    for mine, yours in zip(with_twin.tables.values(), alone.tables.values(), strict=True):
-        assert (mine.section, mine.row, mine.place, mine.records) == (
-            yours.section, yours.row, yours.place, yours.records
-        )  # fmt: skip
-        assert np.array_equal(mine.owners, yours.owners)
-        assert np.array_equal(mine.entries, yours.entries)
+    (alone,), (apart,) = (alike([(pre, each)], arch, Rows(special), HABITS) for each in (post, unlike))
+    assert_same(alone, apart)
+    (back,) = alike([(post, pre)], arch, Rows(special), HABITS)
+    pairs = [(post, pre), (pre, pre), (pre, post), (unlike, pre), (pre, unlike), (pre, post)]
+    found = alike(pairs, arch, Rows(special), HABITS)
+    for one, other in zip((back, alone, back, alone, alone), (found[0], *found[2:]), strict=True):
+        assert_same(one, other)
     return outcome(plans[0])
 
 
@@ -101,7 +103,7 @@ def test_the_plan_is_that_of_whole_graphs_on_every_architecture(cross: Cross) ->
 
 def test_equal_objects_leave_nothing() -> None:
     obj = read_bytes(compiled(UNIT), "unit.o")
-    found = alike(obj, obj, ARCHITECTURE, Rows({}), HABITS)
+    (found,) = alike([(obj, obj)], ARCHITECTURE, Rows({}), HABITS)
     assert not found.pre.references.any()
     assert not found.post.references.any()
 
@@ -110,7 +112,7 @@ def test_an_edit_leaves_what_it_reaches() -> None:
     pre, post = (
         read_bytes(compiled(text), "unit.o") for text in (UNIT, UNIT.replace("return gauge[3]", "return 3"))
     )
-    found = alike(pre, post, ARCHITECTURE, Rows({}), HABITS)
+    (found,) = alike([(pre, post)], ARCHITECTURE, Rows({}), HABITS)
     kept = {pre.section_name(index) for index in found.pre.references.nonzero()[0]}
     assert ".text.choose" in kept
     assert ".text.helper" not in kept
@@ -254,7 +256,7 @@ def test_a_nameless_constant_travels_with_its_references_though_its_section_is_w
 def kept(before: bytes, after: bytes, special: Special = NOTHING) -> set[str]:
     """The sections of the pre object whose references a graph needs."""
     pre, post = read_bytes(before, "unit.o"), read_bytes(after, "unit.o")
-    found = alike(pre, post, ARCHITECTURE, Rows(special), HABITS)
+    (found,) = alike([(pre, post)], ARCHITECTURE, Rows(special), HABITS)
     return {pre.section_name(index) for index in found.pre.references.nonzero()[0]}
 
 
@@ -314,7 +316,7 @@ def test_a_symbol_that_changes_places_is_the_same_variable() -> None:
         for one, other in ("xy", "yx")
     )
     pre, post = read_bytes(before), read_bytes(after)
-    found = alike(pre, post, ARCHITECTURE, Rows({}), HABITS)
+    (found,) = alike([(pre, post)], ARCHITECTURE, Rows({}), HABITS)
     named = {pre.section_name(index) for index in found.pre.nodes.nonzero()[0]}
     assert named == {".text.f", ".data.x", ".data.y"}
     both(before, after)
@@ -362,6 +364,33 @@ def test_a_batch_has_a_line_for_each_pair_and_goes_on_after_a_failure(
         assert lines[0]["replaced"] == [changed]
         assert "not an ELF file" in lines[2]["error"]
         assert totals == {"totals": {"changed": 1, "same": 1, "error": 1}}
+
+
+def test_a_pair_that_fails_where_many_are_looked_at_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names without an end are found when the pairs are asked together what is alike in them."""
+    lines = []
+    for number, (old, new, _) in enumerate(EDITS):
+        texts = [compiled(text) for text in (UNIT, UNIT.replace(old, new))]
+        if number == 1:
+            obj, changed = read_bytes(texts[1]), bytearray(texts[1])
+            start, size = (int(obj.sections[column][obj.symbol_names]) for column in ("offset", "size"))
+            changed[start : start + size] = b"x" * size
+            texts[1] = bytes(changed)
+        for name, text in zip(("pre", "post"), texts, strict=True):
+            (tmp_path / f"{name}{number}.o").write_bytes(text)
+        lines.append(f"{tmp_path}/pre{number}.o {tmp_path}/post{number}.o\n")
+    (tmp_path / "list").write_text("".join(lines))
+    assert main(["diff", "--batch", str(tmp_path / "list"), "--json"]) == 1
+    *found, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert len(found) == len(EDITS)
+    for number, (each, (_, _, changed_function)) in enumerate(zip(found, EDITS, strict=True)):
+        if number == 1:
+            assert each["outcome"] == "error"
+            assert "has no end" in each["error"]
+        else:
+            assert each["replaced"] == [changed_function]
 
 
 def test_a_list_names_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from kdiff import registry
-from kdiff.compare import comparer
+from kdiff.compare import Comparer
 from kdiff.elf.read import read_bytes
 from kdiff.elf.write import write
 from kdiff.extract import extract
@@ -52,7 +52,7 @@ def test_exactly_the_users_of_changed_wide_strings_change(
 ) -> None:
     before, after = (compiled(unit(kind, *each)) for each in (pre, post))
     assert sorted(changes(graph_of(before), graph_of(after))) == expected(pre, post)
-    plan = comparer(registry.load())(read_bytes(before), read_bytes(after), False, None)
+    plan = Comparer(registry.load())(read_bytes(before), read_bytes(after), False, None)
     assert sorted(plan.post.nodes[each].label for _, each in plan.replaced) == expected(pre, post)
 
 
@@ -63,7 +63,7 @@ def test_a_changed_wide_string_is_told_as_text() -> None:
 
 def test_a_wide_string_travels_whole(tmp_path: Path) -> None:
     before, after = (read_bytes(compiled(unit("u", *each))) for each in (("db", "KEK"), ("dbx", "KEK")))
-    made = extract(comparer(registry.load())(before, after, True, None))
+    made = extract(Comparer(registry.load())(before, after, True, None))
     again = graph_of(write(made.obj))
     held = b"".join(
         again.contents(again.nodes[each.target]) for each in again.references[named(again, "f0").id]

@@ -24,7 +24,7 @@ from corpus.outcomes import Created, Reason, counted, save
 from corpus.trees import Trees
 from kdiff import package, pipeline, registry
 from kdiff.addressbook import KERNEL
-from kdiff.compare import comparer
+from kdiff.compare import Comparer
 from kdiff.confdir import read_config
 from kdiff.elf.read import read_bytes
 from kdiff.errors import KdiffError, NothingChanged, Refused
@@ -106,7 +106,7 @@ def _would_replace(asked: Request, plugins: Registry) -> Created:
     If the patch names units, those that it only reaches through headers are not looked for.
     """
     units = _named_units(asked)
-    compare = comparer(plugins)
+    compare = Comparer(plugins)
     found = set()
     for unit in units:
         plan = compare(read_bytes(unit.pre, unit.name), read_bytes(unit.post, unit.name), True, None)

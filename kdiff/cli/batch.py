@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`kdiff diff` over many pairs: two directories, or a list with a pair on each line.
 
-Equal files are told by their bytes and never parsed. A pair that fails is one line and does not stop the
-rest. Pairs are shown in the order of the list, whoever finishes first.
+Equal files are told by their bytes and never parsed. What is alike is asked of several pairs at once. A pair
+that fails is one line and does not stop the rest. Pairs are shown in the order of the list, whoever finishes
+first.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from typing import Any
 from kdiff import registry
 from kdiff.cli.delta import as_json
 from kdiff.cli.progress import bar
-from kdiff.compare import NO_FACTS, Compare, comparer
-from kdiff.elf.read import load, read_bytes
+from kdiff.compare import NO_FACTS, Comparer
+from kdiff.elf.read import Object, load, read_bytes
 from kdiff.errors import EXIT_DONE, EXIT_ERROR, EXIT_NOTHING_CHANGED, EXIT_REFUSED, KdiffError, Refused
 from kdiff.factsfile import read_facts
 from kdiff.pairs import PairsFile, read_pairs
+from kdiff.plan import Plan
 from kdiff.review import review
 from kdiff.review_types import retyped, review_types
 from kdiff.values import dataclass
@@ -41,7 +43,7 @@ class Pair:
     post: Path
 
 
-def run_batch(args: argparse.Namespace, compare: Compare) -> int:
+def run_batch(args: argparse.Namespace, compare: Comparer) -> int:
     """Compare all pairs; print a line each, and totals."""
     pairs = _pairs(args)
     accepted = tuple(args.accept_layout)
@@ -86,43 +88,78 @@ def _listed(path: Path) -> Iterator[Pair]:
         yield Pair(words[0], Path(words[0]), Path(words[1]))
 
 
+_AT_ONCE = 1 << 22
+"""Bytes of objects: with more, all that is made of them no longer fits the processor's caches."""
+
+
 def _results(
-    pairs: list[Pair], accepted: tuple[str, ...], args: argparse.Namespace, compare: Compare
+    pairs: list[Pair], accepted: tuple[str, ...], args: argparse.Namespace, compare: Comparer
 ) -> Iterator[dict[str, Any]]:
-    told = read_pairs(args.pairs) if args.pairs else None
+    said = read_pairs(args.pairs) if args.pairs else None
     if args.jobs <= 1:
-        yield from (_compared(pair, accepted, compare, told) for pair in pairs)
+        for group in groups(pairs, len(pairs)):
+            yield from outcomes(group, accepted, compare, said)
         return
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(args.jobs) as pool:
-        chunk = max(1, min(16, len(pairs) // (4 * args.jobs)))
-        rest = ([each] * len(pairs) for each in (accepted, args.facts, told))
-        yield from pool.map(_elsewhere, pairs, *rest, chunksize=chunk)
+        parts = groups(pairs, max(1, len(pairs) // (4 * args.jobs)))
+        rest = ([each] * len(parts) for each in (accepted, args.facts, said))
+        for found in pool.map(_elsewhere, parts, *rest):
+            yield from found
+
+
+def groups(pairs: list[Pair], most: int) -> list[list[Pair]]:
+    """Pairs that are compared together: no more than `most`, and no more bytes than columns pay for."""
+    found, total = list[list[Pair]](), 0
+    for pair in pairs:
+        size = sum(path.stat().st_size for path in (pair.pre, pair.post) if path.exists())
+        if not found or len(found[-1]) == most or total + size > _AT_ONCE:
+            total = 0
+            found.append([])
+        total += size
+        found[-1].append(pair)
+    return found
 
 
 @cache
-def _comparison(facts: Path | None) -> Compare:
-    return comparer(registry.load(), read_facts(facts) if facts else NO_FACTS)
+def _comparison(facts: Path | None) -> Comparer:
+    return Comparer(registry.load(), read_facts(facts) if facts else NO_FACTS)
 
 
 def _elsewhere(
-    pair: Pair, accepted: tuple[str, ...], facts: Path | None, pairs: PairsFile | None
-) -> dict[str, Any]:
-    """One pair in a process of the pool."""
-    return _compared(pair, accepted, _comparison(facts), pairs)
+    pairs: list[Pair], accepted: tuple[str, ...], facts: Path | None, said: PairsFile | None
+) -> list[dict[str, Any]]:
+    """Some pairs in a process of the pool."""
+    return list(outcomes(pairs, accepted, _comparison(facts), said))
 
 
-def _compared(
-    pair: Pair, accepted: tuple[str, ...], compare: Compare, pairs: PairsFile | None
-) -> dict[str, Any]:
-    """What became of one pair: `outcome`, and the lists of `kdiff diff --json`."""
+def outcomes(
+    pairs: list[Pair], accepted: tuple[str, ...], compare: Comparer, said: PairsFile | None
+) -> Iterator[dict[str, Any]]:
+    """What became of each pair: `outcome`, and the lists of `kdiff diff --json`."""
+    read = [_read(pair) for pair in pairs]
+    objects = [each for each in read if isinstance(each, tuple)]
+    plans = iter(compare.each(objects, said))
+    for each in read:
+        yield _told(next(plans), accepted) if isinstance(each, tuple) else each
+
+
+def _read(pair: Pair) -> tuple[Object, Object] | dict[str, Any]:
+    """The objects of a pair, or what became of it where they need not or can not be compared."""
     try:
         before, after = load(pair.pre), load(pair.post)
         if len(before) == len(after) and bytes(before) == bytes(after):
             return {"outcome": "same", "equal_bytes": True}
         pre = read_bytes(before, str(pair.pre))
-        plan = compare(pre, read_bytes(after, str(pair.post), pre), False, pairs)
+        return pre, read_bytes(after, str(pair.post), pre)
+    except (OSError, KdiffError) as error:
+        return {"outcome": "error", "error": str(error)}
+
+
+def _told(planned: Callable[[], Plan], accepted: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        plan = planned()
         types = retyped((plan,) if plan.replaced or plan.in_place else ())
         refusals = (*review(plan), *review_types(types, accepted))
     except (OSError, KdiffError, Refused) as error:

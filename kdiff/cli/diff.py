@@ -13,7 +13,7 @@ from pathlib import Path
 from kdiff import registry
 from kdiff.cli.delta import as_json, is_listed
 from kdiff.cli.main import keep_memory
-from kdiff.compare import comparer
+from kdiff.compare import Comparer
 from kdiff.correlate import Pairing
 from kdiff.diff import Delta
 from kdiff.elf.read import read
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the delta; exit 0, 66 if there is nothing to do, 3 if the change must not be patched live."""
     keep_memory()
     plugins = registry.load()
-    compare = comparer(plugins, _facts(args.facts))
+    compare = Comparer(plugins, _facts(args.facts))
     if args.batch or args.pre.is_dir():
         from kdiff.cli.batch import run_batch
 

@@ -10,6 +10,7 @@ than 65 279 section headers.
 from __future__ import annotations
 
 import mmap
+import os
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
@@ -221,12 +222,12 @@ def read(path: Path, twin: Object | None = None) -> Object:
 def load(path: Path) -> bytes | mmap.mmap:
     """The bytes of a file; KdiffError if it cannot be opened."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            size = file.seek(0, 2)
-            if size >= MAPPED:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            file.seek(0)
-            return file.read()
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(file).st_size
+            return os.read(file, size) if size < MAPPED else mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        finally:
+            os.close(file)
     except OSError as error:
         raise KdiffError("elf.unreadable", error.strerror or str(error), place=str(path)) from error
 
