@@ -17,13 +17,13 @@ nobody reads, neither the kernel nor its module loader, is left out altogether.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from kdiff.alike_tables import Told, same_entries
 from kdiff.arch import Architecture
-from kdiff.elf.read import SHT_NOBITS, STT_SECTION, Column, Object
+from kdiff.elf.read import SHT_NOBITS, STT_SECTION, Column
 from kdiff.elf.stack import Stack
 from kdiff.habits import Habits
 from kdiff.kernel import Keep, SpecialSection
@@ -62,11 +62,8 @@ class Alike:
     sections: Mapping[int, int]
 
 
-def alike(
-    pairs: Sequence[tuple[Object, Object]], arch: Architecture, rows: Rows, habits: Habits
-) -> list[Alike]:
+def alike(pre: Stack, post: Stack, arch: Architecture, rows: Rows, habits: Habits) -> list[Alike]:
     """Compare pairs of objects by columns, all pairs at once."""
-    pre, post = (Stack.of(objects) for objects in zip(*pairs, strict=True))
     names = Names(pre, post, rows, habits)
     before = Side(pre, arch, names, habits, 0)
     return _Comparison(before, Side(post, arch, names, habits, 1, before)).result()

@@ -15,13 +15,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from kdiff.alike import Alike, alike
+from kdiff.alike import alike
 from kdiff.arch import Architecture
 from kdiff.correlate import NOTHING, correlate
 from kdiff.diff import diff
 from kdiff.elf.read import Object
+from kdiff.elf.stack import Stack
 from kdiff.errors import KdiffError
-from kdiff.graph import build
+from kdiff.graph import SectionGraph, build, build_each
 from kdiff.habits import Habits
 from kdiff.kernel import KernelFacts
 from kdiff.narrow import is_large, narrow
@@ -48,7 +49,7 @@ class Comparer:
     def each(
         self, pairs: Sequence[tuple[Object, Object]], said: PairsFile | None = None
     ) -> list[Callable[[], Plan]]:
-        """For each pair what returns its plan or raises its error; what is alike is asked of all at once."""
+        """For each pair what returns its plan or raises its error; graphs are made of all pairs at once."""
         found: list[Callable[[], Plan]] = [partial(self, *pair, False, said) for pair in pairs]
         groups: dict[Architecture, list[int]] = {}
         for number, pair in enumerate(pairs if said is None else ()):
@@ -57,10 +58,10 @@ class Comparer:
                 if not is_large(*pair):
                     groups.setdefault(arch, []).append(number)
         for arch, numbers in groups.items():
-            chosen, (rows, habits) = [pairs[each] for each in numbers], self._rules_of(arch)
             with suppress(KdiffError):  # each by itself tells which it is
-                for number, common in zip(numbers, alike(chosen, arch, rows, habits), strict=True):
-                    found[number] = partial(_planned, *pairs[number], arch, rows, habits, common)
+                parts = _parts([pairs[each] for each in numbers], arch, *self._rules_of(arch))
+                for number, part in zip(numbers, parts, strict=True):
+                    found[number] = partial(_planned, *part)
         return found
 
     def _architecture(self, pre: Object, post: Object) -> Architecture:
@@ -95,25 +96,39 @@ def planned(
 ) -> Plan:
     """Plan the update that turns one object into the other."""
     if whole or said is not None:
-        return _planned(pre, post, arch, rows, habits, None, said)
+        return _planned(*_graphs(pre, post, arch, rows, habits), NOTHING, said)
     small = narrow(pre, post, arch, rows.special, habits)
     if small is not None:
-        return _planned(small.pre, small.post, arch, rows, habits, None, None, small.places)
-    (common,) = alike([(pre, post)], arch, rows, habits)
-    return _planned(pre, post, arch, rows, habits, common)
+        return _planned(*_graphs(small.pre, small.post, arch, rows, habits), NOTHING, places=small.places)
+    (part,) = _parts([(pre, post)], arch, rows, habits)
+    return _planned(*part)
+
+
+def _graphs(
+    pre: Object, post: Object, arch: Architecture, rows: Rows, habits: Habits
+) -> tuple[SectionGraph, SectionGraph]:
+    return build(pre, arch, rows.special, habits), build(post, arch, rows.special, habits)
+
+
+def _parts(
+    pairs: Sequence[tuple[Object, Object]], arch: Architecture, rows: Rows, habits: Habits
+) -> list[tuple[SectionGraph, SectionGraph, Mapping[int, int]]]:
+    """Graphs of what is not alike in each pair, and which sections are (`Alike.sections`)."""
+    pre, post = (Stack.of(objects) for objects in zip(*pairs, strict=True))
+    common = alike(pre, post, arch, rows, habits)
+    before = build_each(pre, arch, rows.special, habits, [each.pre for each in common])
+    after = build_each(post, arch, rows.special, habits, [each.post for each in common])
+    return list(zip(before, after, [each.sections for each in common], strict=True))
 
 
 def _planned(
-    pre: Object, post: Object, arch: Architecture, rows: Rows, habits: Habits, common: Alike | None,
-    said: PairsFile | None = None, places: Mapping[tuple[int, int], tuple[int, int]] | None = None,
+    before: SectionGraph, after: SectionGraph, same: Mapping[int, int], said: PairsFile | None = None,
+    places: Mapping[tuple[int, int], tuple[int, int]] | None = None,
 ) -> Plan:  # fmt: skip
-    """`common`: what graphs need not be made of; None for whole ones."""
-    before = build(pre, arch, rows.special, habits, None if common is None else common.pre)
-    after = build(post, arch, rows.special, habits, None if common is None else common.post)
     wished = None
     if said is not None:
-        chosen = [each for each in (*said.pin, *said.forbid) if object_unit(each, Path(pre.path))]
+        path = Path(before.obj.path)
+        chosen = [each for each in (*said.pin, *said.forbid) if object_unit(each, path)]
         wished = wishes(said, chosen, before, after)
-    sections = NOTHING if common is None else common.sections
-    pairing = correlate(before, after, wished, sections, places or {})
+    pairing = correlate(before, after, wished, same, places or {})
     return plan(before, after, pairing, diff(before, after, pairing), "")

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from operator import attrgetter
 from typing import cast
+
+import numpy as np
 
 from kdiff.alike import Scope
 from kdiff.arch import Architecture
@@ -23,6 +25,7 @@ from kdiff.elf.read import (
     STB_WEAK,
     Object,
 )
+from kdiff.elf.stack import Stack
 from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
 from kdiff.insn import Instruction, decoded
 from kdiff.kernel import SpecialSection
@@ -32,6 +35,7 @@ from kdiff.naming import stem
 from kdiff.nodes import Node as Node
 from kdiff.nodes import Reference as Reference
 from kdiff.owners import follows, owners_of, tails_of
+from kdiff.places import Places
 from kdiff.references import references_of
 from kdiff.split import Kind, Piece, pieces_in, sections_in, split
 from kdiff.values import dataclass
@@ -122,12 +126,43 @@ def build(
     scope: Scope | None = None,
 ) -> SectionGraph:  # fmt: skip
     """Make the graph of an object, or of a part of it; KdiffError for relocations kdiff does not know."""
+    (found,) = build_each(Stack.of([obj]), arch, special, habits, None if scope is None else [scope])
+    return found
+
+
+def build_each(
+    stack: Stack, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits = NO_HABITS,
+    scopes: Sequence[Scope] | None = None,
+) -> list[SectionGraph]:  # fmt: skip
+    """The graphs of several objects, or of a part of each, made together."""
+    parts: Sequence[Scope | None] = scopes or [None] * len(stack.objects)
+    lookups = [
+        _lookup(obj, arch, special, habits, scope) for obj, scope in zip(stack.objects, parts, strict=True)
+    ]
+    speaking = None if scopes is None else np.concatenate([each.references for each in scopes])
+    found = references_of(Places(stack, lookups), arch, speaking)
+    return [
+        _graph(arch, special, habits, scope, lookup, references)
+        for scope, lookup, references in zip(parts, lookups, found, strict=True)
+    ]
+
+
+def _lookup(
+    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits,
+    scope: Scope | None,
+) -> Lookup:  # fmt: skip
+    """All nodes of an object but those that only references tell of."""
     labels = labels_in(obj, arch, sections_in(obj, scope))
     nodes = _unique(_nodes(obj, habits, split(obj, arch, special, scope, habits.ahead, labels)))
     strings = None if scope is None else scope.strings
-    lookup = Lookup(obj, nodes, labels, habits, strings, lambda piece: next(_nodes(obj, habits, (piece,))))
-    references = references_of(obj, arch, nodes, lookup, None if scope is None else scope.references)
-    nodes += lookup.further
+    return Lookup(obj, nodes, labels, habits, strings, lambda piece: next(_nodes(obj, habits, (piece,))))
+
+
+def _graph(
+    arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits, scope: Scope | None,
+    lookup: Lookup, references: list[tuple[Reference, ...]],
+) -> SectionGraph:  # fmt: skip
+    obj, nodes = lookup.obj, [*lookup.nodes, *lookup.further]
     references += [()] * len(lookup.further)
     owners = owners_of(nodes, references)
     entries: dict[int, list[int]] = {}

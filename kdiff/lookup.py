@@ -19,9 +19,6 @@ from kdiff.nodes import Node
 from kdiff.owners import stands_alone
 from kdiff.split import Kind, Piece
 
-_PLACE = 40
-"""Bits of an offset in a section."""
-
 
 class _Rows(dict[int, tuple[int, ...]]):
     """The rows of an object's symbols, of those that are asked for."""
@@ -46,7 +43,7 @@ class Lookup:
         node: Callable[[Piece], Node],
     ) -> None:  # fmt: skip
         self.obj, self.marks, self._node = obj, habits.ahead, node
-        self._strings = np.zeros(len(obj.sections), bool) if strings is None else strings
+        self.strings = np.zeros(len(obj.sections), bool) if strings is None else strings
         self._string_at: dict[tuple[int, int], int] = {}
         self.symbols = _Rows(obj)
         self.further: list[Node] = []
@@ -60,16 +57,12 @@ class Lookup:
             for each in found
             if each.other and each.type == STT_FUNC
         }
-        sections = np.array([node.section for node in nodes], "i8")
-        heads = np.append(True, sections[1:] != sections[:-1])[: len(nodes)].nonzero()[0]
-        self.starts = np.array([node.start for node in nodes], "i8")
-        self.sizes = np.array([node.size for node in nodes], "i8")
-        self.first = np.full(len(obj.sections), -1, "i8")
-        self.first[sections[heads]] = heads
-        self.keys = self.key(sections, self.starts)
-        spans = zip(heads.tolist(), [*heads[1:].tolist(), len(nodes)], strict=False)
-        self._sections = dict(zip(sections[heads].tolist(), spans, strict=False))
-        self._starts: list[int] = self.starts.tolist()
+        self._starts = [node.start for node in nodes]
+        heads = [at for at, node in enumerate(nodes) if not at or node.section != nodes[at - 1].section]
+        self._sections = {
+            nodes[first].section: (first, stop)
+            for first, stop in zip(heads, [*heads[1:], len(nodes)], strict=False)
+        }
         self.inner = self._inner(labels)
 
     def at(self, section: int, offset: int) -> Node | None:
@@ -81,43 +74,18 @@ class Lookup:
         """Which of some nodes of one section holds an offset."""
         return max(bisect_right(self._starts, offset, first, stop) - 1, first)
 
-    def key(self, section: Column, offset: Column) -> Column:
-        """Places in sections that have nodes as numbers, which are in the order of the nodes."""
-        return self.first.take(section) << _PLACE | offset
-
     def reached(self, symbol: int, addend: int) -> tuple[int, int]:
         """What a symbol and an addend mean: a node and an offset in it."""
         _, value, _, kind, _, _, section = self.symbols[symbol]
         first, stop = self._sections.get(section, (0, 0))
-        if first == stop and section < RESERVED and self._strings[section]:
-            return self._string(section, value + addend if kind == STT_SECTION else value, value + addend)
+        if first == stop and section < RESERVED and self.strings[section]:
+            return self.string(section, value + addend if kind == STT_SECTION else value, value + addend)
         if first == stop:
-            return self._elsewhere(symbol), addend
+            return self.elsewhere(symbol), addend
         target = self._holds(value + addend if kind == STT_SECTION else value, first, stop)
         return target, value + addend - self._starts[target]
 
-    def all_reached(self, symbols: Column, addends: Column) -> tuple[Column, Column]:
-        """The same for many at a time: which nodes, and offsets in them."""
-        home, kind, value = (self.obj.symbols[name].take(symbols) for name in ("section", "type", "value"))
-        home = home * (home < len(self.first))
-        within = value.astype("i8")
-        place = np.where(kind == STT_SECTION, within + addends, within)
-        place = np.minimum(np.maximum(place, 0), (1 << _PLACE) - 1)
-        first = self.first.take(home)
-        target = np.maximum(self.keys.searchsorted(self.key(home, place), "right") - 1, first)
-        elsewhere = first < 0
-        strings = (elsewhere & self._strings.take(home)).nonzero()[0].tolist()
-        elsewhere[strings] = False
-        other = elsewhere.nonzero()[0]
-        target[other] = 0
-        inner = within + addends - self.starts.take(target)
-        target[other] = [self._elsewhere(symbol) for symbol in symbols.take(other).tolist()]
-        inner[other] = addends.take(other)
-        for at in strings:
-            target[at], inner[at] = self._string(int(home[at]), int(place[at]), int(within[at] + addends[at]))
-        return target, inner
-
-    def _string(self, section: int, place: int, offset: int) -> tuple[int, int]:
+    def string(self, section: int, place: int, offset: int) -> tuple[int, int]:
         """The node of the string that holds a place of its section, and where in that an offset lies."""
         data = bytes(self.obj.contents(section))
         start = data.rfind(b"\0", 0, min(max(place, 0), len(data) - 1)) + 1
@@ -136,7 +104,7 @@ class Lookup:
             self.further.append(Node(number, name, Kind.EXTERN, names=(name,), local=False, weak=weak))
         return self._by_name[name]
 
-    def _elsewhere(self, symbol: int) -> int:
+    def elsewhere(self, symbol: int) -> int:
         """The node of a symbol of another unit, or of a section that has no nodes."""
         known = self._outside.get(symbol)
         if known is None:

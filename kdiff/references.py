@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 2, continued: where each relocation of a node leads to.
 
-In: an `Object`, its nodes and their `Lookup`. Out: the references of each node. Most records say everything
-by themselves, and those of all nodes are looked at together, in columns. What is left is read node by node:
+In: the `Places` of some objects. Out: the references of each node. Most records say everything by themselves,
+and those of all nodes of all objects are looked at together, in columns. What is left is read node by node:
 records that mean something together only, addends that lie in the field, tables whose fields count otherwise.
 Code that shares its section also has branches that the assembler filled in, without a record.
 """
@@ -18,14 +18,16 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from kdiff.arch import Architecture, Howto
-from kdiff.compound import Record, records
-from kdiff.elf.read import Column, Object
-from kdiff.elf.relocations import Raw, Relocations
+from kdiff.compound import Record
+from kdiff.compound import records as records_of
+from kdiff.elf.read import Column
+from kdiff.elf.relocations import Raw
 from kdiff.errors import KdiffError
 from kdiff.insn import Code, insn_addend
 from kdiff.lookup import Lookup
 from kdiff.nodes import Node, Reference
 from kdiff.owners import behind_padding
+from kdiff.places import Places
 from kdiff.resolved import resolved
 from kdiff.split import Kind
 from kdiff.tables import counts_nothing
@@ -36,73 +38,87 @@ _made = cast(Callable[[tuple[object, ...]], Reference], partial(tuple.__new__, R
 
 
 def references_of(
-    obj: Object, arch: Architecture, nodes: list[Node], lookup: Lookup, speaking: Column | None
-) -> list[tuple[Reference, ...]]:
-    """The references of each node, by offset; none of those in sections that are not `speaking`.
+    places: Places, arch: Architecture, speaking: Column | None
+) -> list[list[tuple[Reference, ...]]]:
+    """By object, the references of each node, by offset; none of those in sections that are not `speaking`.
 
     KdiffError for relocations that kdiff does not know, and for fields that reach beyond their node.
     """
-    found, counts = _records(obj, nodes, lookup, speaking)
-    number, kinds = np.arange(len(nodes)).repeat(counts), _kinds(arch)
-    offset = found["offset"].astype("i8") - lookup.starts.take(number)
-    kind = np.minimum(found["type"], len(kinds.plain) - 1)
+    records, nodes, kinds = places.stack.records, places.nodes, _kinds(arch)
+    chosen, counts = _chosen(places, speaking)
+    number = np.arange(len(nodes)).repeat(counts)
+    offset = records.offset.take(chosen) - places.starts.take(number)
+    kind = np.minimum(records.type.take(chosen), len(kinds.plain) - 1)
     alone = np.array([node.table is not None and node.table.indirect for node in nodes], bool)
-    beyond = offset + kinds.size.take(kind) > lookup.sizes.take(number)
-    alone[number[beyond | found["implicit"] | ~kinds.plain.take(kind)]] = True
-    codes, rows = _Codes(obj, arch, nodes), list[Raw]()
-    columns: tuple[Column, ...] = number, offset, kind, found["symbol"], found["addend"]
+    beyond = offset + kinds.size.take(kind) > places.sizes.take(number)
+    alone[number[beyond | records.implicit.take(chosen) | ~kinds.plain.take(kind)]] = True
+    codes, columns = _Codes(places, arch), (number, offset, kind, chosen)
+    rows = list[Raw]()
     if np.count_nonzero(alone):
-        together, rows = (~alone.take(number)).nonzero()[0], found.rows()
-        columns = tuple([each.take(together) for each in columns])
-    made = _together(kinds, codes, lookup, *columns)
-    result: list[tuple[Reference, ...]] = []
+        single = alone.take(number)
+        rows = _rows(places, chosen[single], number[single])
+        columns = tuple([each[~single] for each in columns])
+    made = _together(kinds, codes, places, *columns)
+    result: list[list[tuple[Reference, ...]]] = [[] for _ in places.lookups]
     at = first = 0
-    for node, single, count in zip(nodes, alone.tolist(), counts.tolist(), strict=True):
-        if single:
-            own = records(obj, arch, rows[first : first + count])
-            code = codes[node.id] if node.kind is Kind.FUNCTION else None
-            result.append(tuple([_reference(obj, arch, node, each, code, lookup) for each in own]))
+    each_node = zip(nodes, places.owner.tolist(), alone.tolist(), counts.tolist(), strict=True)
+    for place, (node, owner, apart, count) in enumerate(each_node):
+        if apart:
+            lookup = places.lookups[owner]
+            own = records_of(lookup.obj, arch, rows[first : first + count])
+            code = codes[place] if node.kind is Kind.FUNCTION else None
+            result[owner].append(tuple([_reference(arch, node, each, code, lookup) for each in own]))
+            first += count
         else:
-            result.append(tuple(made[at : at + count]))
+            result[owner].append(tuple(made[at : at + count]))
             at += count
-        first += count
-    for node in nodes:
-        if node.kind is not Kind.FUNCTION or not lookup.is_shared(node):
+    for place, node in enumerate(nodes):
+        if node.kind is not Kind.FUNCTION:
             continue
-        if speaking is None or speaking[node.section]:
-            further = _resolved(obj, arch, node, codes[node.id], result[node.id], lookup)
-            result[node.id] = tuple(sorted((*result[node.id], *further), key=_offset))
+        owner = int(places.owner[place])
+        lookup, found = places.lookups[owner], result[owner]
+        if lookup.is_shared(node) and (speaking is None or speaking[places.section(place)]):
+            further = _resolved(arch, node, codes[place], found[node.id], lookup)
+            found[node.id] = tuple(sorted((*found[node.id], *further), key=_offset))
     return result
 
 
 class _Codes(dict[int, Code]):
     """The code of functions that are asked for, by node."""
 
-    def __init__(self, obj: Object, arch: Architecture, nodes: list[Node]) -> None:
-        self._obj, self._arch, self.nodes = obj, arch, nodes
+    def __init__(self, places: Places, arch: Architecture) -> None:
+        self._places, self._arch = places, arch
 
-    def __missing__(self, number: int) -> Code:
-        node = self.nodes[number]
-        data = self._obj.contents(node.section)[node.start : node.start + node.size]
-        found = self[number] = Code(self._arch, bytes(data))
+    def __missing__(self, place: int) -> Code:
+        node, owner = self._places.nodes[place], self._places.owner[place]
+        data = self._places.lookups[owner].obj.contents(node.section)[node.start : node.start + node.size]
+        found = self[place] = Code(self._arch, bytes(data))
         return found
 
 
-def _records(
-    obj: Object, nodes: list[Node], lookup: Lookup, speaking: Column | None
-) -> tuple[Relocations, Column]:
+def _chosen(places: Places, speaking: Column | None) -> tuple[Column, Column]:
     """The records in nodes, in the order of these, and how many each of them has."""
-    every, bounds, held = obj.relocations, obj.relocation_bounds, lookup.first >= 0
+    records, bounds, held = places.stack.records, places.stack.bounds, places.first >= 0
     says = held if speaking is None else held & speaking
     chosen = says.repeat(bounds[1:] - bounds[:-1]).nonzero()[0]
-    keys = lookup.key(every["section"].take(chosen), every["offset"].take(chosen).astype("i8"))
-    begins = keys.searchsorted(lookup.keys)
-    counts = keys.searchsorted(lookup.keys + lookup.sizes) - begins
+    keys = places.key(records.section.take(chosen), records.offset.take(chosen))
+    begins = keys.searchsorted(places.keys)
+    counts = keys.searchsorted(places.keys + places.sizes) - begins
     total = int(counts.sum())
     if total < len(chosen):
         before = counts.cumsum() - counts
         chosen = chosen.take((begins - before).repeat(counts) + np.arange(total))
-    return every.of(chosen), counts
+    return chosen, counts
+
+
+def _rows(places: Places, chosen: Column, number: Column) -> list[Raw]:
+    """Records one by one, as their own object has them. `number`: the node of each."""
+    stack, owner = places.stack, places.owner.take(number)
+    section, offset, kind, symbol, addend, implicit = (each.take(chosen) for each in stack.records)
+    section -= np.array(stack.first_section).take(owner)
+    symbol -= np.array(stack.first_symbol).take(owner)
+    columns = section, offset, kind, symbol, addend, implicit
+    return list(zip(*(each.tolist() for each in columns), strict=True))
 
 
 class _Kinds(NamedTuple):
@@ -134,13 +150,13 @@ def _kinds(arch: Architecture) -> _Kinds:
 
 
 def _together(
-    kinds: _Kinds, codes: _Codes, lookup: Lookup,
-    number: Column, offset: Column, kind: Column, symbol: Column, addend: Column,
-) -> list[Reference]:  # fmt: skip
+    kinds: _Kinds, codes: _Codes, places: Places, number: Column, offset: Column, kind: Column, chosen: Column
+) -> list[Reference]:
     """The references of records that say everything by themselves. `number`: the node of each."""
+    records = places.stack.records
     howtos = [cast(Howto, kinds.howtos[each]) for each in kind.tolist()]
     offsets, branches = offset.tolist(), [False] * len(offset)
-    is_code = np.array([node.kind is Kind.FUNCTION for node in codes.nodes], bool).take(number)
+    is_code = np.array([node.kind is Kind.FUNCTION for node in places.nodes], bool).take(number)
     share = kinds.bias.take(kind) * is_code
     told = (is_code & kinds.relative.take(kind)).nonzero()[0]
     ways, last = [], -1
@@ -150,16 +166,18 @@ def _together(
         end, branches[at] = around(howtos[at], offsets[at])
         ways.append(offsets[at] - end)
     share[told] = np.where(kinds.from_end.take(kind.take(told)), np.array(ways, "i8"), share.take(told))
-    target, inner = lookup.all_reached(symbol, addend - share)
+    target, inner = places.reached(
+        places.owner.take(number), records.symbol.take(chosen), records.addend.take(chosen) - share
+    )
     columns = offsets, howtos, target.tolist(), inner.tolist(), share.tolist(), branches
     return list(map(_made, zip(*columns, repeat(None), repeat(0), strict=False)))
 
 
 def _resolved(
-    obj: Object, arch: Architecture, node: Node, fields: Code, made: tuple[Reference, ...], lookup: Lookup
+    arch: Architecture, node: Node, fields: Code, made: tuple[Reference, ...], lookup: Lookup
 ) -> Iterator[Reference]:
     """The references that branches without relocations make to other nodes of their section."""
-    around = -node.start, int(obj.sections["size"][node.section]) - node.start
+    around = -node.start, int(lookup.obj.sections["size"][node.section]) - node.start
     relocated = {reference.offset for reference in made}
     for each in resolved(arch, fields.data, fields.decoded, relocated, around):
         target = lookup.at(node.section, node.start + each.destination)
@@ -172,10 +190,10 @@ def _resolved(
 
 
 def _reference(
-    obj: Object, arch: Architecture, node: Node, record: Record, code: Code | None, lookup: Lookup
+    arch: Architecture, node: Node, record: Record, code: Code | None, lookup: Lookup
 ) -> Reference:
     place, howto, symbol, addend, implicit, minus, origin = record
-    offset = place - node.start
+    obj, offset = lookup.obj, place - node.start
     if offset + howto.size > node.size:
         where = f"{obj.path}: {node.section_name}+{place:#x}"
         raise KdiffError("elf.relocations", f"{howto.name} reaches beyond its node {node.label}", place=where)

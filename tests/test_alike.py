@@ -25,7 +25,9 @@ from kdiff.arch import Architecture
 from kdiff.cli.delta import is_listed
 from kdiff.cli.main import main
 from kdiff.compare import planned
-from kdiff.elf.read import read_bytes
+from kdiff.elf.read import Object, read_bytes
+from kdiff.elf.stack import Stack
+from kdiff.graph import build, build_each
 from kdiff.kernel import Keep, Shape, SpecialSection
 from kdiff.plan import Plan
 from kdiff.review import review
@@ -67,6 +69,11 @@ def assert_same(one: Alike, other: Alike) -> None:
             assert np.array_equal(chosen, yours.entries[index])
 
 
+def common(pairs: list[tuple[Object, Object]], arch: Architecture, special: Special) -> list[Alike]:
+    pre, post = (Stack.of(objects) for objects in zip(*pairs, strict=True))
+    return alike(pre, post, arch, Rows(special), HABITS)
+
+
 def both(
     before: bytes, after: bytes, arch: Architecture = ARCHITECTURE, special: Special = NOTHING
 ) -> tuple[object, ...]:
@@ -75,13 +82,15 @@ def both(
     post, unlike = read_bytes(after, "unit.o", pre), read_bytes(after, "unit.o")
     plans = [planned(pre, post, arch, Rows(special), HABITS, whole) for whole in (False, True)]
     assert outcome(plans[0]) == outcome(plans[1])
-    (alone,), (apart,) = (alike([(pre, each)], arch, Rows(special), HABITS) for each in (post, unlike))
-    assert_same(alone, apart)
-    (back,) = alike([(post, pre)], arch, Rows(special), HABITS)
     pairs = [(post, pre), (pre, pre), (pre, post), (unlike, pre), (pre, unlike), (pre, post)]
-    found = alike(pairs, arch, Rows(special), HABITS)
+    found = common(pairs, arch, special)
+    alone, back = (common([pair], arch, special)[0] for pair in ((pre, post), (post, pre)))
     for one, other in zip((back, alone, back, alone, alone), (found[0], *found[2:]), strict=True):
         assert_same(one, other)
+    objects, scopes = [pair[0] for pair in pairs], [each.pre for each in found]
+    graphs = build_each(Stack.of(objects), arch, special, HABITS, scopes)
+    for graph, obj, scope in zip(graphs, objects, scopes, strict=True):
+        assert graph == build(obj, arch, special, HABITS, scope)
     return outcome(plans[0])
 
 
@@ -103,7 +112,7 @@ def test_the_plan_is_that_of_whole_graphs_on_every_architecture(cross: Cross) ->
 
 def test_equal_objects_leave_nothing() -> None:
     obj = read_bytes(compiled(UNIT), "unit.o")
-    (found,) = alike([(obj, obj)], ARCHITECTURE, Rows({}), HABITS)
+    (found,) = common([(obj, obj)], ARCHITECTURE, NOTHING)
     assert not found.pre.references.any()
     assert not found.post.references.any()
 
@@ -112,7 +121,7 @@ def test_an_edit_leaves_what_it_reaches() -> None:
     pre, post = (
         read_bytes(compiled(text), "unit.o") for text in (UNIT, UNIT.replace("return gauge[3]", "return 3"))
     )
-    (found,) = alike([(pre, post)], ARCHITECTURE, Rows({}), HABITS)
+    (found,) = common([(pre, post)], ARCHITECTURE, NOTHING)
     kept = {pre.section_name(index) for index in found.pre.references.nonzero()[0]}
     assert ".text.choose" in kept
     assert ".text.helper" not in kept
@@ -256,7 +265,7 @@ def test_a_nameless_constant_travels_with_its_references_though_its_section_is_w
 def kept(before: bytes, after: bytes, special: Special = NOTHING) -> set[str]:
     """The sections of the pre object whose references a graph needs."""
     pre, post = read_bytes(before, "unit.o"), read_bytes(after, "unit.o")
-    (found,) = alike([(pre, post)], ARCHITECTURE, Rows(special), HABITS)
+    (found,) = common([(pre, post)], ARCHITECTURE, special)
     return {pre.section_name(index) for index in found.pre.references.nonzero()[0]}
 
 
@@ -316,7 +325,7 @@ def test_a_symbol_that_changes_places_is_the_same_variable() -> None:
         for one, other in ("xy", "yx")
     )
     pre, post = read_bytes(before), read_bytes(after)
-    (found,) = alike([(pre, post)], ARCHITECTURE, Rows({}), HABITS)
+    (found,) = common([(pre, post)], ARCHITECTURE, NOTHING)
     named = {pre.section_name(index) for index in found.pre.nodes.nonzero()[0]}
     assert named == {".text.f", ".data.x", ".data.y"}
     both(before, after)

@@ -31,13 +31,14 @@ class Records(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """`first_section`: of each object, and behind the last one how many there are.
+    """`first_section`, `first_symbol`: of each object, and last how many there are in all.
 
     `bounds`: where the records of each section begin, and their end. The other columns are an `Object`'s.
     """
 
     objects: tuple[Object, ...]
     first_section: list[int]
+    first_symbol: list[int]
     sections: Column
     symbols: Column
     records: Records
@@ -56,6 +57,7 @@ class Stack:
         return Stack(
             tuple(objects),
             sections.tolist(),
+            symbols.tolist(),
             _joined([each.sections for each in objects]),
             _symbols(objects, sections, symbols),
             _records(objects, sections, symbols),
