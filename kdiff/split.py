@@ -177,7 +177,8 @@ def _in_runs(
     scope: Scope | None, by_section: Labels,
 ) -> Iterator[tuple[int, list[Piece]]]:  # fmt: skip
     """The entries of tables whose rows say so in runs; parallel tables are cut alike."""
-    leaders = {obj.section_name(index): index for index in tables}
+    names = obj.names_of_sections()
+    leaders = {names[index]: index for index in tables}
     groups: dict[int, list[int]] = {}
     for index, row in in_runs.items():
         groups.setdefault(leaders.get(row.parallel, index), []).append(index)

@@ -98,8 +98,8 @@ def tables_among(
     ]
     around = _around(obj, cut)
     found.update([(index, _layout(obj, arch, index, chosen[index], rows, sizes, around)) for index in cut])
-    beside = [(index, row) for index, row in found.items() if row.parallel and not row.opaque]
-    leaders = {obj.section_name(index): index for index in found} if beside else {}
+    beside = [(index, found[index]) for index in cut if found[index].parallel and not found[index].opaque]
+    leaders = {obj.section_name(index): index for index in cut} if beside else {}
     for index, row in beside:
         leader = leaders.get(row.parallel)
         if leader is not None:
