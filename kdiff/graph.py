@@ -29,7 +29,7 @@ from kdiff.elf.stack import Stack
 from kdiff.habits import NO_HABITS, Habits, RemadeData, Standing
 from kdiff.insn import Instruction, decoded
 from kdiff.kernel import SpecialSection
-from kdiff.labels import labels_in
+from kdiff.labels import Labels, labels_in
 from kdiff.lookup import Lookup
 from kdiff.naming import stem
 from kdiff.nodes import Node as Node
@@ -37,7 +37,7 @@ from kdiff.nodes import Reference as Reference
 from kdiff.owners import follows, owners_of, tails_of
 from kdiff.places import Places
 from kdiff.references import references_of
-from kdiff.split import Kind, Piece, pieces_in, sections_in, split
+from kdiff.split import Kind, Piece, pieces_in, sections_in, split_each
 from kdiff.values import dataclass
 
 
@@ -136,9 +136,9 @@ def build_each(
 ) -> list[SectionGraph]:  # fmt: skip
     """The graphs of several objects, or of a part of each, made together."""
     parts: Sequence[Scope | None] = scopes or [None] * len(stack.objects)
-    lookups = [
-        _lookup(obj, arch, special, habits, scope) for obj, scope in zip(stack.objects, parts, strict=True)
-    ]
+    labels = labels_in(stack, arch, [*map(sections_in, stack.objects, parts)])
+    pieces = split_each(stack, arch, special, parts, habits.ahead, labels)
+    lookups = [_lookup(*each, habits) for each in zip(stack.objects, pieces, labels, parts, strict=True)]
     speaking = None if scopes is None else np.concatenate([each.references for each in scopes])
     found = references_of(Places(stack, lookups), arch, speaking)
     return [
@@ -147,14 +147,9 @@ def build_each(
     ]
 
 
-def _lookup(
-    obj: Object, arch: Architecture, special: Mapping[str, SpecialSection], habits: Habits,
-    scope: Scope | None,
-) -> Lookup:  # fmt: skip
+def _lookup(obj: Object, pieces: list[Piece], labels: Labels, scope: Scope | None, habits: Habits) -> Lookup:
     """All nodes of an object but those that only references tell of."""
-    labels = labels_in(obj, arch, sections_in(obj, scope))
-    nodes = _unique(_nodes(obj, habits, split(obj, arch, special, scope, habits.ahead, labels)))
-    strings = None if scope is None else scope.strings
+    nodes, strings = _unique(_nodes(obj, habits, pieces)), None if scope is None else scope.strings
     return Lookup(obj, nodes, labels, habits, strings, lambda piece: next(_nodes(obj, habits, (piece,))))
 
 

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The symbols of the sections that become nodes, one by one.
 
-In: an `Object` and the sections that are cut. Out: a `Label` for each symbol in one of them, but for those of
+In: a `Stack` and the sections that are cut. Out: a `Label` for each symbol in one of them, but for those of
 whole sections and those that only tell a disassembler where code and where data begin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from kdiff.arch import Architecture
-from kdiff.elf.read import STB_LOCAL, STT_FUNC, STT_NOTYPE, STT_OBJECT, STT_SECTION, Column, Object
+from kdiff.elf.read import STB_LOCAL, STT_FUNC, STT_NOTYPE, STT_OBJECT, STT_SECTION, Column
+from kdiff.elf.stack import Stack
 
 
 class Label(NamedTuple):
@@ -36,20 +37,26 @@ Labels = Mapping[int, list[Label]]
 """By section, in the order of the object's symbols."""
 
 
-def labels_in(obj: Object, arch: Architecture, sections: Column) -> Labels:
-    """The labels of some sections, of which the first is none."""
-    marks, found = arch.mapping_symbols, dict[int, list[Label]]()
-    wanted = np.zeros(len(sections) + 1, bool)
-    wanted[:-1] = sections
-    chosen = wanted.take(obj.symbols["section"], mode="clip").nonzero()[0]
-    rows = zip(chosen.tolist(), obj.symbols[chosen].tolist(), strict=True)
-    for index, (_, value, size, kind, binding, other, home) in rows:
-        if kind == STT_SECTION:
-            continue
-        name = obj.symbol_name(index)
-        if not (marks and kind == STT_NOTYPE and binding == STB_LOCAL and name.startswith(marks)):
-            found.setdefault(home, []).append(Label(value, size, kind, binding, other, name))
-    return found
+def labels_in(stack: Stack, arch: Architecture, sections: Sequence[Column]) -> list[Labels]:
+    """The labels of some sections of each object, of which the first is none."""
+    marks, found = arch.mapping_symbols, [dict[int, list[Label]]() for _ in stack.objects]
+    wanted, symbols = np.append(np.concatenate(sections), False), stack.symbols
+    chosen = wanted.take(symbols["section"], mode="clip").nonzero()[0]
+    ends = chosen.searchsorted(stack.first_symbol).tolist()
+    rows, numbers = symbols[chosen].tolist(), chosen.tolist()
+    for which, obj in enumerate(stack.objects):
+        own, before, after = found[which], stack.first_section[which], stack.first_symbol[which]
+        part = slice(*ends[which : which + 2])
+        for number, (_, value, size, kind, binding, other, home) in zip(
+            numbers[part], rows[part], strict=True
+        ):
+            if kind == STT_SECTION:
+                continue
+            name = obj.symbol_name(number - after)
+            if not (marks and kind == STT_NOTYPE and binding == STB_LOCAL and name.startswith(marks)):
+                label = Label(value, size, kind, binding, other, name)
+                own.setdefault(home - before, []).append(label)
+    return list(found)
 
 
 def by_start(labels: Iterable[Label]) -> dict[int, list[Label]]:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cut sections into the pieces that become graph nodes.
 
-In: an `Object` and the rows of special sections. Out: `Piece`s, none of which overlap. A piece is a
+In: a `Stack` of objects and the rows of special sections. Out: `Piece`s, none of which overlap. A piece is a
 (section, symbol range), because linkers and assemblers put many functions into one section; tables are
 cut into entries, string sections into strings, constant pools into constants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import reduce
 from typing import NamedTuple
@@ -30,9 +30,10 @@ from kdiff.elf.read import (
     Object,
 )
 from kdiff.elf.relocations import Raw
+from kdiff.elf.stack import Stack
 from kdiff.kernel import SpecialSection
 from kdiff.labels import Label, Labels, by_start, labels_in, ranked
-from kdiff.runs import alone, bounds_of_runs, runs, starts_of
+from kdiff.runs import Table, alone, bounds_of_runs, runs, starts_of
 from kdiff.structures import declared_sizes
 from kdiff.tables import piece_sections, tables_of
 
@@ -68,21 +69,51 @@ class Piece(NamedTuple):
     """Index of the entry in its table."""
 
 
-def split(
-    obj: Object,
-    arch: Architecture,
-    special: Mapping[str, SpecialSection],
-    scope: Scope | None = None,
-    ahead: tuple[str, ...] = (),
-    labels: Labels | None = None,
-) -> list[Piece]:
-    """Cut all allocated sections, or those of a scope, in section order and by offset.
+def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> list[Piece]:
+    """Cut all allocated sections of an object."""
+    stack = Stack.of([obj])
+    (pieces,) = split_each(stack, arch, special, [None], (), labels_in(stack, arch, [sections_in(obj, None)]))
+    return pieces
+
+
+def split_each(
+    stack: Stack, arch: Architecture, special: Mapping[str, SpecialSection], scopes: Sequence[Scope | None],
+    ahead: tuple[str, ...], labels: Sequence[Labels],
+) -> list[list[Piece]]:  # fmt: skip
+    """Cut all allocated sections of each object, or those of its scope, in section order and by offset.
 
     `ahead`: how names begin of what lies in front of a function (`CodeAhead`). `labels`: of these sections.
     """
+    parts = [
+        _cut(obj, arch, special, scope, own)
+        for obj, scope, own in zip(stack.objects, scopes, labels, strict=True)
+    ]
+    _cut_in_runs(stack, parts)
+    return [
+        _up_to_functions([piece for each in part.found.values() for piece in each], ahead) for part in parts
+    ]
+
+
+class _Part(NamedTuple):
+    """What is cut of one object: `found` by section; `in_runs`: tables that are cut once all else is."""
+
+    obj: Object
+    scope: Scope | None
+    tables: Mapping[int, SpecialSection]
+    labels: Labels
+    found: dict[int, list[Piece]]
+    in_runs: dict[int, SpecialSection]
+
+
+def _cut(
+    obj: Object,
+    arch: Architecture,
+    special: Mapping[str, SpecialSection],
+    scope: Scope | None,
+    labels: Labels,
+) -> _Part:
     tables = tables_of(obj, arch, special, declared_sizes(obj, arch)) if scope is None else scope.tables
     wanted = sections_in(obj, scope)
-    labels = labels_in(obj, arch, wanted) if labels is None else labels
     by_section = {index: [each for each in found if each.cuts] for index, found in labels.items()}
     companions = _cuts(obj, arch, pieces_in(obj, special, scope), tables, wanted)
     payloads = _payloads(obj, arch, tables, wanted)
@@ -125,10 +156,7 @@ def split(
             pieces += _by_symbols(
                 obj, arch, index, kind, by_section.get(index, []), payloads.get(index, set())
             )
-    if in_runs:
-        places = starts_of((each.section, each.start) for pieces in found.values() for each in pieces)
-        found.update(_in_runs(obj, in_runs, tables, places, scope, by_section))
-    return _up_to_functions([piece for pieces in found.values() for piece in pieces], ahead)
+    return _Part(obj, scope, tables, by_section, found, in_runs)
 
 
 def _up_to_functions(pieces: list[Piece], ahead: tuple[str, ...]) -> list[Piece]:
@@ -172,24 +200,36 @@ def _entries(
     ]
 
 
-def _in_runs(
-    obj: Object, in_runs: Mapping[int, SpecialSection], tables: Mapping[int, SpecialSection], places: Column,
-    scope: Scope | None, by_section: Labels,
-) -> Iterator[tuple[int, list[Piece]]]:  # fmt: skip
-    """The entries of tables whose rows say so in runs; parallel tables are cut alike."""
-    names = obj.names_of_sections()
-    leaders = {names[index]: index for index in tables}
-    groups: dict[int, list[int]] = {}
-    for index, row in in_runs.items():
-        groups.setdefault(leaders.get(row.parallel, index), []).append(index)
-    for leader, members in groups.items():
-        chosen = None if scope is None else _any_of([scope.entries.get(each) for each in members])
-        begins = bounds_of_runs(obj, leader, tables[leader], places, chosen)
+def _cut_in_runs(stack: Stack, parts: Sequence[_Part]) -> None:
+    """Cut the tables whose rows say so in runs of entries; parallel tables are cut alike."""
+    groups, tables = list[tuple[_Part, list[int]]](), list[Table]()
+    for part, first in zip(parts, stack.first_section, strict=False):
+        names = part.obj.names_of_sections()
+        leaders = {names[index]: index for index in part.tables} if part.in_runs else {}
+        alike: dict[int, list[int]] = {}
+        for index, row in part.in_runs.items():
+            alike.setdefault(leaders.get(row.parallel, index), []).append(index)
+        for leader, members in alike.items():
+            entries = {} if part.scope is None else part.scope.entries
+            chosen = None if part.scope is None else _any_of([entries.get(each) for each in members])
+            tables.append((first + leader, part.tables[leader], chosen))
+            groups.append((part, members))
+    if not tables:
+        return
+    pieces = [
+        (first + piece.section, piece.start)
+        for part, first in zip(parts, stack.first_section, strict=False)
+        for each in part.found.values()
+        for piece in each
+    ]
+    starts = starts_of(*np.array(pieces, "i8").reshape(-1, 2).T)
+    for (part, members), begins in zip(groups, bounds_of_runs(stack, tables, starts), strict=True):
         for index in members:
-            for start in by_start(by_section.get(index, [])):
-                alone(begins, start // in_runs[index].entry_size)
+            for start in by_start(part.labels.get(index, [])):
+                alone(begins, start // part.in_runs[index].entry_size)
         for index in members:
-            yield index, _entries(obj, index, in_runs[index], begins, scope, by_section.get(index, []))
+            labels = part.labels.get(index, [])
+            part.found[index] = _entries(part.obj, index, part.in_runs[index], begins, part.scope, labels)
 
 
 def _any_of(columns: list[Column | None]) -> Column | None:
