@@ -36,11 +36,13 @@ from pathlib import Path
 
 import othersuite
 import pairlab
+from kdiff_arch_x86_64 import ARCHITECTURE
 
 from kdiff import registry
 from kdiff.cli.batch import Pair, groups, outcomes
 from kdiff.cli.main import NEW_OBJECTS, keep_memory
 from kdiff.compare import Comparer
+from kdiff.insn import instructions
 from kdiff.setup import cache as cache_folder
 
 PACKAGES = ("kpatch-build", "libc6", "libelf1t64", "zlib1g", "libzstd1")
@@ -133,6 +135,7 @@ def compared(parts: list[list[Pair]]) -> Batch:
     keep_memory()
     compare = Comparer(registry.load())
     list(outcomes(parts[0][:1], (), compare, None))
+    instructions(ARCHITECTURE, b"\xc3")  # loads capstone's library
     seconds = []
     for part in parts:
         start = time.process_time()

@@ -150,7 +150,9 @@ def build_each(
 def _lookup(obj: Object, pieces: list[Piece], labels: Labels, scope: Scope | None, habits: Habits) -> Lookup:
     """All nodes of an object but those that only references tell of."""
     nodes, strings = _unique(_nodes(obj, habits, pieces)), None if scope is None else scope.strings
-    return Lookup(obj, nodes, labels, habits, strings, lambda piece: next(_nodes(obj, habits, (piece,))))
+    return Lookup(
+        obj, nodes, labels, habits, strings, lambda number, piece: next(_nodes(obj, habits, (piece,), number))
+    )
 
 
 def _graph(
@@ -170,11 +172,11 @@ def _graph(
     )  # fmt: skip
 
 
-def _nodes(obj: Object, habits: Habits, pieces: Iterable[Piece]) -> Iterator[Node]:
+def _nodes(obj: Object, habits: Habits, pieces: Iterable[Piece], first: int = 0) -> Iterator[Node]:
     name, current, aligned = "", 0, 1
     names: tuple[str, ...]
     standing, constant, remade = Standing.ORDINARY, False, None
-    for index, (section, start, size, kind, labels, table, row) in enumerate(pieces):
+    for index, (section, start, size, kind, labels, table, row) in enumerate(pieces, first):
         if section != current:
             current, name = section, obj.section_name(section)
             aligned = max(obj.row(section)[8], 1)

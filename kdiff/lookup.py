@@ -35,12 +35,12 @@ class _Rows(dict[int, tuple[int, ...]]):
 class Lookup:
     """Finds the node for (section, offset) and for symbols, while a graph is made.
 
-    `strings`: sections whose strings become nodes when they are reached; `node` makes them.
+    `strings`: sections whose strings become nodes when they are reached; `node` makes them, of their numbers.
     """
 
     def __init__(
         self, obj: Object, nodes: list[Node], labels: Labels, habits: Habits, strings: Column | None,
-        node: Callable[[Piece], Node],
+        node: Callable[[int, Piece], Node],
     ) -> None:  # fmt: skip
         self.obj, self.marks, self._node = obj, habits.ahead, node
         self.strings = np.zeros(len(obj.sections), bool) if strings is None else strings
@@ -76,12 +76,12 @@ class Lookup:
 
     def reached(self, symbol: int, addend: int) -> tuple[int, int]:
         """What a symbol and an addend mean: a node and an offset in it."""
-        _, value, _, kind, _, _, section = self.symbols[symbol]
+        _, value, _, kind, binding, _, section = self.symbols[symbol]
         first, stop = self._sections.get(section, (0, 0))
         if first == stop and section < RESERVED and self.strings[section]:
             return self.string(section, value + addend if kind == STT_SECTION else value, value + addend)
         if first == stop:
-            return self.elsewhere(symbol), addend
+            return self.elsewhere(symbol, binding, section), addend
         target = self._holds(value + addend if kind == STT_SECTION else value, first, stop)
         return target, value + addend - self._starts[target]
 
@@ -93,9 +93,7 @@ class Lookup:
         if number is None:
             number = self._string_at[section, start] = len(self.nodes) + len(self.further)
             stop = data.find(b"\0", start) + 1 or len(data)
-            self.further.append(
-                self._node(Piece(section, start, stop - start, Kind.STRING))._replace(id=number)
-            )
+            self.further.append(self._node(number, Piece(section, start, stop - start, Kind.STRING)))
         return number, offset - start
 
     def extern(self, name: str, weak: bool = False) -> int:
@@ -104,11 +102,11 @@ class Lookup:
             self.further.append(Node(number, name, Kind.EXTERN, names=(name,), local=False, weak=weak))
         return self._by_name[name]
 
-    def elsewhere(self, symbol: int) -> int:
+    def elsewhere(self, symbol: int, binding: int, section: int) -> int:
         """The node of a symbol of another unit, or of a section that has no nodes."""
         known = self._outside.get(symbol)
         if known is None:
-            name, (*_, binding, _, section) = self.obj.symbol_name(symbol), self.symbols[symbol]
+            name = self.obj.symbol_name(symbol)
             if 0 < section < RESERVED:
                 name, binding = f"{self.obj.section_name(section)}:{name}", STB_LOCAL
             known = self._outside[symbol] = self.extern(name, binding == STB_WEAK)

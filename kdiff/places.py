@@ -34,7 +34,6 @@ class Places:
         self.owner = np.arange(len(lookups)).repeat(counts)
         self.starts = np.array([node.start for node in self.nodes], "i8")
         self.sizes = np.array([node.size for node in self.nodes], "i8")
-        self._first_symbol = np.array(stack.first_symbol)
         sections = self._sections = np.array([node.section for node in self.nodes], "i8")
         sections += np.array(stack.first_section).take(self.owner)
         heads = np.append(True, sections[1:] != sections[:-1])[: len(sections)].nonzero()[0]
@@ -58,7 +57,7 @@ class Places:
         """
         every = self.stack.symbols
         home, kind, value = (every[name].take(symbols) for name in ("section", "type", "value"))
-        home = home * (home < len(self.first))
+        home = home.astype("i8") * (home < len(self.first))
         within = value.astype("i8")
         place = np.where(kind == STT_SECTION, within + addends, within)
         place = np.minimum(np.maximum(place, 0), (1 << _PLACE) - 1)
@@ -71,14 +70,22 @@ class Places:
         target[other], whole = 0, within + addends
         inner = whole - self.starts.take(target)
         target -= self.first_node.take(owner)
-        lookups, owners = self.lookups, owner.take(other)
-        own = zip(
-            owners.tolist(), (symbols.take(other) - self._first_symbol.take(owners)).tolist(), strict=True
-        )
-        target[other] = [lookups[number].elsewhere(symbol) for number, symbol in own]
+        target[other] = self._elsewhere(*(each.take(other) for each in (owner, symbols, home)))
         inner[other] = addends.take(other)
-        for at in strings.tolist():
-            number, section = int(owner[at]), int(home[at])
+        rows = (each.take(strings).tolist() for each in (owner, home, place, whole))
+        for at, number, section, begin, offset in zip(strings.tolist(), *rows, strict=True):
             section -= self.stack.first_section[number]
-            target[at], inner[at] = lookups[number].string(section, int(place[at]), int(whole[at]))
+            target[at], inner[at] = self.lookups[number].string(section, begin, offset)
         return target, inner
+
+    def _elsewhere(self, owner: Column, symbols: Column, home: Column) -> list[int]:
+        """The nodes of symbols that are in no section that has nodes."""
+        first_section, first_symbol = self.stack.first_section, self.stack.first_symbol
+        binding = self.stack.symbols["binding"].take(symbols)
+        rows = zip(*(each.tolist() for each in (owner, symbols, binding, home)), strict=True)
+        return [
+            self.lookups[number].elsewhere(
+                symbol - first_symbol[number], bound, section and section - first_section[number]
+            )
+            for number, symbol, bound, section in rows
+        ]
