@@ -11,7 +11,8 @@ reads a list of the kernel's symbols, and once more with a list of the object's 
 good as none.
 
 kdiff pairs, compares, plans and reviews; the peer also writes its output object, and knows less: no layouts
-of structures, no alternatives to unsure pairs, no reason for what it says.
+of structures, no alternatives to unsure pairs, no reason for what it says. As layouts are most of the work
+where there is debugging information, --debug shows what it takes without them, too.
 
     python benchmarks/bench_objects.py [--runs 3] [--only REGEX] [--debug] [--json FILE]
 """
@@ -39,10 +40,12 @@ import pairlab
 from kdiff_arch_x86_64 import ARCHITECTURE
 
 from kdiff import registry
+from kdiff.cli import batch
 from kdiff.cli.batch import Pair, groups, outcomes
 from kdiff.cli.main import NEW_OBJECTS, keep_memory
 from kdiff.compare import Comparer
 from kdiff.insn import instructions
+from kdiff.review_types import retyped
 from kdiff.setup import cache as cache_folder
 
 PACKAGES = ("kpatch-build", "libc6", "libelf1t64", "zlib1g", "libzstd1")
@@ -93,10 +96,13 @@ def main() -> int:
     usual = [pair for pair in pairs if USUAL[0] <= pair.pre.stat().st_size <= USUAL[1]]
     single, few, many = list[list[float]](), list[list[float]](), list[list[float]]()
     batches: dict[bool, list[Batch]] = {False: [], True: []}
+    bare = list[Batch]()
     for run in range(given.runs):
         print(f"run {run + 1} of {given.runs}", file=sys.stderr)
         for chosen in (pairs, usual) if usual else (pairs,):
             batches[chosen is usual].append(in_new_process(groups(chosen, len(chosen))))
+        if given.debug:
+            bare.append(in_new_process(groups(pairs, len(pairs)), layouts=False))
         single.append(in_new_process(groups(pairs, 1)).seconds)
         few.append([peer.seconds(*pair, peer.own_symbols(pair[0])) for pair in paths])
         many.append([peer.seconds(*pair, peer.kernel_symbols(pair[0])) for pair in paths])
@@ -111,6 +117,8 @@ def main() -> int:
             f"  peer {without:6.1f} ms, with the kernel's symbols {listed:6.1f} ms  ({status})"
         )
     report(rows, given.runs, batches[False], batches[True])
+    if bare:
+        print(f"all pairs without layouts of structures: {total(bare):.2f} s CPU")
     if given.json:
         given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     return 0
@@ -124,15 +132,21 @@ class Batch:
     memory: int
 
 
-def in_new_process(parts: list[list[Pair]]) -> Batch:
+def total(batches: list[Batch]) -> float:
+    return statistics.median(sum(each.seconds) for each in batches)
+
+
+def in_new_process(parts: list[list[Pair]], layouts: bool = True) -> Batch:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(compared, parts).result()
+        return pool.submit(compared, parts, layouts).result()
 
 
-def compared(parts: list[list[Pair]]) -> Batch:
+def compared(parts: list[list[Pair]], layouts: bool) -> Batch:
     """Compare each pair once; what is imported and asked of plugins for all of them is not counted."""
     gc.set_threshold(NEW_OBJECTS)  # as the command does
     keep_memory()
+    if not layouts:
+        batch.retyped = lambda plans: retyped(())
     compare = Comparer(registry.load())
     list(outcomes(parts[0][:1], (), compare, None))
     instructions(ARCHITECTURE, b"\xc3")  # loads capstone's library
@@ -162,7 +176,7 @@ def totals(rows: list[Row], batches: list[Batch]) -> None:
     single, few, many = (
         [getattr(row, name) for row in rows] for name in ("kdiff", "peer", "peer_with_symbols")
     )
-    ours = statistics.median(sum(each.seconds) for each in batches)
+    ours = total(batches)
     print(f"  kdiff                     {ours:6.2f} s CPU, {1e3 * ours / len(rows):5.1f} ms each")
     for title, column in (
         ("kdiff, pair by pair", single),
