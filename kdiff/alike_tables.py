@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from kdiff.elf.read import Column
+from kdiff.elf.stack import joined
 from kdiff.rows import Grouped
 from kdiff.sides import Side, Table
 from kdiff.values import dataclass
@@ -85,14 +86,14 @@ def _entry_rows(told: Told, tables: Sequence[Table], found: Column) -> tuple[Gro
     """
     side, step = told.side, tables[0].step
     counts = [len(table.owners) for table in tables]
-    owner = told.own.take(_joined([table.owners for table in tables]))
+    owner = told.own.take(joined([table.owners for table in tables]))
     order = ((owner > 0) & found.take(owner)).nonzero()[0]
     owners = owner.take(order)
     if np.count_nonzero(owners[1:] < owners[:-1]):
         order = order.take(owners.argsort(kind="stable"))
         owners = owner.take(order)
     data = [
-        bytes(side.stack.contents(table.section)).ljust(step * count, b"\0")
+        bytes(side.stack.contents(table.section))[: step * count].ljust(step * count, b"\0")
         for table, count in zip(tables, counts, strict=True)
     ]
     rows = np.frombuffer(b"".join(data), f"V{step}", len(owner)).take(order)
@@ -101,19 +102,15 @@ def _entry_rows(told: Told, tables: Sequence[Table], found: Column) -> tuple[Gro
     rank = np.full(len(owner), -1, "i8")
     rank[order] = np.arange(len(order))
     firsts = [0, *np.cumsum(counts).tolist()]
-    entries = _joined([table.entries + at for table, at in zip(tables, firsts, strict=False)])
+    entries = joined([table.entries + at for table, at in zip(tables, firsts, strict=False)])
     ranks = rank.take(entries)
     chosen = (ranks >= 0).nonzero()[0]
     ranks = ranks.take(chosen)
     if np.count_nonzero(ranks[1:] < ranks[:-1]):
         chosen = chosen.take(ranks.argsort(kind="stable"))
     columns = [
-        _joined([side.records.offset[table.records] - table.entries * step for table in tables]),
-        *(_joined([column[table.records] for table in tables]) for column in told.meaning),
+        joined([side.records.offset[table.records] - table.entries * step for table in tables]),
+        *(joined([column[table.records] for table in tables]) for column in told.meaning),
     ]
     said = tuple([each.take(chosen) for each in columns])
     return Grouped(owners, (rows,)), Grouped(owner.take(entries.take(chosen)), said)
-
-
-def _joined(columns: list[Column]) -> Column:
-    return columns[0] if len(columns) == 1 else np.concatenate(columns)

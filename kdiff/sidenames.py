@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from kdiff.elf.read import Column
-from kdiff.elf.stack import Stack
+from kdiff.elf.stack import Stack, joined
 from kdiff.habits import Habits
 from kdiff.naming import FRAGMENT, LABEL, UNIQUE, example, is_made_unique, is_numbered, stem
 from kdiff.sectionrows import Rows
@@ -43,7 +43,7 @@ class Names:
         )
         heads = (UNIQUE, LABEL, *habits.remade_families, *habits.constant_families)
         remade = habits.remade_names
-        self.rows_of = _Told(
+        self.special_of = _Told(
             self.sections, rows.among, lambda name: ROW | PIECE * rows.is_piece(name)
         ).of  # fmt: skip
         """By section: `ROW`, `PIECE`."""
@@ -83,11 +83,7 @@ def _numbered(pairs: Iterable[tuple[list[str], list[str]]]) -> tuple[list[str], 
         first = len(every)
         every += yours
         theirs.append(np.fromiter(map(number, yours, range(first, len(every))), "i8", len(yours)))
-    return every, (_joined(ours), _joined(theirs))
-
-
-def _joined(columns: list[Column]) -> Column:
-    return columns[0] if len(columns) == 1 else np.concatenate(columns)
+    return every, (joined(ours), joined(theirs))
 
 
 _UNASKED = 255

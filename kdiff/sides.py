@@ -78,7 +78,7 @@ class Sections(NamedTuple):
         strings = loaded & (flags & (SHF_MERGE | SHF_STRINGS) == SHF_MERGE | SHF_STRINGS)
         strings &= stack.sections["entsize"] == 1
         chosen = allocated.nonzero()[0]
-        told, pieces = names.rows_of(ids.take(chosen)), np.zeros(len(flags), bool)
+        told, pieces = names.special_of(ids.take(chosen)), np.zeros(len(flags), bool)
         pieces[chosen] = told & PIECE > 0
         pieces[stack.first_section[:-1]] = False
         return Sections(loaded, flags & SHF_EXECINSTR > 0, strings, pieces, chosen[told & ROW > 0])

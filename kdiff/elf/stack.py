@@ -9,7 +9,7 @@ null section of the first, as in an object by itself.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -47,18 +47,15 @@ class Stack:
     @staticmethod
     def of(objects: Sequence[Object]) -> Stack:
         """One or more objects behind each other."""
-        sections, symbols, records = (
-            np.cumsum([0, *map(len, columns)])
-            for columns in zip(
-                *((each.sections, each.symbols, each.relocations) for each in objects), strict=True
-            )
-        )
+        sections = _firsts([each.sections for each in objects])
+        symbols = _firsts([each.symbols for each in objects])
+        records = _firsts([each.relocations for each in objects])
         starts = [each.relocation_bounds[:-1] for each in objects]
         return Stack(
             tuple(objects),
             sections.tolist(),
             symbols.tolist(),
-            _joined([each.sections for each in objects]),
+            joined([each.sections for each in objects]),
             _symbols(objects, sections, symbols),
             _records(objects, sections, symbols),
             np.append(_numbered_on(starts, records), records[-1]),
@@ -80,13 +77,19 @@ class Stack:
             yield obj, self.first_section[number], slice(*cuts[number : number + 2])
 
 
-def _joined(columns: Sequence[Column]) -> Column:
+def joined(columns: Sequence[Column]) -> Column:
+    """Columns of one type behind each other."""
     if len(columns) == 1:
         return columns[0]
     kind = columns[0].dtype
     if kind.names is None:
         return np.concatenate(columns)
     return np.concatenate([each.view(f"V{kind.itemsize}") for each in columns]).view(kind)  # not by fields
+
+
+def _firsts(columns: Sequence[Sized]) -> Column:
+    """The place of the first row of each, and their number."""
+    return np.cumsum([0, *map(len, columns)])
 
 
 def _numbered_on(columns: Sequence[Column], firsts: Column) -> Column:
@@ -98,7 +101,7 @@ def _numbered_on(columns: Sequence[Column], firsts: Column) -> Column:
 
 
 def _symbols(objects: Sequence[Object], sections: Column, symbols: Column) -> Column:
-    found = _joined([each.symbols for each in objects])
+    found = joined([each.symbols for each in objects])
     if len(objects) > 1:
         home = found["section"]
         inside = (home - np.uint32(1) < RESERVED - 1).nonzero()[0]
@@ -110,9 +113,9 @@ def _records(objects: Sequence[Object], sections: Column, symbols: Column) -> Re
     columns = [each.relocations for each in objects]
     return Records(
         _numbered_on([each["section"] for each in columns], sections),
-        _joined([each["offset"] for each in columns]).view("i8"),
-        _joined([each["type"] for each in columns]),
+        joined([each["offset"] for each in columns]).view("i8"),
+        joined([each["type"] for each in columns]),
         _numbered_on([each["symbol"] for each in columns], symbols),
-        _joined([each["addend"] for each in columns]),
-        _joined([each["implicit"] for each in columns]),
+        joined([each["addend"] for each in columns]),
+        joined([each["implicit"] for each in columns]),
     )
