@@ -300,7 +300,8 @@ def _sections(view: memoryview, layout: Layout, endian: str, header: Any, path: 
     if count > (len(view) - start) // kind.itemsize:
         raise KdiffError("elf.truncated", f"{count} section headers do not fit the file", place=path)
     table = np.frombuffer(view, kind, count, start)
-    sections = table.astype(SECTION)
+    whole = f"V{kind.itemsize}"  # numpy copies field by field, equal types too
+    sections = table.view(whole).copy().view(kind) if kind == SECTION else table.astype(SECTION)
     sections[:1] = 0
     check_sections(sections, len(view), path)
     if names >= count or (names and sections["type"][names] != SHT_STRTAB):
