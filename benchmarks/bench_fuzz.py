@@ -197,7 +197,7 @@ def _guided(fuzz: Fuzz, seed: int, atheris: Any) -> None:
 def corpus(objects: list[Path], names: str | None) -> list[tuple[Any, Any]]:
     """All (target, case) pairs; those of objects are for each target that takes objects."""
     targets = import_module("fuzztargets")
-    kinds = (targets.OBJECTS, targets.FACTS, targets.MODULES)
+    kinds = (targets.OBJECTS, targets.MANY, targets.FACTS, targets.MODULES)
     found = list(targets.objects())
     found += [case for name, command in CROSS for case in _crossed(name, command)]
     found += [case for folder in objects for case in _kernel(folder)]

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -38,7 +38,8 @@ from run_memory import link
 import kdiff
 from kdiff import btf, kallsyms, registry
 from kdiff.arch import ByteOrder
-from kdiff.compare import planned
+from kdiff.cli.delta import as_json
+from kdiff.compare import Comparer, planned
 from kdiff.correlate import correlate
 from kdiff.diff import diff
 from kdiff.dwarflines import source_lines
@@ -53,7 +54,7 @@ from kdiff.graph import SectionGraph, build
 from kdiff.kernel import KernelFacts, Structure
 from kdiff.layouts import types_of
 from kdiff.page import page
-from kdiff.plan import plan
+from kdiff.plan import Plan, plan
 from kdiff.review import review
 from kdiff.review_types import retyped, review_types
 from kdiff.sectionrows import Rows
@@ -207,6 +208,27 @@ def _object(data: bytes, partner: bytes) -> None:
         planned(one.obj, other.obj, one.arch, Rows(special), habits)
 
 
+def _many(data: bytes, partner: bytes) -> None:
+    """Compare a broken object among sound ones: each pair comes out as it does by itself."""
+    one, other = (read_bytes(native(text, "-g"), "sound.o") for text in (UNIT, UNIT.replace(*EDIT)))
+    broken, sound = read_bytes(data, "broken.o"), read_bytes(partner, "sound.o")
+    pairs = [(one, other), (broken, sound), (other, one), (sound, broken), (one, other)]
+    compare_pair = Comparer(_registry())
+    alone = [_result(partial(compare_pair, *pair, False, None)) for pair in pairs]
+    together = [_result(each) for each in compare_pair.each(pairs)]
+    if together != alone:
+        raise AssertionError(f"alone {alone}, among others {together}")
+
+
+def _result(planned: Callable[[], Plan]) -> str:
+    """What an update would hold, and what of it is refused; or the error."""
+    try:
+        found = planned()
+        return json.dumps((as_json(found, same=True), [str(each) for each in review(found)]))
+    except (KdiffError, Refused) as error:
+        return str(error)
+
+
 def _facts_of_object(data: bytes, partner: bytes) -> None:
     """Ask a broken object for its types, its lines, its sites, and for the object itself once more."""
     broken = graph(data, "broken.o")
@@ -338,6 +360,7 @@ def _repacked(plain: bytes, random: Random) -> bytes:
 
 
 OBJECTS = Target("object", _object)
+MANY = Target("objects", _many)
 FACTS = Target("facts", _facts_of_object)
 MODULES = Target("module", _module)
 IMAGES = Target("image", _image)
@@ -348,7 +371,7 @@ TEXTS = Target("symbol list", _text)
 BTF = Target("btf", _btf)
 PROOFS = Target("proof", _proof, _damaged_json)
 TARBALLS = Target("tarball", _tarball, _damaged_tarball)
-TARGETS = (OBJECTS, FACTS, MODULES, IMAGES, MEMORY, CORES, KALLSYMS, TEXTS, BTF, PROOFS, TARBALLS)
+TARGETS = (OBJECTS, MANY, FACTS, MODULES, IMAGES, MEMORY, CORES, KALLSYMS, TEXTS, BTF, PROOFS, TARBALLS)
 
 
 # Sound files -----------------------------------------------------------------------------------------

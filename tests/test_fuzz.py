@@ -6,11 +6,11 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from fuzztargets import OBJECTS, Case, Target, judge, objects, others
+from fuzztargets import MANY, OBJECTS, Case, Target, judge, objects, others
 from linkoracle import compiled
 from test_plugin_arch_ppc64le import GCC
 
-CASES = [*((OBJECTS, case) for case in objects()), *others()]
+CASES = [*((target, case) for target in (OBJECTS, MANY) for case in objects()), *others()]
 ROUNDS = 12
 
 
