@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The type information of a relocatable object, as a forest of debugging entries.
 
-In: an `Object` and its `Architecture`. Out: a `Unit` for each compilation unit: its entries (DIEs) for types,
+In: an object's `DebugSections`. Out: a `Unit` for each compilation unit: its entries (DIEs) for types,
 variables, parameters and functions, each with the few attributes that say how data lies in memory. DWARF 2
 to 5 (https://dwarfstd.org, chapters 2, 5, 7), 32 and 64 bit. Entries of other kinds are stepped over by
 the sizes that the table of abbreviations gives, so that a megabyte takes a tenth of a second.
@@ -29,9 +29,7 @@ from kdiff.abbreviations import (
     uleb,
     walk,
 )
-from kdiff.arch import Architecture
-from kdiff.elf.debug import DebugSections, debug_sections
-from kdiff.elf.read import Object
+from kdiff.elf.debug import DebugSections
 from kdiff.errors import KdiffError
 
 # Tags and attributes (DWARF 5, tables 7.3 and 7.5)
@@ -175,9 +173,8 @@ class Unit:
         return name
 
 
-def units(obj: Object, arch: Architecture) -> tuple[Unit, ...]:
+def units(sections: DebugSections) -> tuple[Unit, ...]:
     """Read an object's compilation units; none without debugging information."""
-    sections = debug_sections(obj, arch)
     tables: dict[tuple[int, int, bool, int], Mapping[int, Abbrev]] = {}
     found = []
     start = 0

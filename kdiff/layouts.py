@@ -16,6 +16,7 @@ from typing import NamedTuple
 from kdiff import dwarf
 from kdiff.arch import Architecture
 from kdiff.dwarf import Die, Unit
+from kdiff.elf.debug import DebugSections, debug_sections
 from kdiff.elf.read import Object
 
 _QUALIFIERS = frozenset((dwarf.CONST, dwarf.VOLATILE, dwarf.RESTRICT, dwarf.ATOMIC))
@@ -120,7 +121,12 @@ class Types:
 
 def types_of(obj: Object, arch: Architecture) -> Types:
     """Read the types of an object; empty without debugging information."""
-    units = dwarf.units(obj, arch)
+    return types_in(debug_sections(obj, arch))
+
+
+def types_in(sections: DebugSections) -> Types:
+    """The same of an object's debugging sections, which tell all there is to know."""
+    units = dwarf.units(sections)
     names = tuple(unit.name(unit.root) for unit in units)
     readers = tuple(
         _Reader(unit, name if len(units) > 1 else "") for unit, name in zip(units, names, strict=True)
@@ -141,7 +147,7 @@ def types_of(obj: Object, arch: Architecture) -> Types:
                 if layout not in layouts.get(key, ()):
                     layouts[key] = (*layouts.get(key, ()), layout)
                     if len(layouts[key]) > _MOST_LAYOUTS:
-                        raise units[0].sections.wrong(f"{key.name} is declared over and over", die.offset)
+                        raise sections.wrong(f"{key.name} is declared over and over", die.offset)
     return Types(layouts, tuple(enumerations), tuple(variables), names, readers)
 
 

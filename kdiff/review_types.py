@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from kdiff.addressbook import KERNEL
-from kdiff.elf.debug import has_types
+from kdiff.elf.debug import debug_sections, has_types
 from kdiff.errors import KdiffError, Refusal
 from kdiff.graph import Node, SectionGraph
 from kdiff.insn import texts
@@ -127,9 +127,11 @@ def retyped(
 
 def _changes(plan: Plan) -> tuple[LayoutChange, ...]:
     from kdiff.layoutdiff import layout_changes
-    from kdiff.layouts import types_of
+    from kdiff.layouts import types_in
 
-    return layout_changes(types_of(plan.pre.obj, plan.pre.arch), types_of(plan.post.obj, plan.post.arch))
+    before, after = (debug_sections(each.obj, each.arch) for each in (plan.pre, plan.post))
+    types = types_in(before)
+    return layout_changes(types, types if before == after else types_in(after))
 
 
 def _with_allocators(plan: Plan, change: LayoutChange) -> LayoutChange:

@@ -19,10 +19,11 @@ from elftools.elf.elffile import ELFFile
 from kdiff_arch_x86_64 import ARCHITECTURE
 from updates import make
 
+from kdiff import layouts as layouts_module
 from kdiff.cli.main import run_command
 from kdiff.confdir import read_config
 from kdiff.distribution import KernelSetup
-from kdiff.elf.debug import has_types
+from kdiff.elf.debug import DebugSections, has_types
 from kdiff.elf.read import Object, read_bytes
 from kdiff.errors import KdiffError, Refusal, Refused
 from kdiff.kbuild import Unit, build
@@ -478,6 +479,34 @@ def test_without_debugging_information_a_note_says_that_nothing_was_compared() -
 
 def test_types_that_are_kept_elsewhere_are_not_compared_and_a_note_says_so() -> None:
     options = ("-g", "-gdwarf-5", "-fdebug-types-section")
+    found = retyped((planned(graph(TEXT, *options), graph(GROWN, *options)),))
+    assert "-fdebug-types-section" in found.notes[0]
+
+
+def test_equal_debugging_information_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    read = layouts_module.types_in
+
+    def counted(sections: DebugSections) -> Types:
+        asked.append(sections.path)
+        return read(sections)
+
+    monkeypatch.setattr(layouts_module, "types_in", counted)
+    for text, times, changed in (
+        (TEXT.replace("item->name[2]", "item->name[3]"), 1, []),
+        (TEXT.replace("item->id = phase == RUN;", "int is = phase == RUN; item->id = is + 1;"), 2, []),
+        (GROWN, 2, ["struct item"]),
+    ):
+        asked.clear()
+        plan = planned(graph(TEXT, "-g"), graph(text, "-g"))
+        assert plan.replaced
+        assert [each.change.title for each in retyped((plan,)).changes] == changed
+        assert len(asked) == times
+
+
+def test_types_that_are_kept_elsewhere_are_not_taken_for_equal() -> None:
+    """What is left of them in the object is equal, though a structure grew."""
+    options = ("-g", "-gdwarf-4", "-fdebug-types-section")
     found = retyped((planned(graph(TEXT, *options), graph(GROWN, *options)),))
     assert "-fdebug-types-section" in found.notes[0]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class DebugSections:
     string_offsets: bytes
     big: bool
     pointer: int
-    path: str
+    path: str = field(compare=False)
 
     def wrong(self, what: str, offset: int) -> KdiffError:
         """An error at an offset of .debug_info."""
