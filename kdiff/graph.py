@@ -37,7 +37,7 @@ from kdiff.nodes import Reference as Reference
 from kdiff.owners import follows, owners_of, tails_of
 from kdiff.places import Places
 from kdiff.references import references_of
-from kdiff.split import Kind, Piece, pieces_in, sections_in, split_each
+from kdiff.split import Kind, Piece, pieces_in, sections_in, split
 from kdiff.values import dataclass
 
 
@@ -137,7 +137,7 @@ def build_each(
     """The graphs of several objects, or of a part of each, made together."""
     parts: Sequence[Scope | None] = scopes or [None] * len(stack.objects)
     labels = labels_in(stack, arch, [*map(sections_in, stack.objects, parts)])
-    pieces = split_each(stack, arch, special, parts, habits.ahead, labels)
+    pieces = split(stack, arch, special, parts, habits.ahead, labels)
     lookups = [_lookup(*each, habits) for each in zip(stack.objects, pieces, labels, parts, strict=True)]
     speaking = None if scopes is None else np.concatenate([each.references for each in scopes])
     found = references_of(Places(stack, lookups), arch, speaking)

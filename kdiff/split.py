@@ -32,7 +32,7 @@ from kdiff.elf.read import (
 from kdiff.elf.relocations import Raw
 from kdiff.elf.stack import Stack
 from kdiff.kernel import SpecialSection
-from kdiff.labels import Label, Labels, by_start, labels_in, ranked
+from kdiff.labels import Label, Labels, by_start, ranked
 from kdiff.runs import Table, alone, bounds_of_runs, runs, starts_of
 from kdiff.structures import declared_sizes
 from kdiff.tables import piece_sections, tables_of
@@ -69,14 +69,7 @@ class Piece(NamedTuple):
     """Index of the entry in its table."""
 
 
-def split(obj: Object, arch: Architecture, special: Mapping[str, SpecialSection]) -> list[Piece]:
-    """Cut all allocated sections of an object."""
-    stack = Stack.of([obj])
-    (pieces,) = split_each(stack, arch, special, [None], (), labels_in(stack, arch, [sections_in(obj, None)]))
-    return pieces
-
-
-def split_each(
+def split(
     stack: Stack, arch: Architecture, special: Mapping[str, SpecialSection], scopes: Sequence[Scope | None],
     ahead: tuple[str, ...], labels: Sequence[Labels],
 ) -> list[list[Piece]]:  # fmt: skip

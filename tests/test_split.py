@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from compiled import ASSEMBLY, REST, UNIT, WHOLE, compiled, obj
 from elfwriter import FUNC, GLOBAL, LOCAL, NOBITS, NOTE, NOTYPE, OBJECT, WEAK, Sec, Sym, elf
@@ -11,12 +13,22 @@ from kdiff_arch_x86_64 import ARCHITECTURE
 from strategies import units
 
 from kdiff.elf.read import SHF_ALLOC, Object, read_bytes
+from kdiff.elf.stack import Stack
 from kdiff.kernel import Keep, SpecialSection
-from kdiff.split import Kind, Piece, only_nops, split
+from kdiff.labels import labels_in
+from kdiff.split import Kind, Piece, only_nops, sections_in, split
+
+
+def cut(found: Object, special: Mapping[str, SpecialSection]) -> list[Piece]:
+    """All of an object."""
+    stack = Stack.of([found])
+    labels = labels_in(stack, ARCHITECTURE, [sections_in(found, None)])
+    (pieces,) = split(stack, ARCHITECTURE, special, [None], (), labels)
+    return pieces
 
 
 def pieces(*parts: Sec | Sym, rows: tuple[SpecialSection, ...] = ()) -> list[Piece]:
-    return split(read_bytes(elf(*parts)), ARCHITECTURE, {row.name: row for row in rows})
+    return cut(read_bytes(elf(*parts)), {row.name: row for row in rows})
 
 
 def ranges(found: list[Piece]) -> list[tuple[int, int]]:
@@ -33,7 +45,7 @@ def names(obj: Object, piece: Piece) -> list[str]:
 def covered(obj: Object) -> None:
     """No two pieces overlap, and what lies in none is padding."""
     by_section: dict[int, list[Piece]] = {}
-    for piece in split(obj, ARCHITECTURE, {}):
+    for piece in cut(obj, {}):
         by_section.setdefault(piece.section, []).append(piece)
     for section, found in by_section.items():
         position = 0
@@ -60,9 +72,7 @@ def test_pieces_of_any_unit_never_overlap(text: str) -> None:
 def test_every_function_is_a_piece_with_function_sections_and_without(options: tuple[str, ...]) -> None:
     found = obj(UNIT, *options)
     functions = [
-        names(found, piece)[0]
-        for piece in split(found, ARCHITECTURE, {})
-        if piece.kind is Kind.FUNCTION and piece.labels
+        names(found, piece)[0] for piece in cut(found, {}) if piece.kind is Kind.FUNCTION and piece.labels
     ]
     assert sorted(functions) == ["choose", "entry", "helper", "tail", "weak_one"]
 
@@ -127,7 +137,7 @@ def test_aliases_are_one_piece_and_the_name_a_person_knows_comes_first() -> None
         Sym("weak", ".text", 0, 4, FUNC, WEAK),
     )
     found = read_bytes(data)
-    (piece,) = split(found, ARCHITECTURE, {})
+    (piece,) = cut(found, {})
     assert names(found, piece) == ["known", "weak", "local", "label"]
 
 
@@ -217,7 +227,7 @@ def test_only_no_ops_and_padding_bytes_are_padding(code: str, answer: bool) -> N
 
 def test_assembly_without_sizes_is_one_piece_per_section() -> None:
     found = read_bytes(compiled(".text\nf: ret\ng: nop\nret\n", ASSEMBLY))
-    text = [p for p in split(found, ARCHITECTURE, {}) if found.section_name(p.section) == ".text"]
+    text = [p for p in cut(found, {}) if found.section_name(p.section) == ".text"]
     assert ranges(text) == [(0, 3)]
     assert found.sections["flags"][text[0].section] & SHF_ALLOC
 
@@ -234,8 +244,8 @@ def test_code_for_entries_of_a_table_is_cut_where_that_table_points(
     entry = f'.section {table},"a"\n.long replacement + 2 - .\n'
     text = entry + '.section replacement,"ax"\nthere: .fill 8, 1, 0xf4\n'
     found = read_bytes(compiled(text, ASSEMBLY))
-    cut = split(found, ARCHITECTURE, {row.name: row for row in rows})
-    assert ranges([each for each in cut if found.section_name(each.section) == "replacement"]) == cuts
+    parts = cut(found, {row.name: row for row in rows})
+    assert ranges([each for each in parts if found.section_name(each.section) == "replacement"]) == cuts
 
 
 # What broken files claim -----------------------------------------------------------------------------
