@@ -30,6 +30,7 @@ from kdiff.elf.read import (
     Object,
 )
 from kdiff.entries import Owned, Table, tables
+from kdiff.howtos import howtos_of
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.reach import targets
 from kdiff.rows import distinct
@@ -128,7 +129,7 @@ class Atoms:
         self.is_section = symbols["type"] == STT_SECTION
         self.symbol = obj.relocations["symbol"].astype("i8")
         """Of each record, in the type that numpy looks up with."""
-        self._read_howtos()
+        self.howtos = howtos_of(arch)
         families = {each for row in special.values() for each in row.pieces}
         listed = _named_like(obj, self.loaded, {*special, *families})
         self.rows = tables_of(obj, arch, special, names=listed)
@@ -152,14 +153,6 @@ class Atoms:
         found = np.zeros(len(self.loaded), bool)
         found[list(sections)] = True
         return found
-
-    def _read_howtos(self) -> None:
-        """By relocation type, the last one standing for all others: what code adds, and what is relative."""
-        howtos = self.arch.howtos
-        self.share = np.zeros(max(howtos, default=0) + 2, "i8")
-        self.relative = np.zeros(len(self.share), bool)
-        for number, howto in howtos.items():
-            self.relative[number], self.share[number] = howto.pc_relative, howto.size * howto.end_relative
 
     # Atoms -------------------------------------------------------------------------------------------
 
@@ -231,7 +224,7 @@ class Atoms:
         rows = np.flatnonzero((self.pieces[self.home] & (self.home > 0))[self.symbol])
         into = self.obj.relocations["section"][rows]
         to = targets(self, rows[self.loaded[into] & ~self.pieces[into]])
-        chosen = ~self.code[to.into] | (to.whole & (self.share[np.minimum(to.kind, len(self.share) - 1)] > 0))
+        chosen = ~self.code[to.into] | (to.whole & self.howtos.end_relative[self.howtos.number(to.kind)])
         found, homes = to.target[chosen], to.home[chosen]
         sound = (found >= self.base[homes]) & (found < self.base[homes] + self.size[homes])
         return [found[sound]]

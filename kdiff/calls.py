@@ -12,10 +12,11 @@ import numpy as np
 from kdiff.atoms import Atoms
 from kdiff.elf.read import STT_FILE, Column
 from kdiff.habits import Habits
+from kdiff.howtos import howtos_of
 from kdiff.matched import Matched
 from kdiff.naming import is_fragment
 from kdiff.reach import Reach
-from kdiff.starts import howtos_of, is_branch
+from kdiff.starts import is_branch
 
 WIDTH = 2
 """Bytes in front of a branch's displacement that tell it."""
@@ -35,11 +36,11 @@ class Calls:
         found: Column = (to.low >= 0) & firm[to.low]
         rows = np.flatnonzero(found)
         howtos, into = howtos_of(side.arch), to.into[rows]
-        kind = np.minimum(to.kind[rows], len(howtos.share) - 1)
+        kind = howtos.number(to.kind[rows])
         code = side.code[into]
         place = side.position[to.symbol[rows]] + to.addend[rows] - np.where(code, howtos.share[kind], 0)
-        fits = howtos.plain[kind] & (place == side.start[to.low[rows]]) & ~_odd(side)[into]
-        open_ = np.flatnonzero(fits & code & howtos.from_end[kind])
+        fits = howtos.invertible[kind] & (place == side.start[to.low[rows]]) & ~_odd(side)[into]
+        open_ = np.flatnonzero(fits & code & howtos.end_relative[kind])
         fits[open_] = _branches(side, into[open_], to.offset[rows[open_]], howtos.size[kind[open_]])
         found[rows] = fits
         return found

@@ -61,14 +61,14 @@ def targets(side: Atoms, rows: Column) -> Targets:
     into, symbol = records["section"][rows].astype("i8"), side.symbol[rows].astype("i8")
     offset, addend = records["offset"][rows].astype("i8"), records["addend"][rows]
     kind = records["type"][rows]
-    known = np.minimum(kind, len(side.share) - 1)
+    howtos, known = side.howtos, side.howtos.number(kind)
     home = side.home[symbol]
     defined, whole = home > 0, side.is_section[symbol]
-    share = np.where(side.code[into], side.share[known], 0)
+    share = howtos.size[known] * (howtos.end_relative[known] & side.code[into])
     target = side.position[symbol] + np.where(whole, addend + share, 0)
     steps = side.from_start[into]
     if steps.any():
-        counted = (steps > 0) & side.relative[known]
+        counted = (steps > 0) & howtos.pc_relative[known]
         target -= np.where(counted, offset % np.maximum(steps, 1), 0)
     unsure = whole & defined & (share > 0) & ~(side.pieces[home] & ~side.pieces[into])
     target = np.where(defined, target, -1)

@@ -10,10 +10,10 @@ Code that shares its section also has branches that the assembler filled in, wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from itertools import repeat
 from operator import attrgetter
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from kdiff.compound import records as records_of
 from kdiff.elf.read import Column
 from kdiff.elf.relocations import Raw
 from kdiff.errors import KdiffError
+from kdiff.howtos import Howtos, howtos_of
 from kdiff.insn import Code, insn_addend
 from kdiff.lookup import Lookup
 from kdiff.nodes import Node, Reference
@@ -44,21 +45,21 @@ def references_of(
 
     KdiffError for relocations that kdiff does not know, and for fields that reach beyond their node.
     """
-    records, nodes, kinds = places.stack.records, places.nodes, _kinds(arch)
+    records, nodes, howtos = places.stack.records, places.nodes, howtos_of(arch)
     chosen, counts = _chosen(places, speaking)
     number = np.arange(len(nodes)).repeat(counts)
     offset = records.offset.take(chosen) - places.starts.take(number)
-    kind = np.minimum(records.type.take(chosen), len(kinds.plain) - 1)
+    kind = howtos.number(records.type.take(chosen))
     alone = np.array([node.table is not None and node.table.indirect for node in nodes], bool)
-    beyond = offset + kinds.size.take(kind) > places.sizes.take(number)
-    alone[number[beyond | records.implicit.take(chosen) | ~kinds.plain.take(kind)]] = True
+    beyond = offset + howtos.size.take(kind) > places.sizes.take(number)
+    alone[number[beyond | records.implicit.take(chosen) | ~howtos.alone.take(kind)]] = True
     codes, columns = _Codes(places, arch), (number, offset, kind, chosen)
     rows = list[Raw]()
     if np.count_nonzero(alone):
         single = alone.take(number)
         rows = _rows(places, chosen[single], number[single])
         columns = tuple([each[~single] for each in columns])
-    made = _together(kinds, codes, places, *columns)
+    made = _together(howtos, codes, places, *columns)
     result: list[list[tuple[Reference, ...]]] = [[] for _ in places.lookups]
     at = first = 0
     each_node = zip(nodes, places.owner.tolist(), alone.tolist(), counts.tolist(), strict=True)
@@ -121,55 +122,33 @@ def _rows(places: Places, chosen: Column, number: Column) -> list[Raw]:
     return list(zip(*(each.tolist() for each in columns), strict=True))
 
 
-class _Kinds(NamedTuple):
-    """What records need of their type, by its number; the last row stands for all that are not known.
-
-    `plain`: those that mean something alone, and count from nothing else. `relative`: in code, what is around
-    the field matters.
-    """
-
-    howtos: list[Howto | None]
-    plain: Column
-    relative: Column
-    from_end: Column
-    size: Column
-    bias: Column
-
-
-@lru_cache(maxsize=64)
-def _kinds(arch: Architecture) -> _Kinds:
-    count = max(arch.howtos, default=0) + 2
-    flags, numbers = np.zeros((3, count), bool), np.zeros((2, count), "i8")
-    found = _Kinds([None] * count, *flags, *numbers)
-    for kind, howto in arch.howtos.items():
-        found.howtos[kind], found.size[kind], found.bias[kind] = howto, howto.size, howto.bias
-        found.plain[kind] = howto.alone and not howto.base and howto.entry is None
-        found.from_end[kind] = howto.end_relative
-        found.relative[kind] = howto.end_relative or howto.pc_relative
-    return found
-
-
 def _together(
-    kinds: _Kinds, codes: _Codes, places: Places, number: Column, offset: Column, kind: Column, chosen: Column
+    howtos: Howtos,
+    codes: _Codes,
+    places: Places,
+    number: Column,
+    offset: Column,
+    kind: Column,
+    chosen: Column,
 ) -> list[Reference]:
     """The references of records that say everything by themselves. `number`: the node of each."""
     records = places.stack.records
-    howtos = [cast(Howto, kinds.howtos[each]) for each in kind.tolist()]
+    rows = [cast(Howto, howtos.rows[each]) for each in kind.tolist()]
     offsets, branches = offset.tolist(), [False] * len(offset)
     is_code = np.array([node.kind is Kind.FUNCTION for node in places.nodes], bool).take(number)
-    share = kinds.bias.take(kind) * is_code
-    told = (is_code & kinds.relative.take(kind)).nonzero()[0]
+    share = howtos.bias.take(kind) * is_code
+    told = (is_code & (howtos.pc_relative | howtos.end_relative).take(kind)).nonzero()[0]
     ways, last = [], -1
     for at, node in zip(told.tolist(), number.take(told).tolist(), strict=True):
         if node != last:
             last, around = node, codes[node].around
-        end, branches[at] = around(howtos[at], offsets[at])
+        end, branches[at] = around(rows[at], offsets[at])
         ways.append(offsets[at] - end)
-    share[told] = np.where(kinds.from_end.take(kind.take(told)), np.array(ways, "i8"), share.take(told))
+    share[told] = np.where(howtos.end_relative.take(kind.take(told)), np.array(ways, "i8"), share.take(told))
     target, inner = places.reached(
         places.owner.take(number), records.symbol.take(chosen), records.addend.take(chosen) - share
     )
-    columns = offsets, howtos, target.tolist(), inner.tolist(), share.tolist(), branches
+    columns = offsets, rows, target.tolist(), inner.tolist(), share.tolist(), branches
     return list(map(_made, zip(*columns, repeat(None), repeat(0), strict=False)))
 
 

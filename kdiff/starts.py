@@ -14,8 +14,8 @@ import numpy as np
 
 from kdiff.arch import Architecture
 from kdiff.elf.read import Column
+from kdiff.howtos import howtos_of
 from kdiff.sides import Side
-from kdiff.values import dataclass
 
 _LONGEST_OPCODE = 2
 """Bytes in front of a branch's displacement that are looked at."""
@@ -47,31 +47,6 @@ class Starts:
 
 
 _NOT, _SURELY, _IF_BRANCH = 0, 1, 2
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Howtos:
-    """Relocation types as columns; the last row stands for all that are not known.
-
-    `share`: what an instruction adds. `plain`: the field and its place determine what is reached. `from_end`:
-    the share is right if the field ends its instruction.
-    """
-
-    size: Column
-    share: Column
-    plain: Column
-    from_end: Column
-
-
-@lru_cache(maxsize=64)
-def howtos_of(arch: Architecture) -> Howtos:
-    """The rows of an architecture."""
-    count = max(arch.howtos, default=0) + 2
-    size, share, plain, from_end = np.zeros(count, "i8"), np.zeros(count, "i8"), *np.zeros((2, count), bool)
-    for kind, howto in arch.howtos.items():
-        size[kind], plain[kind], from_end[kind] = howto.size, howto.invertible, howto.end_relative
-        share[kind] = -howto.size if howto.end_relative else howto.bias
-    return Howtos(size, share, plain, from_end)
 
 
 def _single(side: Side) -> Column:
@@ -116,11 +91,11 @@ def _reaching(side: Side, starts: Column) -> Column:
     some = (starts >= 0).take(side.target).nonzero()[0]
     some = some[straight.take(records.section.take(some)) & ~records.implicit.take(some)]
     howtos, code = howtos_of(side.arch), side.code.take(records.section.take(some))
-    kind = np.minimum(records.type.take(some), len(howtos.share) - 1)
+    kind = howtos.number(records.type.take(some))
     value = side.stack.symbols["value"].astype("i8").take(records.symbol.take(some))
     place = value + records.addend.take(some) - howtos.share.take(kind) * code
-    fits = howtos.plain.take(kind) & (place == starts.take(side.target.take(some)))
-    found[some[fits]] = np.where(code & howtos.from_end.take(kind), _IF_BRANCH, _SURELY)[fits]
+    fits = howtos.invertible.take(kind) & (place == starts.take(side.target.take(some)))
+    found[some[fits]] = np.where(code & howtos.end_relative.take(kind), _IF_BRANCH, _SURELY)[fits]
     return found
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from kdiff.arch import Architecture
 from kdiff.elf.read import SHF_ALLOC, SHT_NOBITS, STB_LOCAL, Column, Object
+from kdiff.howtos import howtos_of
 from kdiff.kernel import Keep, Shape, SpecialSection
 from kdiff.sectionrows import Rows, keep
 
@@ -292,8 +293,8 @@ def _list(sizes: list[int]) -> str:
 
 def _addresses(arch: Architecture, kinds: Column, offsets: Column, bound: Column) -> Fields:
     """The relocated fields, one for each place; where two records make a difference the first one counts."""
-    known, offsets = _field_sizes(arch), offsets.astype("i8")
-    sizes = known.take(np.minimum(kinds, len(known) - 1))
+    howtos, offsets = howtos_of(arch), offsets.astype("i8")
+    sizes = howtos.size.take(howtos.number(kinds))
     if np.count_nonzero(sizes) < len(sizes):
         offsets, bound, sizes = offsets[sizes > 0], bound[sizes > 0], sizes[sizes > 0]
     again = offsets[1:] == offsets[:-1]
@@ -301,15 +302,6 @@ def _addresses(arch: Architecture, kinds: Column, offsets: Column, bound: Column
         first = np.append(True, ~again)
         offsets, bound, sizes = offsets[first], bound[first], sizes[first]
     return Fields(offsets, sizes, bound & 1 > 0, bound & 2 > 0)
-
-
-@lru_cache(maxsize=64)
-def _field_sizes(arch: Architecture) -> Column:
-    """Bytes of the field by relocation type, 0 for those without; the last one stands for all that follow."""
-    found = np.zeros(max(arch.howtos, default=0) + 2, "i8")
-    for number, howto in arch.howtos.items():
-        found[number] = howto.size
-    return found
 
 
 def _fits(shape: Shape, total: int, fields: Fields) -> bool:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from compiled import ASSEMBLY, UNIT, WHOLE, compiled, graph_of
 from hypothesis import given, settings
@@ -13,7 +15,9 @@ from strategies import units
 from test_linenumbers import AARCH64, LOONGARCH64, PPC64LE, RISCV64, S390X
 
 from kdiff import references
+from kdiff.arch import Architecture
 from kdiff.graph import SectionGraph
+from kdiff.howtos import Howtos, howtos_of
 
 FAR_APART = """\
 .data
@@ -42,13 +46,12 @@ def said(graph: SectionGraph) -> list[list[tuple[object, ...]]]:
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every record be read by itself."""
-    usual = references._kinds
 
-    def none_plain(arch: references.Architecture) -> references._Kinds:
-        kinds = usual(arch)
-        return kinds._replace(plain=kinds.plain & False)
+    def none_alone(arch: Architecture) -> Howtos:
+        howtos = howtos_of(arch)
+        return replace(howtos, alone=howtos.alone & False)
 
-    monkeypatch.setattr(references, "_kinds", none_plain)
+    monkeypatch.setattr(references, "howtos_of", none_alone)
 
 
 @settings(max_examples=30, deadline=None)
