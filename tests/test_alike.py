@@ -195,6 +195,45 @@ def test_entries_of_equal_code_are_compared() -> None:
     assert both(first, flags, special=BUGS)[0][4] == ["f"]
 
 
+KEYED = (
+    function("f", "nop")
+    + function("g", "nop")
+    + """\
+.section __keys,"a"
+.long .text.f - .; .long {0} - .
+.long .text.g - .; .long {1} - .
+.section .data,"aw"
+.quad one, two
+"""
+)
+KEYS = {"__keys": SpecialSection("__keys", 8, Keep.OWNER, owner=0)}
+
+
+@pytest.mark.parametrize("keys, changed", [(("two", "one"), ["f", "g"]), (("one", "one"), ["g"])])
+def test_what_entries_of_equal_code_refer_to_is_compared(keys: tuple[str, str], changed: list[str]) -> None:
+    """Code and entries are equal, byte for byte, and the table is as long as before."""
+    before, after = (compiled(KEYED.format(*each), ASSEMBLY) for each in (("one", "two"), keys))
+    assert both(before, after, special=KEYS)[0][4] == changed
+    assert both(before, before, special=KEYS)[0][4] == []
+
+
+BESIDE = {
+    "__ip": SpecialSection("__ip", 4, Keep.OWNER, owner=0),
+    "__info": SpecialSection("__info", 2, Keep.OWNER, parallel="__ip"),
+}
+
+
+def test_equal_bytes_of_a_parallel_table_may_be_about_other_code() -> None:
+    code = function("f", "nop") + function("g", "nop")
+    table = '.section __ip,"a"\n.long .text.{} - ., .text.{} - .\n.section __info,"a"\n.short 1, {}\n'
+    before, swapped, alike_ones = (
+        compiled(code + table.format(*each), ASSEMBLY)
+        for each in (("f", "g", 2), ("g", "f", 2), ("g", "f", 1))
+    )
+    assert both(before, swapped, special=BESIDE)[0][4] == ["f", "g"]
+    assert both(before, alike_ones, special=BESIDE)[0][4] == ["g"]
+
+
 POINTED = ENTRIES + function("h", "{2}; lea __bugs+12(%rip),%rax")
 
 
