@@ -234,6 +234,64 @@ def test_equal_bytes_of_a_parallel_table_may_be_about_other_code() -> None:
     assert both(before, alike_ones, special=BESIDE)[0][4] == ["g"]
 
 
+MASKED = {
+    "__bugs": SpecialSection(
+        "__bugs", 0, Keep.OWNER, owner=0,
+        shapes=(Shape(12, ((0, 4),), ignored=((8, 2),)), Shape(12, ((0, 4), (4, 4)), ignored=((10, 2),))),
+    )
+}  # fmt: skip
+
+
+def test_each_pair_has_its_own_layout_of_a_table() -> None:
+    """Among others too, where tables of one name are compared at once."""
+    table = '.section __bugs,"a"\n.long .text.f - .; .long {}; .word {}; .word {}\n'
+    code, pairs, changed = function("f", "nop"), [], []
+    for field in ("1", "key - ."):
+        first, one, other = (
+            read_bytes(compiled(code + table.format(field, *each), ASSEMBLY), "unit.o")
+            for each in ((1, 1), (2, 1), (1, 2))
+        )
+        pairs += [(first, one), (first, other)]
+    found = common(pairs, ARCHITECTURE, MASKED)
+    for (pre, _), each in zip(pairs, found, strict=True):
+        changed.append([pre.section_name(index) for index in each.pre.references.nonzero()[0]])
+    assert changed == [[], [".text.f", "__bugs"], [".text.f", "__bugs"], []]
+
+
+CUT_BY_RECORDS = {
+    "__table": SpecialSection(
+        "__table", 0, Keep.OWNER, owner=0, shapes=(Shape(8, ((0, 4),)), Shape(16, ((0, 4), (4, 4))))
+    )
+}
+
+
+def test_a_layout_is_not_taken_over_where_records_differ() -> None:
+    """Headers and symbols are equal, and records as many."""
+    code = function("f", "nop") + function("g", "nop")
+    table = '.section __table,"a"\n.long .text.f - .; .long {}; .long {}; .long 0\n'
+    before, after = (
+        compiled(code + table.format(*each), ASSEMBLY)
+        for each in (("0", ".text.g - ."), (".text.g - .", "0"))
+    )
+    both(before, after, special=CUT_BY_RECORDS)
+
+
+def test_a_layout_is_not_taken_over_where_symbols_differ() -> None:
+    """Those that cover a table say how long its entries are."""
+    row = SpecialSection(
+        "__table", 0, Keep.OWNER, owner=0, shapes=(Shape(8, ((0, 4),)), Shape(16, ((0, 4),)))
+    )
+    code = Sec(".text.f", b"\x90\xc3", "ax", 16)
+    table = Sec("__table", bytes(16), "a", 8, relocs=((0, 2, ".text.f", 0),))
+    before, after = (
+        elf(code, table, Sym("f", ".text.f", 0, 2, FUNC), Sym("entry", "__table", 0, size, OBJECT, LOCAL))
+        for size in (16, 8)
+    )
+    pre = read_bytes(before)
+    assert read_bytes(after, "", pre).relocations is pre.relocations
+    both(before, after, special={row.name: row})
+
+
 POINTED = ENTRIES + function("h", "{2}; lea __bugs+12(%rip),%rax")
 
 

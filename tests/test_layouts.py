@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from compiled import compiled, graph, planned
+from compiled import compiled, graph, graph_of, planned
 from elftools.elf.elffile import ELFFile
 from kdiff_arch_x86_64 import ARCHITECTURE
 from updates import make
@@ -502,6 +502,16 @@ def test_equal_debugging_information_is_read_once(monkeypatch: pytest.MonkeyPatc
         assert plan.replaced
         assert [each.change.title for each in retyped((plan,)).changes] == changed
         assert len(asked) == times
+
+
+def test_a_name_alone_makes_debugging_information_unequal() -> None:
+    """All that differs is a string of .debug_str."""
+    text = TEXT.replace("int id;", "int identity;").replace("item->id", "item->identity")
+    before = compiled(text, "-g")
+    after = before.replace(b"\0identity\0", b"\0idendity\0")
+    assert after != before
+    (change,) = retyped((planned(graph_of(before), graph_of(after)),)).changes
+    assert change.change.title == "struct item"
 
 
 def test_types_that_are_kept_elsewhere_are_not_taken_for_equal() -> None:

@@ -105,3 +105,12 @@ def test_an_entry_with_a_name_is_a_node_of_its_own_in_both_tables(table: str, si
         assert [(node.start // step, node.size // step) for node in nodes] == [(0, 1), (1, 1), (2, 2)]
         assert [found.nodes[found.owners[node.id]].name for node in nodes] == ["f"] * 3
         assert [node.names for node in nodes if node.names] == [("second",)] * (name == table)
+
+
+def test_entries_about_code_of_other_units_are_nodes_of_their_own() -> None:
+    """Nothing tells whether two of them are about one function."""
+    extra = '.section __ip,"a"\n.long gone - ., other - .\n.section __info,"a"\n.short 1, 2\n'
+    found = graph("ff", together=False, extra=extra)
+    for name, step in (("__ip", 4), ("__info", 2)):
+        nodes = [node for node in found.nodes if node.section_name == name]
+        assert [(node.start // step, node.size // step) for node in nodes] == [(0, 2), (2, 1), (3, 1)]
