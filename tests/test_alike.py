@@ -278,11 +278,10 @@ def test_a_layout_is_not_taken_over_where_records_differ() -> None:
 
 def test_a_layout_is_not_taken_over_where_symbols_differ() -> None:
     """Those that cover a table say how long its entries are."""
-    row = SpecialSection(
-        "__table", 0, Keep.OWNER, owner=0, shapes=(Shape(8, ((0, 4),)), Shape(16, ((0, 4),)))
-    )
+    shapes = Shape(8, ((0, 4),)), Shape(16, ((0, 4), (8, 4)))
+    row = SpecialSection("__table", 0, Keep.OWNER, owner=0, shapes=shapes)
     code = Sec(".text.f", b"\x90\xc3", "ax", 16)
-    table = Sec("__table", bytes(16), "a", 8, relocs=((0, 2, ".text.f", 0),))
+    table = Sec("__table", bytes(16), "a", 8, relocs=((0, 2, ".text.f", 0), (8, 2, ".text.f", 1)))
     before, after = (
         elf(code, table, Sym("f", ".text.f", 0, 2, FUNC), Sym("entry", "__table", 0, size, OBJECT, LOCAL))
         for size in (16, 8)
@@ -290,6 +289,16 @@ def test_a_layout_is_not_taken_over_where_symbols_differ() -> None:
     pre = read_bytes(before)
     assert read_bytes(after, "", pre).relocations is pre.relocations
     both(before, after, special={row.name: row})
+
+
+def test_a_table_alone_is_not_beside_that_of_another_pair() -> None:
+    code = function("f", "nop") + function("g", "nop")
+    table = '.section __ip,"a"\n.long .text.f - ., .text.g - .\n.section __info,"a"\n.short 1, {}\n'
+    texts = [code + table.format(1), code + table.format(2)]
+    texts += [text.replace(table[: table.index(".section __info")], "") for text in texts]
+    one, other, bare, changed = (read_bytes(compiled(text, ASSEMBLY), "unit.o") for text in texts)
+    (alone,) = common([(bare, changed)], ARCHITECTURE, BESIDE)
+    assert_same(common([(one, other), (bare, changed)], ARCHITECTURE, BESIDE)[1], alone)
 
 
 POINTED = ENTRIES + function("h", "{2}; lea __bugs+12(%rip),%rax")
