@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 1, continued: what two objects have in common, so that graphs are made of the rest only.
 
-In: two `Object`s of one architecture. Out: an `Alike`: a `Scope` for either object, which says what becomes
-nodes and references of a graph, and the pairs of equal sections that both graphs still name. A change of one
-function leaves nearly all of an object alike, and all of that is compared here in columns.
+In: the pre and the post objects of one architecture, as two `Stack`s. Out: an `Alike` for each pair: a
+`Scope` for either object, which says what becomes nodes and references of a graph, and the pairs of equal
+sections that both graphs still name. A change of one function leaves nearly all of an object alike, and all
+of that is compared here in columns, of all pairs at once.
 
 Two sections are alike if they have one name, which no other section has, equal headers, bytes and symbols,
 relocations that mean the same, and table entries that say the same. Where any of that is in doubt, a section

@@ -508,6 +508,20 @@ def test_a_pair_that_fails_where_many_are_looked_at_does_not_stop_the_others(
             assert each["replaced"] == [changed_function]
 
 
+def test_a_name_that_no_file_can_have_is_the_error_of_its_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new, changed = EDITS[0]
+    for name, text in (("pre.o", UNIT), ("post.o", UNIT.replace(old, new))):
+        (tmp_path / name).write_bytes(compiled(text))
+    good = f"{tmp_path / 'pre.o'} {tmp_path / 'post.o'}\n"
+    (tmp_path / "list").write_text(f"{good}{tmp_path / ('n' * 300)} {tmp_path / 'post.o'}\n{good}")
+    assert main(["diff", "--batch", str(tmp_path / "list"), "--json"]) == 1
+    *found, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [each["outcome"] for each in found] == ["changed", "error", "changed"]
+    assert found[2]["replaced"] == [changed]
+
+
 def test_a_list_names_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, new, _ = EDITS[0]
     for name, text in (("pre.o", UNIT), ("post.o", UNIT.replace(old, new))):

@@ -113,13 +113,21 @@ def groups(pairs: list[Pair], most: int) -> list[list[Pair]]:
     """Pairs that are compared together: no more than `most`, and no more bytes than columns pay for."""
     found, total = list[list[Pair]](), 0
     for pair in pairs:
-        size = sum(path.stat().st_size for path in (pair.pre, pair.post) if path.exists())
+        size = _size(pair.pre) + _size(pair.post)
         if not found or len(found[-1]) == most or total + size > _AT_ONCE:
             total = 0
             found.append([])
         total += size
         found[-1].append(pair)
     return found
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 for one that cannot be asked, which reading it tells."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 @cache
