@@ -138,7 +138,12 @@ class Carrier:
             implicit, howto = _is_implicit(graph.obj), reference.howto
             if implicit or (howto.plain and howto.alone):
                 field, kept = slice(at, at + howto.size), term.addend << howto.drops if implicit else 0
-                section.data[field] = howto.insert(bytes(section.data[field]), kept, graph.arch.byte_order)
+                old, order = bytes(section.data[field]), graph.arch.byte_order
+                try:
+                    section.data[field] = howto.insert(old, kept, order)
+                except OverflowError as error:
+                    where = graph.where(graph.nodes[source], reference.offset)
+                    raise KdiffError("carry.relocation", str(error), place=where) from error
             section.relocations.append(Relocation(at, term.type, named, 0 if implicit else term.addend))
 
     def _own(self, unit: int, node: int) -> int:

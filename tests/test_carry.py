@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import pytest
 from compiled import ASSEMBLY, UNIT, WHOLE, compiled, graph, graph_of, named
 from elfwriter import Sec, elf
+from linkoracle import compiled as cross_compiled
+from linkoracle import graph as cross_graph
+from test_linenumbers import ARM
 
 from kdiff.carry import Carrier
 from kdiff.elf.read import SHT_NOBITS, SHT_PROGBITS, STB_GLOBAL, STT_FUNC, STT_OBJECT, read_bytes
 from kdiff.elf.write import Relocatable, Section, write
+from kdiff.errors import KdiffError
 from kdiff.graph import SectionGraph
 from kdiff.kernel import Keep, SpecialSection
 from kdiff.split import Kind
@@ -103,6 +108,21 @@ def test_branches_that_the_assembler_filled_in_get_records_and_empty_fields() ->
         assert made.data == bytes.fromhex("e800000000 0f8500000000 c3")
         found_records = [(each.offset, each.type, each.addend) for each in made.relocations]
         assert found_records == [(1, PLT32, -4), (7, PLT32, -4)]
+
+
+def test_a_distance_that_its_field_cannot_hold_is_an_error() -> None:
+    """Records of arm have their addends in the fields, and a branch goes to whole words."""
+    text = "void g(void); void f(void) { g(); g(); }"
+    found = cross_graph(ARM, cross_compiled(ARM, text, "-O2", "-ffunction-sections"))
+    node = named(found, "f")
+    carrier = Carrier()
+    carrier.place(found, 0, node)
+    reference = found.references[node.id][0]
+    carrier.refer(0, node.id, reference, "g")
+    with pytest.raises(KdiffError) as caught:
+        carrier.refer(0, node.id, reference._replace(addend=reference.addend + 1), "g")
+    assert caught.value.key == "carry.relocation"
+    assert "cannot hold" in caught.value.message
 
 
 def test_an_undefined_symbol_is_made_once() -> None:
